@@ -1,0 +1,276 @@
+"""The two commands: `train` (Hydra) and `skiplab evaluate | list | info`. Imports torch only once a config has passed its check."""
+
+import argparse
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from skiplab import __version__
+from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
+
+OUTPUTS = Path("outputs")
+PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's grammar stumbles over = , ( in a path
+
+
+def train() -> None:
+    """Entry point of `train`: exits with the codes that README lists."""
+    sys.exit(guarded(lambda: train_command(sys.argv[1:])))
+
+
+def skiplab() -> None:
+    """Entry point of `skiplab`."""
+    sys.exit(guarded(lambda: skiplab_command(sys.argv[1:])))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; an error of ours becomes its lines on stderr and its exit code."""
+    try:
+        return command()
+    except SkiplabError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `skiplab list | head`
+        sys.stderr.close()
+        return 0
+
+
+def complain(error: SkiplabError) -> int:
+    """An error of ours on stderr, one line each; returns its exit code."""
+    for line in str(error).split("\n"):
+        print(f"error: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """`train [-m] [KEY=VALUE ...]`: answered here, or checked and handed to Hydra."""
+    if any(a in ("--help", "-h") for a in arguments):
+        from skiplab import help_text
+
+        print(help_text.train())
+        return 0
+    if "--version" in arguments:
+        print(f"skiplab {__version__}")
+        return 0
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" or argument.startswith("--resume="):
+            path = argument.partition("=")[2] or next(iter(arguments[i + 1 :]), "RUN")
+            raise UsageError(f"--resume: options have no dashes here; write train resume={shlex.quote(path)}")
+    from skiplab import overrides
+
+    quoted = [quote_path(a) for a in arguments]
+    flags = overrides.parse_arguments(quoted)
+    if flags.shell_completion or flags.hydra_help or flags.info:
+        return hydra_main(quoted, lambda _cfg: None)
+    if flags.experimental_rerun:
+        raise UsageError("--experimental-rerun: it loads a pickle, which can run foreign code; write train resume=RUN")
+    if flags.config_path or flags.config_name or flags.config_dir:
+        raise UsageError("--config-path, --config-name, --config-dir: presets live in conf/; add a file there, train --help lists them")
+    resumed = [a.partition("=")[2] for a in arguments if a.startswith("resume=") and a not in ("resume=auto", "resume=never")]
+    if resumed:
+        if flags.multirun:
+            raise UsageError(
+                f"resume={resumed[-1]}: one run goes on at a time; leave out -m (in a sweep resume=auto finds each cell's own run)"
+            )
+        return resume_command(Path(resumed[-1]).expanduser(), [a for a in flags.overrides if not a.startswith("resume=")])
+    overrides.check(flags.overrides, multirun=flags.multirun)
+    if flags.cfg:
+        return hydra_main(quoted, lambda _cfg: None)
+    outcomes: list[int] = []
+
+    def task(cfg: Any) -> None:
+        outcomes.append(cell(cfg, in_sweep=flags.multirun))
+
+    hydra_main(quoted, task)
+    if flags.multirun:
+        failed = sum(code != 0 for code in outcomes)
+        print(f"sweep: {len(outcomes) - failed} of {len(outcomes)} runs done" + (f", {failed} failed" if failed else ""))
+        return 1 if failed else 0
+    return outcomes[0] if outcomes else 0
+
+
+def quote_path(argument: str) -> str:
+    """KEY=PATH with the path quoted for Hydra's grammar."""
+    name, equals, value = argument.partition("=")
+    if name not in PATH_KEYS or not equals or value[:1] in ("'", '"') or value in ("", "null"):
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{name}='{escaped}'"
+
+
+def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
+    """Compose the config and run the task as Hydra does, once or for every cell of a sweep."""
+    import hydra
+
+    from skiplab.paths import conf_folder
+
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    return 0
+
+
+def cell(cfg: Any, *, in_sweep: bool) -> int:
+    """One run of Hydra's: its exit code. A stop ends the whole sweep, any other error this cell alone."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from skiplab import config as configs, overrides
+
+    try:
+        config = configs.check(overrides.plain(cfg))
+        hydra_config = HydraConfig.get()
+        parent = Path(hydra_config.sweep.dir) if in_sweep else OUTPUTS / time.strftime("%Y-%m-%d")
+        prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
+        folder, is_new = choose_folder(config, parent, prefix)
+        if is_new:
+            record(folder, cfg, hydra_config)
+        return launch(config, folder)
+    except Stopped as error:
+        if in_sweep:
+            raise SystemExit(complain(error)) from None
+        return complain(error)
+    except SkiplabError as error:
+        return complain(error)
+
+
+def choose_folder(config: Any, parent: Path, prefix: str) -> tuple[Path, bool]:
+    """The folder to run in, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
+    from skiplab import config as configs, folders
+
+    identity = configs.identity(config)
+    if config.out is not None:
+        folder = Path(config.out).expanduser()
+        if folders.identity_of(folder) is not None:
+            check_same_run(config, folder, identity)
+            return folder, False
+        if folder.exists() and (not folder.is_dir() or any(f.name != ".lock" for f in folder.iterdir())):
+            raise FolderError(f"out={folder}: exists and is not a run folder; take another")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
+    else:
+        if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, identity)) is not None:
+            print(f"going on with {found}; resume=never starts afresh")
+            return found, False
+        folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
+    write_config(folder, configs.dump(config))
+    return folder, True
+
+
+def check_same_run(config: Any, folder: Path, identity: str) -> None:
+    """Raise FolderError unless the run in `folder` is the one that `config` describes and may go on."""
+    from skiplab import config as configs, folders
+
+    if folders.identity_of(folder) != identity:
+        theirs, ours = configs.read_tree(folder / folders.CONFIG), configs.flat(config)
+        differing = [
+            k
+            for k, v in configs.flat(configs.check(theirs)).items()
+            if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]
+        ]
+        raise FolderError(f"out={folder}: holds another run ({', '.join(differing[:5])} differ); take another out=")
+    if config.resume == "never":
+        raise FolderError(f"out={folder}: holds this run already; leave out resume=never to go on, or take another out=")
+
+
+def write_config(folder: Path, text: str) -> None:
+    try:
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
+
+
+def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
+    """Hydra's usual .hydra/ folder, as a record: it is never read back."""
+    from omegaconf import OmegaConf
+
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, content in (("config", cfg), ("hydra", hydra_config), ("overrides", hydra_config.overrides.task)):
+        (folder / ".hydra" / f"{name}.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def launch(config: Any, folder: Path) -> int:
+    """Run `config` in `folder`; a finished run prints its report."""
+    from skiplab import folders
+
+    if folders.is_finished(folder):
+        print(f"{folder} is finished; its report:\n")
+        print((folder / "report.txt").read_text(encoding="utf-8"))
+        return 0
+    go_on = f"train resume={shlex.quote(str(folder))}"
+    try:
+        from skiplab.run import run  # imports torch: nothing before this line does
+
+        run(config, folder)
+    except Stopped as error:
+        raise Stopped(f"{error}; go on with: {go_on}", exit_code=error.exit_code) from None
+    except SkiplabError:
+        raise
+    except Exception:
+        with (folder / "run.log").open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        traceback.print_exc()
+        print(f"error: unforeseen, recorded in {folder / 'run.log'}; go on with: {go_on}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def resume_command(path: Path, texts: Sequence[str]) -> int:
+    """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
+    from skiplab import config as configs, folders, overrides
+
+    folder = folders.of_path(path)
+    config = configs.load(folder / folders.CONFIG)
+    changed = overrides.apply_to_stored(config, texts)
+    if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
+        print(f"{folder} was finished; it goes on because the command changes it")
+        (folder / folders.RESULT).unlink()
+    if changed != config:
+        for name, value in configs.flat(changed).items():
+            if (before := configs.flat(config)[name]) != value:
+                print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
+        write_config(folder, configs.dump(changed))
+    return launch(changed, folder)
+
+
+# ----------------------------------------------------------------------------------------------------------- skiplab
+
+
+def skiplab_command(arguments: Sequence[str]) -> int:
+    """`skiplab VERB ...`."""
+    parser = argparse.ArgumentParser(prog="skiplab", description="Look at runs that `train` made.")
+    parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    evaluate = verbs.add_parser("evaluate", help="the report of a run's checkpoint, from its folder alone")
+    evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("--split", choices=("test", "val"), default="test")
+    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
+    listing.add_argument("folder", type=Path, nargs="?", default=OUTPUTS)
+    verbs.add_parser("info", help="versions, devices, threads, data root")
+    options = parser.parse_args(list(arguments))
+    if options.verb == "list":
+        from skiplab import listing as listings
+
+        print(listings.table(options.folder))
+    elif options.verb == "info":
+        from skiplab import listing as listings
+
+        print(listings.info())
+    else:
+        from skiplab import folders
+
+        folder = folders.of_path(options.run)
+        from skiplab.outcome import evaluate_run
+
+        print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))
+    return 0

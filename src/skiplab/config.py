@@ -1,0 +1,325 @@
+"""From plain values to a typed, checked `Config`; the identity of a run; a run folder's config.yaml. No torch, no Hydra.
+
+Everything that reaches `run` has passed `check`, whether it came from the command line or from a stored config.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from skiplab import __version__
+from skiplab.errors import UsageError
+from skiplab.schema import Config, Multistep, Sgd
+
+
+def check(tree: Mapping[str, Any]) -> Config:
+    """The typed config of a plain tree of values. Raises UsageError with all that is wrong, one line each."""
+    problems: list[str] = []
+    config = _convert(dict(tree), Config, "", problems)
+    if not problems:
+        problems = list(across(config))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return config
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """What was probably meant: "did you mean X?", or the choices."""
+    names = sorted(choices)
+    if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
+        return f"did you mean {near[0]}?" if len(names) > 8 else f"did you mean {near[0]}? Choices: {', '.join(names)}"
+    return f"choices: {', '.join(names)}"
+
+
+def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
+    """Every key that holds a value, by its full path."""
+    found: dict[str, Field[Any]] = {}
+    hints = typing.get_type_hints(schema)
+    for f in fields(schema):
+        variants = [v for v in _variants(hints[f.name]) if is_dataclass(v)]
+        for variant in variants:
+            found |= leaves(variant, f"{prefix}{f.name}.")
+        if not variants:
+            found[prefix + f.name] = f
+    return found
+
+
+def unknown_key(path: str) -> str:
+    """The one line for a key that the schema does not have: its full path if it is a bare leaf, else the nearest key."""
+    known = leaves()
+    groups = {name.split(".")[0] for name in known if "." in name}
+    full = sorted(name for name in known if name.endswith(f".{path}"))
+    if full:
+        return f"{path}: no such key at the root; did you mean {' or '.join(full)}?"
+    if path.rpartition(".")[0] in groups:
+        siblings = [name for name in known if name.startswith(path.split(".")[0] + ".")]
+        return f"{path}: no such key; {nearest(path, siblings)}"
+    # a misspelt leaf is as near to its last part as to its full path
+    by_leaf = {name.split(".")[-1]: name for name in known} | {name: name for name in [*known, *groups]}
+    near = difflib.get_close_matches(path, list(by_leaf), n=1, cutoff=0.6)
+    if near:
+        return f"{path}: no such key; did you mean {by_leaf[near[0]]}?"
+    return f"{path}: no such key; `train --help` lists the groups, `train --cfg job` all keys"
+
+
+def _variants(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None = None) -> Any:
+    """`value` as `kind`; what is wrong is appended to `problems` and None returned."""
+    variants = _variants(kind)
+    if types.NoneType in variants:
+        if value is None:
+            return None
+        (kind,) = (v for v in variants if v is not types.NoneType)
+    elif any(is_dataclass(v) for v in variants):
+        return _convert_mapping(value, variants, path, problems)
+    if typing.get_origin(kind) is tuple:
+        return _convert_tuple(value, kind, path, problems, meta)
+    return _convert_leaf(value, kind, path, problems, meta or {})
+
+
+def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+    prefix = f"{path}." if path else ""
+    if not isinstance(value, Mapping):
+        problems.append(f"{path}={value}: a group of keys is expected here, such as {prefix}name")
+        return None
+    schema = variants[0]
+    if len(variants) > 1:  # the option's name picks the schema
+        by_name = {name: v for v in variants for name in typing.get_args(typing.get_type_hints(v)["name"])}
+        if value.get("name") not in by_name:
+            problems.append(f"{prefix}name={value.get('name')}: {nearest(str(value.get('name')), by_name)}")
+            return None
+        schema = by_name[value["name"]]
+    hints = typing.get_type_hints(schema)
+    known = {f.name: f for f in fields(schema)}
+    for name in value:
+        if name not in known:
+            owner = f"{value['name']} has no such key" if len(variants) > 1 else None
+            choices = nearest(str(name), known)
+            problems.append(f"{prefix}{name}: {owner}; {choices}" if owner else unknown_key(f"{prefix}{name}"))
+    converted = {}
+    for name, f in known.items():
+        if name not in value or value[name] == "???":
+            problems.append(f"{prefix}{name}: missing: {f.metadata.get('meaning', 'a group of keys')}")
+        else:
+            converted[name] = _convert(value[name], hints[name], prefix + name, problems, f.metadata)
+    return schema(**converted) if len(converted) == len(known) else None
+
+
+def _convert_tuple(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None) -> Any:
+    kinds = typing.get_args(kind)
+    if not isinstance(value, (list, tuple)):
+        problems.append(f"{path}={value}: a list is expected, such as {path}=[{', '.join('0.1' for _ in kinds if _ is not Ellipsis)}]")
+        return None
+    if Ellipsis not in kinds and len(value) != len(kinds):
+        problems.append(f"{path}={list(value)}: {len(kinds)} values are expected")
+        return None
+    return tuple(_convert(item, kinds[0], path, problems, meta) for item in value)
+
+
+COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([kKmM]?)")
+FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    converted: Any = None
+    if choices is not None:
+        if value in choices and not isinstance(value, bool):
+            return value
+        problems.append(f"{path}={_shown(value)}: {nearest(str(value), choices)}")
+        return None
+    if kind is bool:
+        converted, expected = (value if isinstance(value, bool) else None), "true or false"
+    elif kind is int:
+        converted, expected = _as_count(value), "a whole number (80k and 1e5 will do)"
+    elif kind is float:
+        converted, expected = _as_float(value), "a number"
+    else:
+        converted = None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
+        expected = "text"
+        if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
+            problems.append(f"{path}={value}: one of {meta['meaning']} is expected")
+            return None
+    if converted is None:
+        problems.append(f"{path}={_shown(value)}: {expected} is expected ({meta.get('meaning', '')})")
+        return None
+    for rule, bound in (meta.get("bounds") or {}).items():
+        if bound is not None and not _holds(converted, rule, bound):
+            problems.append(f"{path}={_shown(value)}: must be {rule} {bound:g} ({meta['meaning']})")
+    return converted
+
+
+def _holds(value: float, rule: str, bound: float) -> bool:
+    return {"at least": value >= bound, "above": value > bound, "at most": value <= bound, "below": value < bound}[rule]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_count(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    number = value if isinstance(value, float) else None
+    if isinstance(value, str) and (match := COUNT.fullmatch(value.replace("_", ""))):
+        number = float(match[1]) * FACTORS[match[2].lower()]
+    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
+
+
+def _as_float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+# ------------------------------------------------------------------------------------------------------ checks across keys
+
+INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}  # the block's inner width is 1/n of its width
+NUM_CONVS = {"bottleneck": 3}
+STAGE_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def image_size(config: Config) -> int:
+    """Height and width of what the network sees, in pixels."""
+    return config.dataset.resize or config.dataset.size
+
+
+def across(config: Config) -> Iterable[str]:
+    """What is wrong between keys that are right one by one."""
+    yield from _network_problems(config)
+    yield from _data_problems(config)
+    trainer = config.trainer
+    if config.batch_size // trainer.accumulate < (2 if config.norm == "batch" else 1):
+        least = "two images a part, since norm=batch cannot normalise one value" if config.norm == "batch" else "one image a part"
+        yield f"trainer.accumulate={trainer.accumulate}: batch_size={config.batch_size} leaves less than {least}"
+    if trainer.early_stop is not None and config.val_fraction == 0:
+        yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
+    if config.init_from is not None and config.resume not in ("auto", "never"):
+        yield f"init_from={config.init_from}: starts a fresh run, resume={config.resume} goes on with an old one; take one of them"
+    if isinstance(config.optimizer, Sgd) and config.optimizer.nesterov and config.optimizer.momentum == 0:
+        yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
+    if isinstance(config.scheduler, Multistep) and list(config.scheduler.milestones) != sorted(set(config.scheduler.milestones)):
+        yield f"scheduler.milestones={list(config.scheduler.milestones)}: must increase"
+
+
+def _network_problems(config: Config) -> Iterable[str]:
+    model, block, depth, width = config.model.name, config.block.name, config.depth, config.width
+    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")  # there the width is the inner one
+    divisor = 1 if expands else INNER_WIDTH.get(block, 1)
+    if width % divisor:
+        below, above = max(1, width // divisor) * divisor, (width // divisor + 1) * divisor
+        near = f"{below} or {above}" if below < width else f"{above}"
+        yield f"width={width}: block={block} works at 1/{divisor} of its width, so take a multiple of {divisor}: {near}"
+    layers = 3 * NUM_CONVS.get(block, 2)
+    if model == "cifar_resnet" and (depth < layers + 2 or (depth - 2) % layers):
+        below = max(1, (depth - 2) // layers) * layers + 2
+        yield f"depth={depth} is no CIFAR ResNet: {layers}n+2 layers with block={block}, so {below} or {below + layers}"
+    if model == "imagenet_resnet" and depth not in STAGE_DEPTHS:
+        near = min(STAGE_DEPTHS, key=lambda d: abs(d - depth))
+        yield f"depth={depth} is no ImageNet ResNet: take {near} (of {', '.join(map(str, STAGE_DEPTHS))})"
+    if model == "resnet" and depth < 1:
+        yield f"depth={depth}: model=resnet needs at least 1 block a stage (depth=0 is for model=deepcnn)"
+    if model == "deepcnn" and image_size(config) < 8:
+        yield f"dataset.resize={config.dataset.resize}: model=deepcnn pools three times, so images of at least 8x8"
+
+
+def _data_problems(config: Config) -> Iterable[str]:
+    dataset, augment, size = config.dataset, config.augment, image_size(config)
+    for name in ("mean", "std"):
+        values = list(getattr(dataset, name))
+        if len(values) != dataset.channels:
+            yield f"dataset.{name}={values}: {dataset.channels} values are expected, one for each of dataset.channels"
+    if len(dataset.classes) < 2:
+        yield f"dataset.classes={list(dataset.classes)}: at least 2 classes are expected"
+    validation = round(config.val_fraction * dataset.train_images)
+    if config.val_fraction > 0 and validation < 1:
+        least = 1 / dataset.train_images
+        yield f"val_fraction={config.val_fraction}: holds out none of {dataset.train_images} images; take 0 or at least {least:.2g}"
+    if config.batch_size > dataset.train_images - validation:
+        yield f"batch_size={config.batch_size}: larger than the training set, {dataset.train_images - validation} images of {dataset.name}"
+    if config.batch_size == 1 and config.norm == "batch":
+        yield "batch_size=1: norm=batch cannot normalise one value; take at least 2, or norm=none"
+    if augment.flip == "random" and not dataset.flip_keeps_label:
+        yield f"augment.flip=random: a mirrored image of {dataset.name} does not keep its label; take auto or none"
+    if config.evaluator.tta == "flip" and not dataset.flip_keeps_label:
+        yield f"evaluator.tta=flip: a mirrored image of {dataset.name} does not keep its label; take none"
+    for name in ("crop", "cutout"):
+        if getattr(augment, name) >= size:
+            yield f"augment.{name}={getattr(augment, name)}: must be below the size of the image, {size}"
+
+
+# ---------------------------------------------------------------------------------------------------- identity and files
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every value by its full path."""
+    values: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        values |= {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
+    return values
+
+
+def effect_on_schedule(path: str) -> str:
+    """What a changed value means for a run that goes on, where it is not plain."""
+    if path in ("epochs", "steps"):
+        return ": the schedule is stretched to the new length and goes on from this step"
+    return ""
+
+
+def identity(config: Config) -> str:
+    """SHA-256 of canonical JSON of the keys that change the numbers, each left out at its neutral value."""
+    known = leaves()
+    kept = {
+        path: value
+        for path, value in flat(config).items()
+        if known[path].metadata["changes_numbers"] and value != known[path].metadata["neutral"]
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def dump(config: Config) -> str:
+    """The text of a run folder's config.yaml; its first line carries the identity."""
+    tree = json.loads(json.dumps(asdict(config)))  # tuples become lists
+    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(tree, sort_keys=False, width=120)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The plain tree of a stored config.yaml, as yet unchecked. Raises UsageError naming the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+    if "${" in text:
+        raise UsageError(f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed")
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: not a run's config: a mapping of keys is expected")
+    return tree
+
+
+def load(path: Path) -> Config:
+    """A run folder's config.yaml through the same schema as the command line. Raises UsageError naming the file."""
+    tree = read_tree(path)
+    try:
+        return check(tree)
+    except UsageError as error:
+        raise UsageError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None

@@ -1,0 +1,45 @@
+"""The ways a run can end badly: one class per exit code, each message one line that a user can act on."""
+
+
+class SkiplabError(Exception):
+    """An error of ours: its message is for the user, its `exit_code` for the shell."""
+
+    exit_code = 1
+
+
+class UsageError(SkiplabError):
+    """Bad command line, config, data file or download, or a checkpoint of another network; one message per line."""
+
+    exit_code = 2
+
+
+class CheckpointError(SkiplabError):
+    """No usable checkpoint where one was asked for."""
+
+    exit_code = 3
+
+
+class FolderError(SkiplabError):
+    """The output folder is in use, not writable, full, or not a run's."""
+
+    exit_code = 4
+
+
+class Diverged(SkiplabError):
+    """The loss is no longer finite."""
+
+    exit_code = 5
+
+
+class OutOfMemory(SkiplabError):
+    """The device's memory does not hold this run."""
+
+    exit_code = 6
+
+
+class Stopped(SkiplabError):
+    """Stopped on purpose after saving: 7 by max_time, 130 by SIGINT, 143 by SIGTERM."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

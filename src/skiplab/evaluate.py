@@ -1,0 +1,64 @@
+"""Evaluation: a confusion matrix over a split, and the metrics that follow from it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skiplab.data import Normalize, Split, in_order
+
+BATCH_SIZE = 500  # of evaluation; it changes no prediction, and a larger one was no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts over one split: `confusion` int64 (K, K), rows true classes, columns predictions; mean cross-entropy in nats."""
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images on the diagonal, 0 .. 1."""
+        return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
+
+
+class Predictor:
+    """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
+
+    With `tta=flip` the mean of the logits of the image and of its mirror image.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str):
+        self.model, self.autocast, self.tta = model, autocast, tta
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with self.autocast:
+            logits = self.model(images).float()
+            if self.tta == "flip":
+                logits = (logits + self.model(images.flip(3)).float()) / 2
+        return logits
+
+
+@torch.inference_mode()
+def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_classes: int) -> Scores:
+    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device."""
+    was_training = predictor.model.training
+    predictor.model.eval()
+    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
+    losses = []
+    for images, labels in in_order(split, normalize, batch_size=BATCH_SIZE):
+        logits = predictor(images)
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
+    predictor.model.train(was_training)
+    loss = torch.stack(losses).double().sum().item() if normalize.device.type != "mps" else torch.stack(losses).sum().item()
+    return Scores(confusion.cpu().view(num_classes, num_classes), loss / len(split))
+
+
+@torch.inference_mode()
+def predict(predictor: Predictor, split: Split, normalize: Normalize) -> Tensor:
+    """Class probabilities over `split`, float32 (N, K) on the CPU."""
+    predictor.model.eval()
+    return torch.cat([predictor(images).softmax(1).cpu() for images, _ in in_order(split, normalize, batch_size=BATCH_SIZE)])

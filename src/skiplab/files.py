@@ -1,0 +1,141 @@
+"""The official files of a data set: found under a root, verified against published checksums, or fetched from their hosts."""
+
+import hashlib
+import json
+import os
+import socket
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skiplab.errors import UsageError
+
+TIMEOUT = 30  # seconds without a byte before a host counts as unreachable
+
+
+@dataclass(frozen=True)
+class Published:
+    """One downloadable file: its folder under the root, its name, its published MD5, and where it is served."""
+
+    folder: str
+    name: str
+    md5: str
+    hosts: tuple[str, ...]
+
+    def urls(self) -> list[str]:
+        """Where to try, in order; $SKIPLAB_MIRROR, a URL that serves the files by name, comes first."""
+        mirror = os.environ.get("SKIPLAB_MIRROR")
+        return [f"{host.rstrip('/')}/{self.name}" for host in ((mirror, *self.hosts) if mirror else self.hosts)]
+
+
+def cache_folder() -> Path:
+    """Where Skiplab keeps what it downloads and what it remembers: $XDG_CACHE_HOME/skiplab, else ~/.cache/skiplab."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skiplab"
+
+
+def default_root() -> Path:
+    """The data root if `dataset.root` is not set: $SKIPLAB_DATA, else the cache folder."""
+    return Path(os.environ.get("SKIPLAB_DATA") or cache_folder())
+
+
+def md5_of(path: Path) -> str:
+    """The MD5 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def verify(path: Path, md5: str) -> None:
+    """Raise UsageError unless the file has the published MD5; a good verdict is remembered by path, size and mtime."""
+    stat = path.stat()
+    key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5]
+    if remembered().get(key) == fact:
+        return
+    actual = md5_of(path)
+    if actual != md5:
+        raise UsageError(f"{path}: damaged: its MD5 is {actual}, the published one is {md5}; delete the file and it is fetched again")
+    remember(key, fact)
+
+
+def remembered() -> dict[str, list[object]]:
+    try:
+        verdicts = json.loads((cache_folder() / "verified.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return verdicts if isinstance(verdicts, dict) else {}
+
+
+def remember(key: str, fact: list[object]) -> None:
+    path = cache_folder() / "verified.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".verified-", delete=False) as file:
+            json.dump(remembered() | {key: fact}, file, indent=1)
+        os.replace(file.name, path)
+    except OSError:
+        pass  # a cache that cannot be written costs half a second a run, no more
+
+
+def ensure_writable(folder: Path, name: str, wanted: str) -> None:
+    """Make `folder`, or raise UsageError saying that `wanted` has no place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: {name} is not there and cannot be put there ({error.strerror}); {wanted}") from None
+
+
+def download(file: Published, root: Path, *, dataset: str) -> Path:
+    """Fetch `file` into its folder under `root`: checked before it gets its name, so that two runs do not disturb each other.
+
+    Raises UsageError with everything that was tried.
+    """
+    folder = root / file.folder
+    by_hand = f"put {file.name} there by hand or set dataset.root; dataset=digits needs no download"
+    ensure_writable(folder, file.name, by_hand)
+    from torchvision.datasets.utils import download_url  # 2 s to import: only when there is something to fetch
+
+    tried = []
+    timeout = socket.getdefaulttimeout()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as private:
+        for url in file.urls():
+            print(f"fetching {url}")
+            try:
+                socket.setdefaulttimeout(TIMEOUT)  # torchvision's utility sets none and would wait for ever
+                download_url(url, private, filename=file.name, md5=file.md5)
+                os.replace(Path(private) / file.name, folder / file.name)
+                return folder / file.name
+            except RuntimeError:
+                tried.append(f"{url} (not the published file: cut off or changed)")
+            except OSError as error:  # URLError, timeouts, resets
+                tried.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            finally:
+                socket.setdefaulttimeout(timeout)
+            (Path(private) / file.name).unlink(missing_ok=True)
+    raise UsageError(f"{dataset}: no {file.name} in {folder}, and no download: tried {', '.join(tried)}; {by_hand}")
+
+
+def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
+    """Write the archive's members whose last part is in `names` into `folder`; all else in the archive is left alone.
+
+    Names, links and modes in the archive decide nothing: bytes of regular files go to names of ours, atomically.
+    """
+    wanted = set(names)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                source = tar.extractfile(member) if member.isfile() and name in wanted else None
+                if source is None:
+                    continue
+                wanted.discard(name)
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".extract-", delete=False) as file:
+                    file.write(source.read())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, folder / name)
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise UsageError(f"{archive}: not a readable tar archive ({error})") from None
+    if wanted:
+        raise UsageError(f"{archive}: lacks {', '.join(sorted(wanted))}")

@@ -1,0 +1,73 @@
+"""What a run says while it runs: lines on the console and in run.log, a progress bar on a terminal, metrics.jsonl, timing.jsonl."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Log:
+    """The log of one run folder. Metrics hold nothing of clock, machine or history, so that they are the same after any kill."""
+
+    def __init__(self, folder: Path, *, console: bool = True):
+        self.folder, self.console = folder, console
+        self.file = (folder / "run.log").open("a", encoding="utf-8")
+        self.metrics = (folder / "metrics.jsonl").open("ab")
+        self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
+        self.bar: tqdm[Any] | None = None
+
+    def line(self, text: str) -> None:
+        """One line for the reader, above the progress bar if there is one."""
+        self.file.write(text + "\n")
+        self.file.flush()
+        if self.console:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def start_bar(self, *, step: int, num_steps: int) -> None:
+        """Show a bar of optimizer steps, on a terminal only; NO_COLOR keeps it plain."""
+        if self.console and sys.stderr.isatty():
+            colour = None if os.environ.get("NO_COLOR") else "green"
+            self.bar = tqdm(total=num_steps, initial=step, unit="step", colour=colour, dynamic_ncols=True, mininterval=0.2, leave=False)
+
+    def progress(self, step: int, values: Mapping[str, str]) -> None:
+        """Move the bar to `step`."""
+        if self.bar is not None:
+            self.bar.set_postfix(values, refresh=False)
+            self.bar.update(step - self.bar.n)
+
+    def stop_bar(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def metric(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to metrics.jsonl."""
+        self.metrics.write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
+
+    def metrics_size(self) -> int:
+        """How many bytes metrics.jsonl holds, all of them handed to the disk."""
+        self.metrics.flush()
+        os.fsync(self.metrics.fileno())
+        return self.metrics.tell()
+
+    def truncate_metrics(self, size: int) -> None:
+        """Forget the metrics of steps that will be run again."""
+        self.metrics.truncate(size)
+        self.metrics.seek(size)
+
+    def time(self, **row: Any) -> None:
+        """Append a row to timing.jsonl."""
+        self.timing.write(json.dumps(row) + "\n")
+        self.timing.flush()
+
+    def close(self) -> None:
+        """Take the bar away and close the files."""
+        self.stop_bar()
+        for file in (self.file, self.metrics, self.timing):
+            file.close()

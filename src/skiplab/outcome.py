@@ -1,0 +1,143 @@
+"""The end of a run: the best weights on the sealed test set, the report, predictions, pictures, and last of all result.json."""
+
+import io
+import json
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skiplab import checkpoint, config as configs, data, folders, hardware, parts, report
+from skiplab.errors import UsageError
+from skiplab.evaluate import Predictor, predict
+from skiplab.log import Log
+from skiplab.schema import Config
+from skiplab.trainer import Trainer
+
+
+def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> dict[str, Any]:
+    """Test the best weights, write report, predictions, pictures, and last of all result.json."""
+    progress, classes, device = trainer.progress, config.dataset.classes, trainer.device
+    model = trainer.average.model
+    parts.load_weights(folder / folders.BEST, model)
+    test = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
+    tested = predictions_on(config, trainer.predictor, test, device)
+    found = report.metrics(tested, classes)
+    saved = {"test_labels": tested.labels, "test_predictions": tested.predicted, "test_probabilities": tested.probabilities}
+    chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step}"
+    if trainer.validation is None:
+        chosen = f"no validation set: best is last, step {progress.best_step}"
+    else:
+        held = predictions_on(
+            config, trainer.predictor, data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu()), device
+        )
+        saved |= {"val_labels": held.labels, "val_predictions": held.predicted, "val_probabilities": held.probabilities}
+    heading = f"{config.dataset.name} test set, {config.model.name} of {config.block.name} blocks ({chosen})"
+    text = report.text(tested, classes, found, heading=heading)
+    checkpoint.write_atomically(folder / "report.txt", text.encode())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **saved)
+    checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    draw(config, trainer, folder, test, tested, found["accuracy"])
+    assert isinstance(model, nn.Sequential)
+    summary = parts.summary_of(config, model)
+    result = {
+        "state": "finished",
+        "name": config.name,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "block": config.block.name,
+        "depth": config.depth,
+        "width": config.width,
+        "seed": config.seed,
+        "identity": configs.identity(config),
+        "data_sha256": checksum,
+        "steps": progress.step,
+        "epochs": progress.step / trainer.batches.steps_per_epoch,
+        "best_step": progress.best_step,
+        "best_val_accuracy": progress.best_accuracy if trainer.validation is not None else None,
+        "best_val_loss": progress.best_loss if trainer.validation is not None else None,
+        "test": found,
+        "summary": asdict(summary),
+        "train_seconds": trainer.seconds,
+        "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
+        "git_commit": git_commit(),
+        "finished": folders.now(),
+    } | hardware.facts(device)
+    checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
+    log.line("\n" + text)
+    log.line(f"{chosen}; training time {trainer.seconds:.1f} s, {result['images_per_second']:,.0f} img/s")
+    log.line(f"run folder {folder}\nagain from the folder alone: skiplab evaluate {folder}")
+    return result
+
+
+def open_test_set(config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str) -> data.Split:
+    """Read the sealed test set; each time is a line in the folder's test_reads.jsonl."""
+    with (folder / "test_reads.jsonl").open("a") as file:
+        file.write(json.dumps({"time": folders.now(), "by": reader, "checkpoint": checkpoint_name, "step": step}) + "\n")
+    return parts.open_split(config, "test")[0]
+
+
+def predictions_on(config: Config, predictor: Predictor, split: data.Split, device: torch.device) -> report.Predictions:
+    """What the network says of a split."""
+    probabilities = predict(predictor, split.to(device), parts.normalizer(config, device))
+    return report.Predictions(split.labels.numpy(), probabilities.numpy())
+
+
+def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, tested: report.Predictions, accuracy: float) -> None:
+    """The four pictures of a run."""
+    from skiplab import plots  # matplotlib: half a second, and only here
+
+    classes = config.dataset.classes
+    title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(matrix, (tested.labels, tested.predicted), 1)
+    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title)
+    plots.confusion(matrix, classes, folder / "confusion.png", title=f"{title}: {100 * accuracy:.2f} % on test")
+    confidence = tested.probabilities.max(1)
+    wrong = np.flatnonzero(tested.predicted != tested.labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
+    captions = [f"{classes[tested.labels[i]]}\nas {classes[tested.predicted[i]]} {confidence[i]:.0%}" for i in worst]
+    plots.images(test.images[torch.from_numpy(worst)].numpy(), captions, folder / "mistakes.png", title=f"{title}: most confident mistakes")
+    fed, labels = trainer.batches.at(0)
+    fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)
+    pictures = (255 * fed).round().clamp(0, 255).byte().numpy()
+    plots.images(
+        pictures, [classes[i] for i in labels[:32].tolist()], folder / "samples.png", title=f"{title}: the first batch, as it is fed"
+    )
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, if it is one of git's."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name: str) -> str:
+    """`skiplab evaluate`: the report of a run folder's checkpoint on `val` or `test`, from the folder and the data alone."""
+    config = configs.load(folder / folders.CONFIG)
+    device = hardware.pick_device(device_name)
+    hardware.set_up(
+        threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
+    )
+    model = parts.network(config, device)
+    facts = parts.load_weights(folder / f"{checkpoint_name}.ckpt", model)
+    step = facts["step"] if "step" in facts else facts["progress"]["step"]
+    if split == "test":
+        chosen = open_test_set(config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate")
+    else:
+        _training, held, _checksum = parts.training_data(config, torch.device("cpu"))
+        if held is None:
+            raise UsageError(f"{folder}: the run has no validation set (val_fraction=0); take --split test")
+        chosen = held
+    tested = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
+    found = report.metrics(tested, config.dataset.classes)
+    heading = f"{config.dataset.name} {split} set, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step})"
+    return report.text(tested, config.dataset.classes, found, heading=heading)

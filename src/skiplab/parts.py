@@ -1,0 +1,156 @@
+"""From a config to the parts of a run: data, network, trainer. The modules below take plain values; this one reads the keys."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from skiplab import checkpoint, config as configs, data, models, optim
+from skiplab.augment import Augment
+from skiplab.errors import UsageError
+from skiplab.evaluate import Predictor
+from skiplab.files import default_root
+from skiplab.log import Log
+from skiplab.randomness import seed_default
+from skiplab.schema import Config
+from skiplab.signals import StopSignal
+from skiplab.trainer import Settings, Trainer
+
+
+def open_split(config: Config, split: str) -> tuple[data.Split, str]:
+    """Split train or test of the config's data set, on the host, and its checksum."""
+    dataset = config.dataset
+    return data.load(
+        dataset.name,
+        split,
+        root=Path(dataset.root).expanduser() if dataset.root else default_root(),
+        channels=dataset.channels,
+        size=dataset.size,
+        num_classes=len(dataset.classes),
+        num_images=dataset.train_images if split == "train" else dataset.test_images,
+        resize=dataset.resize,
+    )
+
+
+def training_data(config: Config, device: torch.device) -> tuple[data.Split, data.Split | None, str]:
+    """Training and validation part of the training set, on the device. The test set stays sealed."""
+    whole, checksum = open_split(config, "train")
+    training, validation = data.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    return training.to(device), validation and validation.to(device), checksum
+
+
+def network(config: Config, device: torch.device) -> nn.Sequential:
+    """The network with its initial weights, which depend on the seed alone, on the device."""
+    seed_default(config.seed, "init", device=torch.device("cpu"))
+    model = models.build(
+        config.model.name,
+        block=config.block.name,
+        depth=config.depth,
+        width=config.width,
+        channels=config.dataset.channels,
+        size=configs.image_size(config),
+        num_classes=len(config.dataset.classes),
+        norm=config.norm,
+        shortcut=config.shortcut,
+        bias=config.block.bias,
+        projection=config.block.projection,
+        init=config.init,
+        dropout=config.model.dropout,
+    )
+    memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+
+
+def summary_of(config: Config, model: nn.Sequential) -> models.Summary:
+    """Parameters, MACs, FLOPs and shapes of the config's network."""
+    return models.summarize(model, channels=config.dataset.channels, size=configs.image_size(config))
+
+
+def normalizer(config: Config, device: torch.device) -> data.Normalize:
+    """Pixels to network input, on the device."""
+    return data.Normalize(
+        mean=config.dataset.mean,
+        std=config.dataset.std,
+        size=configs.image_size(config),
+        channels_last=config.trainer.channels_last,
+        device=device,
+    )
+
+
+def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Predictor:
+    """The model in evaluation under the config's precision."""
+    dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
+    return Predictor(model, autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"), tta=config.evaluator.tta)
+
+
+def make_trainer(
+    config: Config,
+    model: nn.Sequential,
+    training: data.Split,
+    validation: data.Split | None,
+    device: torch.device,
+    folder: Path,
+    log: Log,
+    stop_signal: StopSignal,
+) -> Trainer:
+    """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
+    options, augment, dataset = config.trainer, config.augment, config.dataset
+    flip = augment.flip == "random" or (augment.flip == "auto" and dataset.flip_keeps_label)
+    mean_colour = torch.tensor([round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device)
+    batches = data.Batches(
+        training,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=options.shuffle,
+        drop_last=options.drop_last,
+        augment=Augment(flip=flip, crop=augment.crop, cutout=augment.cutout, fill=mean_colour),
+        normalize=normalizer(config, device),
+    )
+    num_steps = config.steps or config.epochs * batches.steps_per_epoch
+    average = optim.Average(model, decay=options.ema)
+    if options.compile:
+        model.compile()
+    optimizer_options = asdict(config.optimizer)
+    scheduler_options = asdict(config.scheduler)
+    settings = Settings(
+        seed=config.seed,
+        num_steps=num_steps,
+        stop_at=min(num_steps, options.limit_steps or num_steps),
+        num_classes=len(dataset.classes),
+        accumulate=options.accumulate,
+        amp=options.amp,
+        clip=options.clip or float("inf"),
+        label_smoothing=options.label_smoothing,
+        early_stop=options.early_stop or float("inf"),
+        eval_every=max(1, round(options.eval_every * batches.steps_per_epoch)),
+        eval_train=options.eval_train,
+        save_every=max(1, round(options.save_every * batches.steps_per_epoch)),
+        log_every=options.log_every,
+        max_time=options.max_time or float("inf"),
+    )
+    return Trainer(
+        settings,
+        model=model,
+        average=average,
+        optimizer=optim.build(optimizer_options.pop("name"), model, device=device, **optimizer_options),
+        learning_rate=optim.learning_rate(scheduler_options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **scheduler_options),
+        batches=batches,
+        validation=validation,
+        predictor=predictor_of(config, average.model, device),
+        folder=folder,
+        log=log,
+        stop_signal=stop_signal,
+    )
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """The weights that count in a checkpoint (the average where there is one) into the model; returns its facts."""
+    tensors, facts = checkpoint.load(path)
+    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
+    try:
+        model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    except RuntimeError as error:
+        raise UsageError(f"{path}: not a checkpoint of this config's network ({' '.join(str(error).split())[:200]})") from None
+    return facts

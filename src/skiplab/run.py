@@ -1,0 +1,70 @@
+"""The map of a run: config -> data -> model -> optimizer -> trainer -> evaluation -> report, top to bottom."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from skiplab import folders, hardware, outcome, parts
+from skiplab.errors import Diverged, OutOfMemory
+from skiplab.log import Log
+from skiplab.schema import Config
+from skiplab.signals import StopSignal
+from skiplab.trainer import Trainer
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content."""
+    device = hardware.pick_device(config.device)
+    remarks = hardware.set_up(
+        threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
+    )
+    stop_signal = StopSignal().install()
+    with folders.locked(folder), closing(Log(folder)) as log:
+        log.line(f"run folder {folder}")
+        for remark in remarks:
+            log.line(remark)
+        training, validation, checksum = parts.training_data(config, device)
+        model = parts.network(config, device)
+        resumed = (folder / folders.LAST).is_file()
+        if config.init_from is not None and not resumed:
+            parts.load_weights(weights_of(Path(config.init_from).expanduser()), model)
+        trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal)
+        describe(config, trainer, log)
+        if resumed:
+            trainer.resume()
+            log.line(f"going on at step {trainer.progress.step} of {trainer.settings.num_steps}")
+        log.start_bar(step=trainer.progress.step, num_steps=trainer.settings.stop_at)
+        try:
+            trainer.fit()
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(f"{hardware.describe(device)} is full at batch_size={config.batch_size}: double trainer.accumulate") from None
+        except Diverged as error:
+            raise Diverged(f"{error}; `last` of {folder} is from before") from None
+        log.stop_bar()
+        return outcome.finish(config, trainer, folder, log, checksum)
+
+
+def describe(config: Config, trainer: Trainer, log: Log) -> None:
+    """What is about to be trained, on what."""
+    assert isinstance(trainer.model, nn.Sequential)
+    summary = parts.summary_of(config, trainer.model)
+    steps, held = trainer.settings.num_steps, trainer.validation
+    log.line(
+        f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}: "
+        f"{summary.parameters:,} parameters, {summary.macs / 1e6:,.2f} M MACs = {summary.flops / 1e6:,.2f} MFLOPs an image"
+    )
+    log.line("  ".join(f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()))
+    log.line(
+        f"{config.dataset.name}: {len(trainer.batches.split):,} training, {len(held) if held else 0:,} validation, "
+        f"{config.dataset.test_images:,} test images; {steps:,} steps of {config.batch_size} on {hardware.describe(trainer.device)}"
+    )
+    if trainer.batches.split.images.device != trainer.device:
+        log.line("the images do not fit the device beside the network: they stay in pinned host memory")
+
+
+def weights_of(source: Path) -> Path:
+    """The checkpoint that init_from means: a file, or the best one of a run folder."""
+    return source if source.is_file() else folders.of_path(source) / folders.BEST

@@ -1,0 +1,174 @@
+"""The schema of a run: every key with its type, range and meaning. YAML alone states values: no field here has a default."""
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Literal
+
+
+def key(
+    meaning: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    pattern: str | None = None,
+    changes_numbers: bool = True,
+    fixed: bool = False,
+    neutral: Any = MISSING,
+) -> Any:
+    """A field of the schema. `fixed`: cannot change when a run is resumed; `neutral`: the value that leaves it out of the identity."""
+    return field(
+        metadata={
+            "meaning": meaning,
+            "bounds": {"at least": at_least, "above": above, "at most": at_most, "below": below},
+            "pattern": pattern,
+            "changes_numbers": changes_numbers,
+            "fixed": fixed,
+            "neutral": neutral,
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = key("the data set", fixed=True)
+    root: str | None = key("folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False)
+    channels: int = key("colour planes of an image", at_least=1, fixed=True)
+    size: int = key("height and width in the files, in pixels", at_least=1, fixed=True)
+    classes: tuple[str, ...] = key("class names, in the order of their labels", fixed=True)
+    train_images: int = key("images in the training files", at_least=1, fixed=True)
+    test_images: int = key("images in the test files", at_least=1, fixed=True)
+    flip_keeps_label: bool = key("whether a mirrored image keeps its label", fixed=True)
+    mean: tuple[float, ...] = key("per channel, of pixels in [0, 1]", fixed=True)
+    std: tuple[float, ...] = key("per channel, of pixels in [0, 1]", above=0, fixed=True)
+    resize: int | None = key("height and width to resize to", at_least=1, fixed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    name: Literal["deepcnn", "resnet", "cifar_resnet", "imagenet_resnet"] = key("the network", fixed=True)
+    dropout: float = key("probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    name: Literal["conv", "residual", "residual_down", "skip", "basic", "preact", "bottleneck"] = key("the block", fixed=True)
+    bias: bool = key("whether convolutions have a bias", fixed=True)
+    projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    name: Literal["sgd"] = key("the optimizer", fixed=True)
+    lr: float = key("learning rate at its peak", above=0)
+    momentum: float = key("share of the last update that is kept", at_least=0, below=1)
+    nesterov: bool = key("look ahead by the momentum")
+    weight_decay: float = key("L2 penalty", at_least=0)
+    decay_norm_and_bias: bool = key("whether norms and biases decay too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    name: Literal["adam", "adamw"] = key("the optimizer", fixed=True)
+    lr: float = key("learning rate at its peak", above=0)
+    betas: tuple[float, float] = key("decay of the two moments", at_least=0, below=1)
+    eps: float = key("added to the denominator", above=0)
+    weight_decay: float = key("L2 penalty (adam) or decoupled decay (adamw)", at_least=0)
+    decay_norm_and_bias: bool = key("whether norms and biases decay too")
+
+
+WARMUP = "fraction of the run that warms up linearly"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    name: Literal["constant"] = key("the schedule")
+    warmup: float = key(WARMUP, at_least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    name: Literal["cosine"] = key("the schedule")
+    warmup: float = key(WARMUP, at_least=0, below=1)
+    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multistep:
+    name: Literal["multistep"] = key("the schedule")
+    warmup: float = key(WARMUP, at_least=0, below=1)
+    milestones: tuple[float, ...] = key("fractions of the run at which lr is multiplied by gamma", above=0, below=1)
+    gamma: float = key("factor at each milestone", above=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    name: Literal["onecycle"] = key("the schedule")
+    warmup: float = key(WARMUP, at_least=0, below=1)
+    start: float = key("first learning rate, as a multiple of lr", above=0, at_most=1)
+    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    flip: Literal["none", "auto", "random"] = key("mirror half of the images; auto: where that keeps the label", fixed=True)
+    crop: int = key("pixels of border to crop from at random; 0: no crop", at_least=0, fixed=True)
+    cutout: int = key("side of a covered square in pixels; 0: none", at_least=0, fixed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    accumulate: int = key("parts a batch is computed in, to save memory", at_least=1)
+    amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
+    channels_last: bool = key("memory format of images and weights")
+    compile: bool = key("torch.compile the network; 20 to 130 s at the start")
+    clip: float | None = key("largest gradient norm", above=0)
+    ema: float = key("decay per step of the average of the weights that is evaluated; 0: none", at_least=0, below=1, fixed=True)
+    label_smoothing: float = key("share of the target spread over all classes", at_least=0, below=1)
+    shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
+    drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
+    early_stop: int | None = key("evaluations without a better one before the run ends", at_least=1)
+    max_time: float | None = key("minutes after which the run saves and exits with 7", above=0, changes_numbers=False)
+    limit_steps: int | None = key("end after so many optimizer steps, the schedule unchanged", at_least=1)
+    eval_every: float = key("epochs between evaluations", above=0)
+    eval_train: bool = key("a second pass over the training set at each evaluation")
+    save_every: float = key("epochs between saves of last.ckpt", above=0, changes_numbers=False)
+    log_every: int = key("optimizer steps between log points; the host waits for the device there", at_least=1, changes_numbers=False)
+    on_nonfinite: Literal["stop"] = key("what a loss that is not finite does", neutral="stop")
+    deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
+    threads: int | None = key("CPU threads; null: one per core", at_least=1, changes_numbers=False)
+    keep_allocator: bool = key("Linux: keep freed memory in the process; 1.5x speed on a CPU", changes_numbers=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    tta: Literal["none", "flip"] = key("average the predictions for an image and its mirror image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole. Nested keys are written with a dot: optimizer.lr."""
+
+    block: Block
+    depth: int = key("blocks, blocks a stage, or layers; see --help", at_least=0, fixed=True)
+    width: int = key("channels of the first stage", at_least=1, fixed=True)
+    norm: Literal["batch", "none"] = key("normalisation", fixed=True)
+    shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
+    init: Literal["torch", "he"] = key("initial weights", fixed=True)
+    model: Model
+    dataset: Dataset
+    augment: Augment
+    optimizer: Sgd | Adam
+    scheduler: Constant | Cosine | Multistep | OneCycle
+    trainer: Trainer
+    evaluator: Evaluator
+    seed: int = key("of split, order, augmentation, weights and dropout", at_least=0, at_most=2**63 - 1, fixed=True)
+    epochs: int = key("passes over the training set", at_least=1)
+    steps: int | None = key("optimizer steps; replaces epochs", at_least=1)
+    batch_size: int = key("images a step", at_least=1, fixed=True)
+    val_fraction: float = key("part of the training set held out as validation", at_least=0, below=1, fixed=True)
+    device: str = key("auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|cuda(:\d+)?|mps", changes_numbers=False)
+    out: str | None = key("run folder; null: outputs/DATE/TIME-...", changes_numbers=False, fixed=True)
+    name: str | None = key("a label for `skiplab list`", changes_numbers=False)
+    resume: str = key("auto, never, or a run folder or checkpoint", changes_numbers=False)
+    init_from: str | None = key("run folder whose best weights to start from", fixed=True)
