@@ -55,10 +55,11 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style
     return nn.Sequential(project, make_norm(out_channels, style.norm)) if style.projection == "conv_bn" else project
 
 
-def part_of(channels: int, divisor: int, block: str) -> int:
+def part_of(channels: int, divisor: int, block: "type[Block]") -> int:
     """channels / divisor, which must be whole."""
     if channels % divisor:
-        raise ValueError(f"width={channels} does not suit block={block}: its inner width is 1/{divisor}, so take a multiple of {divisor}")
+        name = next(name for name, known in BLOCKS.items() if known is block)
+        raise ValueError(f"width={channels} does not suit block={name}: its inner width is 1/{divisor}, so take a multiple of {divisor}")
     return channels // divisor
 
 
@@ -82,14 +83,14 @@ class ConvBlock(Block):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        inner = part_of(out_channels, 2, "conv")
+        inner = part_of(out_channels, 2, type(self))
         self.conv1 = conv(in_channels, inner, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
         self.conv2 = conv(inner, out_channels, 3, bias=style.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.raw_image else F.relu(x)
-        return self.conv2(F.relu(self.bn1(self.conv1(x))))
+        return self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True))
 
 
 class ResidualBlock(ConvBlock):
@@ -101,7 +102,7 @@ class ResidualBlock(ConvBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
-        return out if self.shortcut is None else out + self.shortcut(x)
+        return out if self.shortcut is None else out.add_(self.shortcut(x))
 
 
 class ResidualDownBlock(Block):
@@ -118,8 +119,8 @@ class ResidualDownBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.raw_image else F.relu(x)
-        out = self.conv2(F.relu(self.bn1(self.conv1(x))))
-        return out if self.conv3 is None else out + self.conv3(x)
+        out = self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        return out if self.conv3 is None else out.add_(self.conv3(x))
 
 
 class SkipBlock(Block):
@@ -129,7 +130,7 @@ class SkipBlock(Block):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        half = part_of(out_channels, 2, "skip")
+        half = part_of(out_channels, 2, type(self))
         self.concatenate = style.shortcut
         self.conv1 = conv(in_channels, half, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(half, style.norm)
@@ -155,8 +156,8 @@ class BasicBlock(Block):
         self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out if self.shortcut is None else out + self.shortcut(x))
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return F.relu(out if self.shortcut is None else out.add_(self.shortcut(x)), inplace=True)
 
 
 class PreactBlock(Block):
@@ -175,8 +176,8 @@ class PreactBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         out = x if self.raw_image else F.relu(self.bn1(x))
-        out = self.conv2(F.relu(self.bn2(self.conv1(out))))
-        return out if self.shortcut is None else out + self.shortcut(x)
+        out = self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True))
+        return out if self.shortcut is None else out.add_(self.shortcut(x))
 
 
 class BottleneckBlock(Block):
@@ -188,7 +189,7 @@ class BottleneckBlock(Block):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        inner = part_of(out_channels, 4, "bottleneck")
+        inner = part_of(out_channels, 4, type(self))
         self.conv1 = conv(in_channels, inner, 1, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
         self.conv2 = conv(inner, inner, 3, stride=stride, bias=style.bias)  # the stride on the 3x3, as torchvision has it
@@ -198,10 +199,10 @@ class BottleneckBlock(Block):
         self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return F.relu(out if self.shortcut is None else out + self.shortcut(x))
+        return F.relu(out if self.shortcut is None else out.add_(self.shortcut(x)), inplace=True)
 
 
 BLOCKS: dict[str, type[Block]] = {

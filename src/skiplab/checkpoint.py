@@ -13,13 +13,12 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from skiplab.errors import CheckpointError, FolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = b"SKIPLAB1"
 HEADER_SIZE = len(MAGIC) + 32 + 8
@@ -51,16 +50,30 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise FolderError(f"{path.parent}: cannot write {path.name}, {len(content):,} bytes ({error.strerror})") from None
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts as one container. NaN among the facts is a ValueError."""
+    import safetensors.torch  # imports torch, which `peek` and the command line do without
+
     body = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     text = json.dumps(facts, sort_keys=True, allow_nan=False).encode()
     content = len(text).to_bytes(8, "little") + text + body
     write_atomically(path, MAGIC + hashlib.sha256(content).digest() + content)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Tensors (on the CPU) and facts of a container. Raises CheckpointError naming the file if it is not whole."""
+    import safetensors.torch
+
+    facts, body = _open(path)
+    return safetensors.torch.load(bytes(body)), facts
+
+
+def peek(path: Path) -> dict[str, Any]:
+    """The facts of a container alone, checked as `load` does; needs no torch."""
+    return _open(path)[0]
+
+
+def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -71,5 +84,4 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if hashlib.sha256(checked).digest() != digest:
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with")
     size = int.from_bytes(checked[:8], "little")
-    facts = json.loads(bytes(checked[8 : 8 + size]))
-    return safetensors.torch.load(bytes(checked[8 + size :])), facts
+    return json.loads(bytes(checked[8 : 8 + size])), checked[8 + size :]

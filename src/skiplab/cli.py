@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skiplab import __version__
-from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
+from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 
 OUTPUTS = Path("outputs")
 PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's grammar stumbles over = , ( in a path
@@ -35,9 +35,9 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `skiplab list | head`
+    except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
         sys.stderr.close()
-        return 0
+        return 1
 
 
 def complain(error: SkiplabError) -> int:
@@ -67,15 +67,17 @@ def train_command(arguments: Sequence[str]) -> int:
     from skiplab import overrides
 
     quoted = [quote_path(a) for a in arguments]
+    quoted.sort(key=lambda a: "=" in a and not a.startswith("-"))  # Hydra's parser refuses flags between overrides
     flags = overrides.parse_arguments(quoted)
+    check_flags(flags)
     if flags.shell_completion or flags.hydra_help or flags.info:
         return hydra_main(quoted, lambda _cfg: None)
-    if flags.experimental_rerun:
-        raise UsageError("--experimental-rerun: it loads a pickle, which can run foreign code; write train resume=RUN")
-    if flags.config_path or flags.config_name or flags.config_dir:
-        raise UsageError("--config-path, --config-name, --config-dir: presets live in conf/; add a file there, train --help lists them")
     resumed = [a.partition("=")[2] for a in arguments if a.startswith("resume=") and a not in ("resume=auto", "resume=never")]
     if resumed:
+        if not resumed[-1]:
+            raise UsageError("resume=: auto, never, or the path of a run folder or checkpoint is expected")
+        if flags.cfg:
+            raise UsageError(f"--cfg: shows the config of a new run; that of resume={resumed[-1]} is the config.yaml in its folder")
         if flags.multirun:
             raise UsageError(
                 f"resume={resumed[-1]}: one run goes on at a time; leave out -m (in a sweep resume=auto finds each cell's own run)"
@@ -97,13 +99,31 @@ def train_command(arguments: Sequence[str]) -> int:
     return outcomes[0] if outcomes else 0
 
 
+def check_flags(flags: Any) -> None:
+    """Raise UsageError for flags of Hydra's that are not for here or do not go together."""
+    if flags.experimental_rerun:
+        raise UsageError("--experimental-rerun: it loads a pickle, which can run foreign code; write train resume=RUN")
+    if flags.config_path or flags.config_name or flags.config_dir:
+        raise UsageError("--config-path, --config-name, --config-dir: presets live in conf/; add a file there, train --help lists them")
+    if flags.package is not None and not flags.cfg:
+        raise UsageError(f"--package: a part of the config is shown with --cfg job --package {flags.package}")
+    asked = {"--run": flags.run, "-m": flags.multirun, "--cfg": flags.cfg, "--info": flags.info, "-sc": flags.shell_completion}
+    given = [flag for flag, value in asked.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{', '.join(given)}: one of them at a time")
+    jobs = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")]
+    if flags.shell_completion and (len(flags.overrides) != 1 or flags.overrides[0] not in jobs):
+        raise UsageError(f"-sc: one of {', '.join(jobs[:6])} is expected")
+
+
 def quote_path(argument: str) -> str:
     """KEY=PATH with the path quoted for Hydra's grammar."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     name, equals, value = argument.partition("=")
     if name not in PATH_KEYS or not equals or value[:1] in ("'", '"') or value in ("", "null"):
         return argument
-    escaped = value.replace("'", "\\'")
-    return f"{name}='{escaped}'"
+    return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
@@ -128,6 +148,7 @@ def cell(cfg: Any, *, in_sweep: bool) -> int:
         hydra_config = HydraConfig.get()
         parent = Path(hydra_config.sweep.dir) if in_sweep else OUTPUTS / time.strftime("%Y-%m-%d")
         prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
+        check_device(config.device)
         folder, is_new = choose_folder(config, parent, prefix)
         if is_new:
             record(folder, cfg, hydra_config)
@@ -140,9 +161,16 @@ def cell(cfg: Any, *, in_sweep: bool) -> int:
         return complain(error)
 
 
+def check_device(name: str) -> None:
+    """Import torch and raise UsageError if this machine lacks the device: before a folder is made or data are read."""
+    from skiplab.hardware import pick_device
+
+    pick_device(name)
+
+
 def choose_folder(config: Any, parent: Path, prefix: str) -> tuple[Path, bool]:
     """The folder to run in, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
-    from skiplab import config as configs, folders
+    from skiplab import checkpoint, config as configs, folders
 
     identity = configs.identity(config)
     if config.out is not None:
@@ -158,7 +186,12 @@ def choose_folder(config: Any, parent: Path, prefix: str) -> tuple[Path, bool]:
             raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
     else:
         if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, identity)) is not None:
-            print(f"going on with {found}; resume=never starts afresh")
+            try:
+                facts = checkpoint.peek(found / folders.LAST)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
+            step, num_steps = facts["progress"]["step"], facts["num_steps"]
+            print(f"going on with {found} at step {step:,} of {num_steps:,}; resume=never starts afresh")
             return found, False
         folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
     write_config(folder, configs.dump(config))
@@ -182,6 +215,7 @@ def check_same_run(config: Any, folder: Path, identity: str) -> None:
 
 
 def write_config(folder: Path, text: str) -> None:
+    """The folder's config.yaml."""
     try:
         (folder / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
@@ -207,7 +241,7 @@ def launch(config: Any, folder: Path) -> int:
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"
     try:
-        from skiplab.run import run  # imports torch: nothing before this line does
+        from skiplab.run import run
 
         run(config, folder)
     except Stopped as error:

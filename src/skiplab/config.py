@@ -4,6 +4,7 @@ Everything that reaches `run` has passed `check`, whether it came from the comma
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -33,14 +34,15 @@ def check(tree: Mapping[str, Any]) -> Config:
     return config
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """What was probably meant: "did you mean X?", or the choices."""
+def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
+    """What was probably meant: "did you mean X?" (with `prefix` before it), or the choices."""
     names = sorted(choices)
     if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
-        return f"did you mean {near[0]}?" if len(names) > 8 else f"did you mean {near[0]}? Choices: {', '.join(names)}"
+        return f"did you mean {prefix}{near[0]}?" + (f" Choices: {', '.join(names)}" if len(names) <= 8 else "")
     return f"choices: {', '.join(names)}"
 
 
+@functools.cache
 def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
     """Every key that holds a value, by its full path."""
     found: dict[str, Field[Any]] = {}
@@ -55,15 +57,18 @@ def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
 
 
 def unknown_key(path: str) -> str:
-    """The one line for a key that the schema does not have: its full path if it is a bare leaf, else the nearest key."""
-    known = leaves()
+    """The one line for a key that the schema does not have: where its last part stands or is meant, else the nearest key."""
+    known = {name: f for name, f in leaves().items() if not name.endswith(".name")}  # an option is chosen by its group
     groups = {name.split(".")[0] for name in known if "." in name}
-    full = sorted(name for name in known if name.endswith(f".{path}"))
+    group, _, leaf = path.rpartition(".")
+    full = sorted(name for name in known if name.split(".")[-1] == leaf)
+    if not full and "_" in leaf:  # learning_rate: the words that a meaning begins with
+        full = sorted(name for name, f in known.items() if f.metadata["meaning"].startswith(leaf.replace("_", " ")))
     if full:
-        return f"{path}: no such key at the root; did you mean {' or '.join(full)}?"
-    if path.rpartition(".")[0] in groups:
-        siblings = [name for name in known if name.startswith(path.split(".")[0] + ".")]
-        return f"{path}: no such key; {nearest(path, siblings)}"
+        return f"{path}: no such key{'' if group else ' at the root'}; did you mean {' or '.join(full)}?"
+    if group in groups:
+        siblings = [name.split(".")[1] for name in known if name.startswith(f"{group}.")]
+        return f"{path}: no such key; {nearest(leaf, siblings, prefix=f'{group}.')}"
     # a misspelt leaf is as near to its last part as to its full path
     by_leaf = {name.split(".")[-1]: name for name in known} | {name: name for name in [*known, *groups]}
     near = difflib.get_close_matches(path, list(by_leaf), n=1, cutoff=0.6)
@@ -93,15 +98,16 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mappin
 def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems: list[str]) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(value, Mapping):
-        problems.append(f"{path}={value}: a group of keys is expected here, such as {prefix}name")
+        problems.append(f"{path}={_shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}")
         return None
     schema = variants[0]
     if len(variants) > 1:  # the option's name picks the schema
         by_name = {name: v for v in variants for name in typing.get_args(typing.get_type_hints(v)["name"])}
-        if value.get("name") not in by_name:
-            problems.append(f"{prefix}name={value.get('name')}: {nearest(str(value.get('name')), by_name)}")
+        option = value.get("name")
+        if not isinstance(option, str) or option not in by_name:
+            problems.append(f"{prefix}name={_shown(option)}: {nearest(str(option or ''), by_name)}")
             return None
-        schema = by_name[value["name"]]
+        schema = by_name[option]
     hints = typing.get_type_hints(schema)
     known = {f.name: f for f in fields(schema)}
     for name in value:
@@ -121,7 +127,8 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
 def _convert_tuple(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None) -> Any:
     kinds = typing.get_args(kind)
     if not isinstance(value, (list, tuple)):
-        problems.append(f"{path}={value}: a list is expected, such as {path}=[{', '.join('0.1' for _ in kinds if _ is not Ellipsis)}]")
+        example = ",".join("0.1" if k is float else "a" for k in kinds if k is not Ellipsis)
+        problems.append(f"{path}={_shown(value)}: a list is expected, such as {path}=[{example}]")
         return None
     if Ellipsis not in kinds and len(value) != len(kinds):
         problems.append(f"{path}={list(value)}: {len(kinds)} values are expected")
@@ -146,10 +153,12 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
     elif kind is int:
         converted, expected = _as_count(value), "a whole number (80k and 1e5 will do)"
     elif kind is float:
-        converted, expected = _as_float(value), "a number"
+        converted, expected = _as_float(value), "a finite number"
     else:
         converted = None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
-        expected = "text"
+        expected = "text without ${" if "${" in str(value) else "text"  # an interpolation would not load again
+        if converted == "" or "${" in str(value):
+            converted = None
         if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
             problems.append(f"{path}={value}: one of {meta['meaning']} is expected")
             return None
@@ -158,7 +167,7 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
         return None
     for rule, bound in (meta.get("bounds") or {}).items():
         if bound is not None and not _holds(converted, rule, bound):
-            problems.append(f"{path}={_shown(value)}: must be {rule} {bound:g} ({meta['meaning']})")
+            problems.append(f"{path}={_shown(value)}: must be {rule} {bound} ({meta['meaning']})")
     return converted
 
 
@@ -175,9 +184,9 @@ def _as_count(value: Any) -> int | None:
         return None
     if isinstance(value, int):
         return value
-    number = value if isinstance(value, float) else None
+    number: float | None = value if isinstance(value, float) else None
     if isinstance(value, str) and (match := COUNT.fullmatch(value.replace("_", ""))):
-        number = float(match[1]) * FACTORS[match[2].lower()]
+        number = (int(match[1]) if match[1].isdigit() else float(match[1])) * FACTORS[match[2].lower()]
     return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
 
 
@@ -208,9 +217,11 @@ def across(config: Config) -> Iterable[str]:
     yield from _network_problems(config)
     yield from _data_problems(config)
     trainer = config.trainer
-    if config.batch_size // trainer.accumulate < (2 if config.norm == "batch" else 1):
-        least = "two images a part, since norm=batch cannot normalise one value" if config.norm == "batch" else "one image a part"
-        yield f"trainer.accumulate={trainer.accumulate}: batch_size={config.batch_size} leaves less than {least}"
+    least = 2 if config.norm == "batch" else 1
+    if trainer.accumulate > 1 and config.batch_size // trainer.accumulate < least:
+        need = "two images a part, since norm=batch cannot normalise one value" if least == 2 else "one image a part"
+        most = max(1, config.batch_size // least)
+        yield f"trainer.accumulate={trainer.accumulate}: batch_size={config.batch_size} leaves less than {need}; take at most {most}"
     if trainer.early_stop is not None and config.val_fraction == 0:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):
@@ -239,7 +250,8 @@ def _network_problems(config: Config) -> Iterable[str]:
     if model == "resnet" and depth < 1:
         yield f"depth={depth}: model=resnet needs at least 1 block a stage (depth=0 is for model=deepcnn)"
     if model == "deepcnn" and image_size(config) < 8:
-        yield f"dataset.resize={config.dataset.resize}: model=deepcnn pools three times, so images of at least 8x8"
+        key = "resize" if config.dataset.resize else "size"
+        yield f"dataset.{key}={image_size(config)}: model=deepcnn pools three times, so images of at least 8x8"
 
 
 def _data_problems(config: Config) -> Iterable[str]:

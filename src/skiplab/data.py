@@ -23,6 +23,13 @@ DATASETS = {
     "cifar10": formats.cifar10,
     "cifar100": formats.cifar100,
 }
+# Where a data set's files are found and verified without reading them: a run that lacks its test files says so before it trains.
+FILES = {
+    "mnist": formats.mnist_files,
+    "fashion_mnist": formats.fashion_mnist_files,
+    "cifar10": formats.CIFAR10.locate,
+    "cifar100": formats.CIFAR100.locate,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,10 @@ def load(
 
     Raises UsageError naming the file where it is missing, damaged, or not what the data set's config states.
     """
-    arrays = DATASETS[name](root, split)
+    try:
+        arrays = DATASETS[name](root, split)
+    except OSError as error:  # a folder that may not be searched, a disk that fails
+        raise UsageError(f"{error.filename or root}: {name} cannot be read ({error.strerror or error})") from None
     stated = (num_images, size, size, channels)
     if arrays.images.shape != stated:
         raise UsageError(
@@ -67,6 +77,12 @@ def load(
     if resize is not None and resize != size:
         images = resized(images, resize)
     return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest.hexdigest()
+
+
+def find(name: str, split: str, *, root: Path) -> None:
+    """Fetch and verify the files of a split without reading it. Raises UsageError naming the file."""
+    if name in FILES:
+        FILES[name](root, split)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -115,7 +131,8 @@ class Normalize:
         images = images.to(self.device, non_blocking=True)
         x = images.flatten(1).float().mul_(self.scale).add_(self.shift)
         x = x.view(images.shape).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W), channels last in memory
-        return x if self.channels_last else x.contiguous()
+        # one grey plane already counts as contiguous, so .contiguous() would keep strides that convolutions take for channels last
+        return x if self.channels_last else x.clone(memory_format=torch.contiguous_format)
 
 
 class Batches:

@@ -59,6 +59,9 @@ def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_cl
 
 @torch.inference_mode()
 def predict(predictor: Predictor, split: Split, normalize: Normalize) -> Tensor:
-    """Class probabilities over `split`, float32 (N, K) on the CPU."""
+    """Class probabilities over `split`, float32 (N, K) on the CPU; the model is set to evaluation mode and back."""
+    was_training = predictor.model.training
     predictor.model.eval()
-    return torch.cat([predictor(images).softmax(1).cpu() for images, _ in in_order(split, normalize, batch_size=BATCH_SIZE)])
+    parts = [predictor(images).softmax(1).cpu() for images, _ in in_order(split, normalize, batch_size=BATCH_SIZE)]
+    predictor.model.train(was_training)
+    return torch.cat(parts)

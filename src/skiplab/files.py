@@ -6,8 +6,10 @@ import os
 import socket
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from skiplab.errors import UsageError
@@ -48,17 +50,21 @@ def md5_of(path: Path) -> str:
 
 def verify(path: Path, md5: str) -> None:
     """Raise UsageError unless the file has the published MD5; a good verdict is remembered by path, size and mtime."""
-    stat = path.stat()
-    key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5]
-    if remembered().get(key) == fact:
-        return
-    actual = md5_of(path)
+    try:
+        stat = path.stat()
+        key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5]
+        if remembered().get(key) == fact:
+            return
+        actual = md5_of(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     if actual != md5:
         raise UsageError(f"{path}: damaged: its MD5 is {actual}, the published one is {md5}; delete the file and it is fetched again")
     remember(key, fact)
 
 
 def remembered() -> dict[str, list[object]]:
+    """The good verdicts: path -> size, mtime, MD5."""
     try:
         verdicts = json.loads((cache_folder() / "verified.json").read_text())
     except (OSError, ValueError):
@@ -67,12 +73,14 @@ def remembered() -> dict[str, list[object]]:
 
 
 def remember(key: str, fact: list[object]) -> None:
+    """Add a good verdict, if the cache can be written."""
     path = cache_folder() / "verified.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".verified-", delete=False) as file:
-            json.dump(remembered() | {key: fact}, file, indent=1)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".verified-") as private:
+            fresh = Path(private) / path.name
+            fresh.write_text(json.dumps(remembered() | {key: fact}, indent=1))
+            os.replace(fresh, path)
     except OSError:
         pass  # a cache that cannot be written costs half a second a run, no more
 
@@ -109,8 +117,9 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
                 return folder / file.name
             except RuntimeError:
                 tried.append(f"{url} (not the published file: cut off or changed)")
-            except OSError as error:  # URLError, timeouts, resets
-                tried.append(f"{url} ({getattr(error, 'reason', None) or error})")
+            except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts, resets; no HTTP; a mirror that is no URL
+                reason = " ".join(str(getattr(error, "reason", None) or error).split())  # some end in a line break
+                tried.append(f"{url} ({reason})")
             finally:
                 socket.setdefaulttimeout(timeout)
             (Path(private) / file.name).unlink(missing_ok=True)
@@ -124,18 +133,17 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
     """
     wanted = set(names)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with tarfile.open(archive, "r:gz") as tar, tempfile.TemporaryDirectory(dir=folder, prefix=".extract-") as private:
             for member in tar:
                 name = member.name.rsplit("/", 1)[-1]
                 source = tar.extractfile(member) if member.isfile() and name in wanted else None
                 if source is None:
                     continue
                 wanted.discard(name)
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=".extract-", delete=False) as file:
-                    file.write(source.read())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, folder / name)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise UsageError(f"{archive}: not a readable tar archive ({error})") from None
+                fresh = Path(private) / name
+                fresh.write_bytes(source.read())
+                os.replace(fresh, folder / name)
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(f"{archive}: cannot be unpacked ({error})") from None
     if wanted:
         raise UsageError(f"{archive}: lacks {', '.join(sorted(wanted))}")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiplab.errors import UsageError
-from skiplab.files import Published, download, extract, verify
+from skiplab.files import Published, download, ensure_writable, extract, verify
 
 Bytes = NDArray[np.uint8]
 
@@ -70,6 +70,8 @@ def read_idx(path: Path, *, num_dimensions: int) -> Bytes:
                 raise UsageError(f"{path}: not an IDX file of {num_dimensions} dimensions: it begins with {header[:4].hex(' ')}")
             shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
             size = math.prod(shape)
+            if size == 0:
+                raise UsageError(f"{path}: its header {shape} states that it holds nothing")
             if path.suffix != ".gz" and path.stat().st_size != header_size + size:
                 raise UsageError(f"{path}: {path.stat().st_size} bytes, its header {shape} makes {header_size + size}")
             parts, missing = [], size  # piece by piece: a header that lies costs no more memory than the file holds
@@ -120,18 +122,26 @@ FASHION_MD5 = {  # of the archive; no checksum of the plain files is published, 
 }
 
 
+def mnist_files(root: Path, split: str) -> list[Path]:
+    """The verified files of a split of MNIST, images first."""
+    published = [(Published("MNIST/raw", f"{name}.gz", MNIST_MD5[name][0], MNIST_HOSTS), MNIST_MD5[name][1]) for name in IDX_NAMES[split]]
+    return [idx_file(root, file, plain_md5, dataset="mnist") for file, plain_md5 in published]
+
+
 def mnist(root: Path, split: str) -> Arrays:
     """MNIST (LeCun et al. 1998), in torchvision's layout: ROOT/MNIST/raw."""
-    published = [(Published("MNIST/raw", f"{name}.gz", MNIST_MD5[name][0], MNIST_HOSTS), MNIST_MD5[name][1]) for name in IDX_NAMES[split]]
-    images_path, labels_path = (idx_file(root, file, plain_md5, dataset="mnist") for file, plain_md5 in published)
-    return read_idx_pair(images_path, labels_path)
+    return read_idx_pair(*mnist_files(root, split))
+
+
+def fashion_mnist_files(root: Path, split: str) -> list[Path]:
+    """The verified files of a split of Fashion-MNIST, images first."""
+    published = [Published("FashionMNIST/raw", f"{name}.gz", FASHION_MD5[name][0], FASHION_HOSTS) for name in IDX_NAMES[split]]
+    return [idx_file(root, file, None, dataset="fashion_mnist") for file in published]
 
 
 def fashion_mnist(root: Path, split: str) -> Arrays:
     """Fashion-MNIST (Xiao et al. 2017), in torchvision's layout: ROOT/FashionMNIST/raw."""
-    published = [Published("FashionMNIST/raw", f"{name}.gz", FASHION_MD5[name][0], FASHION_HOSTS) for name in IDX_NAMES[split]]
-    images_path, labels_path = (idx_file(root, file, None, dataset="fashion_mnist") for file in published)
-    return read_idx_pair(images_path, labels_path)
+    return read_idx_pair(*fashion_mnist_files(root, split))
 
 
 # ----------------------------------------------------------------------------------------------------------------- CIFAR
@@ -161,6 +171,16 @@ def cifar_arrays(planes: Bytes, labels: Bytes, path: Path, *, num_classes: int) 
     return Arrays(np.ascontiguousarray(images), np.ascontiguousarray(labels), path)
 
 
+class Inert:
+    """Stands in for NumPy's classes while a pickle is read: it keeps what it was given and does nothing."""
+
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
 class CifarUnpickler(pickle.Unpickler):
     """Allows what the pickled CIFAR files hold, dicts, lists, bytes and uint8 arrays, and nothing else."""
 
@@ -169,9 +189,7 @@ class CifarUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        if global_name == "_reconstruct":
-            return np.core.multiarray._reconstruct if not hasattr(np, "_core") else np._core.multiarray._reconstruct  # pyright: ignore
-        return getattr(np, global_name)
+        return Inert  # NumPy's own would trust the state that it finds, and crash on a bad one
 
 
 def read_cifar_pickle(path: Path, *, label_key: bytes, num_classes: int) -> Arrays:
@@ -179,11 +197,15 @@ def read_cifar_pickle(path: Path, *, label_key: bytes, num_classes: int) -> Arra
     try:
         with path.open("rb") as file:
             content = CifarUnpickler(file, encoding="bytes").load()
-        planes = content[b"data"]
+        _version, shape, dtype, is_fortran, pixels = content[b"data"].state
+        if dtype.arguments[0] != b"u1":
+            raise TypeError(f"its images are of type {dtype.arguments[0]!r}, not b'u1'")
+        planes = np.frombuffer(bytearray(pixels), np.uint8).reshape(shape, order="F" if is_fortran else "C")
         labels = np.array(content[label_key], np.int64)
     except Exception as error:  # a pickle can fail in any way; each is a file that is not what it should be
-        raise UsageError(f"{path}: not a pickled CIFAR file ({type(error).__name__}: {error})") from None
-    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape != (len(labels), 3072) or len(labels) == 0:
+        said = " ".join(str(error).split())  # some of pickle's messages have two lines
+        raise UsageError(f"{path}: not a pickled CIFAR file ({type(error).__name__}: {said})") from None
+    if labels.ndim != 1 or planes.shape != (len(labels), 3072) or len(labels) == 0:
         raise UsageError(f"{path}: not a pickled CIFAR file: no uint8 array of shape (N, 3072) with N labels")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise UsageError(f"{path}: a label is out of range: {num_classes} classes, so 0 to {num_classes - 1}")
@@ -203,25 +225,29 @@ class Cifar:
     pickled_folder: str
     pickled: dict[str, dict[str, str]]
 
-    def read(self, root: Path, split: str) -> Arrays:
-        """The binary version if it is there, else the pickled one, else the official archive is unpacked or fetched."""
-        folder, names = root / self.archive.folder, self.binary[split]
-        pickled = {root / self.pickled_folder / name: md5 for name, md5 in self.pickled[split].items()}
-        if not all((folder / name).is_file() for name in names):
+    def locate(self, root: Path, split: str) -> list[Path]:
+        """The verified files: the binary version if it is there, else the pickled one, else the official archive is unpacked or fetched."""
+        files: dict[Path, str | None] = {root / self.archive.folder / name: md5 for name, md5 in self.binary[split].items()}
+        if not all(path.is_file() for path in files):
+            pickled = {root / self.pickled_folder / name: md5 for name, md5 in self.pickled[split].items()}
             if all(path.is_file() for path in pickled):
-                return self.read_pickled(pickled)
-            self.unpack(root)
-        parts = []
-        for name, md5 in names.items():
-            if md5 is not None:
-                verify(folder / name, md5)
-            parts.append(read_cifar_binary(folder / name, num_label_bytes=self.num_label_bytes, num_classes=self.num_classes))
-        return joined(parts)
-
-    def read_pickled(self, files: dict[Path, str]) -> Arrays:
+                files = dict(pickled)
+            else:
+                self.unpack(root)
         for path, md5 in files.items():
-            verify(path, md5)  # before a byte of it is unpickled
-        return joined([read_cifar_pickle(path, label_key=self.label_key, num_classes=self.num_classes) for path in files])
+            if md5 is not None:
+                verify(path, md5)
+        return list(files)
+
+    def read(self, root: Path, split: str) -> Arrays:
+        """The split, from files that `locate` has verified: before a byte is unpickled."""
+        return joined([self.read_file(path) for path in self.locate(root, split)])
+
+    def read_file(self, path: Path) -> Arrays:
+        """One file of either version."""
+        if path.suffix == ".bin":
+            return read_cifar_binary(path, num_label_bytes=self.num_label_bytes, num_classes=self.num_classes)
+        return read_cifar_pickle(path, label_key=self.label_key, num_classes=self.num_classes)
 
     def unpack(self, root: Path) -> None:
         """Unpack the archive, from the root or its folder if it lies there, else fetched."""
@@ -229,7 +255,7 @@ class Cifar:
         lying = [path for path in (root / self.archive.name, folder / self.archive.name) if path.is_file()]
         archive = lying[0] if lying else download(self.archive, root, dataset=self.name)
         verify(archive, self.archive.md5)
-        folder.mkdir(parents=True, exist_ok=True)
+        ensure_writable(folder, f"the content of {archive.name}", f"unpack {archive} by hand or set dataset.root")
         extract(archive, folder, [name for split in self.binary.values() for name in split])
 
 

@@ -11,6 +11,7 @@ import torch
 from skiplab.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names in glibc's malloc.h
+LARGEST_KEPT = 128 * 2**20  # bytes; above, holes in the heap cost more memory than the page faults cost time
 
 
 def pick_device(name: str) -> torch.device:
@@ -53,8 +54,7 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    largest = 2**31 - 1
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, largest)) and bool(libc.mallopt(M_TRIM_THRESHOLD, largest))
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(libc.mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def describe(device: torch.device) -> str:

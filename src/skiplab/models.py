@@ -38,12 +38,16 @@ class Plan:
         """The activation that pre-activation blocks leave to the network."""
         if not self.block.preactivation:
             return nn.Identity()
-        return nn.Sequential(make_norm(channels, self.style.norm), nn.ReLU()) if self.block.normalizes_input else nn.ReLU()
+        return (
+            nn.Sequential(make_norm(channels, self.style.norm), nn.ReLU(inplace=True))
+            if self.block.normalizes_input
+            else nn.ReLU(inplace=True)
+        )
 
     def stem(self, out_channels: int) -> nn.Sequential:
         """He et al.'s 3x3 stem, without the norm or the activation that the first block begins with."""
         norm = nn.Identity() if self.block.normalizes_input else make_norm(out_channels, self.style.norm)
-        activation = nn.Identity() if self.block.preactivation else nn.ReLU()
+        activation = nn.Identity() if self.block.preactivation else nn.ReLU(inplace=True)
         return nn.Sequential(conv(self.channels, out_channels, 3, bias=self.style.bias), norm, activation)
 
     def pooled_head(self, channels: int) -> nn.Sequential:
@@ -55,28 +59,32 @@ def deepcnn(plan: Plan) -> Stages:
     """Document 1's Deep_CNN: a stem that pools twice (32x32 -> 8x8), `depth` blocks of `width` channels, dropout, linear."""
     if plan.size < 8:
         raise ValueError(f"model=deepcnn pools three times: images of {plan.size}x{plan.size} are too small, 8x8 is the least")
+    if plan.depth < 0:
+        raise ValueError(f"depth={plan.depth}: model=deepcnn takes 0 blocks or more")
     width, bias, norm = plan.width, plan.style.bias, plan.style.norm
     side = plan.size // 2 // 2 // 2
     return OrderedDict(
         stem=nn.Sequential(
             conv(plan.channels, width, 3, bias=bias),
             make_norm(width, norm),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
             conv(width, width, 3, bias=bias),
             make_norm(width, norm),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
             conv(width, width, 3, bias=bias),
         ),
         blocks=plan.stage(width, width, plan.depth, stride=1) if plan.depth else nn.Identity(),
-        ending=nn.Sequential(plan.ending(width) if plan.depth else nn.ReLU(), nn.MaxPool2d(2)),
+        ending=nn.Sequential(plan.ending(width) if plan.depth else nn.ReLU(inplace=True), nn.MaxPool2d(2)),
         head=nn.Sequential(nn.Flatten(1), nn.Dropout(plan.dropout), nn.Linear(width * side * side, plan.num_classes)),
     )
 
 
 def resnet(plan: Plan) -> Stages:
     """Document 2's ResNet: stages of `width`, 2 `width`, 4 `width` channels, `depth` blocks each, the last one strided; no stem."""
+    if plan.depth < 1:
+        raise ValueError(f"depth={plan.depth}: model=resnet needs at least 1 block a stage")
     width = plan.width
     return OrderedDict(
         stage1=plan.stage(plan.channels, width, plan.depth, stride=1, raw_image=True),

@@ -101,7 +101,7 @@ def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, teste
     confidence = tested.probabilities.max(1)
     wrong = np.flatnonzero(tested.predicted != tested.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
-    captions = [f"{classes[tested.labels[i]]}\nas {classes[tested.predicted[i]]} {confidence[i]:.0%}" for i in worst]
+    captions = [f"{classes[tested.labels[i]]}, taken for\n{classes[tested.predicted[i]]}, {confidence[i]:.0%}" for i in worst]
     plots.images(test.images[torch.from_numpy(worst)].numpy(), captions, folder / "mistakes.png", title=f"{title}: most confident mistakes")
     fed, labels = trainer.batches.at(0)
     fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)

@@ -5,15 +5,17 @@ import no torch.
 """
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, ValueType
-from hydra.errors import HydraException, OverrideParseException
+from hydra.core.override_parser.types import Glob, Override, RangeSweep, ValueType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,7 +24,8 @@ from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 from skiplab.schema import Config
 
-MAX_CELLS = 64  # of a sweep that are composed whole; a larger one is checked value by value
+MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
+MAX_VALUES = 10_000  # of one key in a sweep
 
 
 def groups() -> dict[str, list[str]]:
@@ -43,12 +46,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def parse_arguments(arguments: Sequence[str]) -> Any:
     """Hydra's own reading of its flags: .overrides, .multirun, .cfg, .shell_completion ... Raises UsageError on an unknown flag."""
     parser = get_args_parser()
+    parser.allow_abbrev = False  # --vers would be Hydra's version
 
     def refuse(message: str) -> None:
         raise UsageError(f"{message}; options are written KEY=VALUE, see train --help")
 
     parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
-    return parser.parse_args(list(arguments))
+    return parser.parse_intermixed_args(list(arguments))
 
 
 def check(texts: Sequence[str], *, multirun: bool) -> None:
@@ -61,9 +65,10 @@ def check(texts: Sequence[str], *, multirun: bool) -> None:
             problems.append(problem)
         elif override is not None:
             good.append(override)
-    for line in check_values(good):
-        if line not in problems:
-            problems.append(line)
+    if not any(o.key_or_group == "hydra/sweeper" for o in good):
+        rule = "an interval is for a sweeper that searches; list the values, or write range(START,STOP,STEP)"
+        problems += [f"{o.input_line}: {rule}" for o in good if o.value_type == ValueType.INTERVAL_SWEEP]
+    problems += [line for line in check_values(good) if line not in problems]
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -72,18 +77,17 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
     """One override by itself: (what is wrong, None) or (None, the override)."""
     try:
         override = OverridesParser.create().parse_override(text)
-    except OverrideParseException:
-        name, equals, value = text.partition("=")
-        if not equals:
-            return f"{text}: a value is missing; write {text}=VALUE", None
-        return f"{text}: the value cannot be read; if it holds spaces or any of = , ( ) {{ }} [ ] quote it: \"{name}='{value}'\"", None
+    except HydraException:
+        return _unreadable(text), None
     name = override.key_or_group
+    if not name:
+        return f"{text}: a key is missing; write KEY{text}", None
     known_groups, leaves = groups(), config.leaves()
-    if name.split("/")[0].split(".")[0] == "hydra":
+    if name.startswith(("hydra.", "hydra/")):
         return None, override
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value", None
-    known = name in known_groups or name in leaves
+    known = name in known_groups or name in leaves or name in Config.__dataclass_fields__
     if known and (override.is_add() or override.is_force_add()):
         return f"{text}: write it without +, {name}={text.partition('=')[2]}", None
     if not known:
@@ -93,6 +97,13 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
         return f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}", None
     if override.is_sweep_override() and not multirun:
         return f"{text}: several values are a sweep; add -m", None
+    if override.is_sweep_override() and (problem := _sweep_problem(override, known_groups.get(name))):
+        return f"{text}: {problem}", None
+    if multirun and name == "out" and override.value() is not None and "${" not in text:
+        return (
+            f"{text}: the runs of a sweep get folders of their own; leave it out, or tell them apart: out=runs/${{block.name}}-${{seed}}",
+            None,
+        )
     if name in known_groups:
         return _check_choices(name, override, known_groups[name])
     if name.endswith(".name"):
@@ -101,57 +112,116 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
     return None, override
 
 
+def _unreadable(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if equals:
+        quoted = value.replace("'", "\\'")
+        return f"{text}: the value cannot be read; if it holds spaces or any of = , ( ) {{ }} [ ] quote it: \"{name}='{quoted}'\""
+    known_groups = groups()
+    if holders := [group for group, options in known_groups.items() if text in options]:
+        return f"{text}: a key is missing; write {' or '.join(f'{group}={text}' for group in holders)}"
+    if text in known_groups or text in config.leaves():
+        return f"{text}: a value is missing; write {text}=VALUE"
+    return config.unknown_key(text)
+
+
 def _close(word: str, name: str) -> bool:
     return config.nearest(word, [name]).startswith("did you mean")
 
 
+def _sweep_problem(override: Override, options: list[str] | None) -> str | None:
+    value = override.value()
+    if isinstance(value, Glob):
+        if options is None:
+            return "glob picks options of a group; list the values, or write range(START,STOP,STEP)"
+        return None if value.filter(options) else f"fits no option; choices: {', '.join(options)}"
+    if isinstance(value, RangeSweep):
+        assert value.start is not None
+        assert value.stop is not None
+        number = (value.stop - value.start) / value.step if value.step else 0
+        if number <= 0:
+            return "a range without a value; write range(START,STOP,STEP)"
+        if number > MAX_VALUES:
+            return f"{number:,.0f} values; a sweep takes at most {MAX_VALUES:,} of one key"
+    return None
+
+
 def _check_choices(group: str, override: Override, options: list[str]) -> tuple[str | None, Override | None]:
-    for value in values_of(override):
-        if value is None and group == "experiment":
-            continue
+    for value in (each.value() for each in each_of(override)):
+        if value is None:
+            return f"{group}=null: leave it out, or take one of {', '.join(options)}", None
         if str(value) not in options:
             return f"{group}={value}: {config.nearest(str(value), options)}", None
     return None, override
 
 
-def values_of(override: Override) -> list[Any]:
-    """The value, or every value of a sweep."""
+def each_of(override: Override) -> list[Override]:
+    """The override once for each of its values, all of a sweep's; an interval has none."""
     if not override.is_sweep_override():
-        return [override.value()]
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        glob = override.value()
-        assert isinstance(glob, Glob)
-        return list(glob.filter(groups().get(override.key_or_group, [])))
-    return [OverridesParser.create().parse_override(f"x={text}").value() for text in override.sweep_string_iterator()]
-
-
-def as_texts(override: Override) -> list[str]:
-    """The override once for each of its values."""
-    assert override.input_line is not None
-    if not override.is_sweep_override():
-        return [override.input_line]
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        return [f"{override.key_or_group}={value}" for value in values_of(override)]
-    return [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+        return [override]
+    value = override.value()
+    if isinstance(value, Glob):
+        texts = value.filter(groups().get(override.key_or_group, []))
+    else:
+        texts = [] if override.value_type == ValueType.INTERVAL_SWEEP else list(override.sweep_string_iterator())
+    return [OverridesParser.create().parse_override(f"{override.get_key_element()}={text}") for text in texts]
 
 
 def check_values(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with the composed configs: of every cell of a small sweep, of every value of a large one."""
-    choices = [as_texts(o) for o in overrides if o.value_type != ValueType.INTERVAL_SWEEP]
-    cells = list(itertools.islice(itertools.product(*choices), MAX_CELLS + 1))
-    if len(cells) > MAX_CELLS:
-        first = [texts[0] for texts in choices]
-        cells = [(*first[:i], text, *first[i + 1 :]) for i, texts in enumerate(choices) for text in texts]
-    problems: list[str] = []
+    choices = [each for o in overrides if (each := each_of(o))]
+    num_composed = math.prod(len(each) for each in choices if not _is_plain_value(each[0]))
+    cells: Iterable[tuple[Override, ...]] = itertools.product(*choices)
+    if num_composed > MAX_COMPOSED or math.prod(map(len, choices)) > MAX_CELLS:
+        first = [each[0] for each in choices]
+        cells = [(*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each]
+    problems: dict[str, None] = {}  # a set that keeps its order
+    composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         for cell in cells:
+            chosen = tuple(str(o.input_line) for o in cell if not _is_plain_value(o))
             try:
-                config.check(plain(compose("config", list(cell))))
+                if chosen not in composed:
+                    composed[chosen] = None
+                    composed[chosen] = plain(compose("config", list(chosen)))
+                if (tree := composed[chosen]) is not None:
+                    problems |= dict.fromkeys(_value_problems(tree, [o for o in cell if _is_plain_value(o)]))
             except UsageError as error:
-                problems += [line for line in str(error).split("\n") if line not in problems]
-            except (HydraException, OmegaConfBaseException) as error:
-                problems.append(str(error).strip().splitlines()[0])
+                problems[str(error)] = None
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
+                problems[_composing_failed(error, chosen)] = None
+    return list(problems)
+
+
+def _is_plain_value(override: Override) -> bool:
+    """Whether it sets one key, which takes no composing: 70 ms spared for each cell of a sweep."""
+    return override.key_or_group in config.leaves() and "${" not in str(override.input_line)
+
+
+def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
+    """What is wrong with a composed tree once these values are set in it."""
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
+    problems: list[str] = []
+    for override in values:
+        group, _, leaf = override.key_or_group.rpartition(".")
+        holder = tree.get(group) if group else tree
+        if group and isinstance(holder, dict) and leaf not in holder:  # a key of another option
+            choices = config.nearest(leaf, set(holder) - {"name"}, prefix=f"{group}.")
+            problems.append(f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}")
+        elif isinstance(holder, dict) and leaf in holder:  # else conf/ lacks it, as the check below says
+            holder[leaf] = override.value()
+    try:
+        config.check(tree)
+    except UsageError as error:
+        problems += str(error).split("\n")
     return problems
+
+
+def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, yaml.YAMLError):  # says the file last
+        return f"conf: not YAML: {' '.join(' '.join(lines).split())}"
+    return f"{' '.join(t for t in chosen if 'hydra' in t) or 'conf'}: Hydra cannot compose this: {lines[0]}"
 
 
 def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:

@@ -1,5 +1,6 @@
 """From a config to the parts of a run: data, network, trainer. The modules below take plain values; this one reads the keys."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from skiplab.files import default_root
 from skiplab.log import Log
 from skiplab.randomness import seed_default
 from skiplab.schema import Config
-from skiplab.signals import StopSignal
 from skiplab.trainer import Settings, Trainer
 
 
@@ -25,7 +25,7 @@ def open_split(config: Config, split: str) -> tuple[data.Split, str]:
     return data.load(
         dataset.name,
         split,
-        root=Path(dataset.root).expanduser() if dataset.root else default_root(),
+        root=root_of(config),
         channels=dataset.channels,
         size=dataset.size,
         num_classes=len(dataset.classes),
@@ -34,8 +34,14 @@ def open_split(config: Config, split: str) -> tuple[data.Split, str]:
     )
 
 
+def root_of(config: Config) -> Path:
+    """Where the data set's files lie."""
+    return Path(config.dataset.root).expanduser() if config.dataset.root else default_root()
+
+
 def training_data(config: Config, device: torch.device) -> tuple[data.Split, data.Split | None, str]:
-    """Training and validation part of the training set, on the device. The test set stays sealed."""
+    """Training and validation part of the training set, on the device. The test set is only seen to be there."""
+    data.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
     training, validation = data.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
     return training.to(device), validation and validation.to(device), checksum
@@ -93,7 +99,7 @@ def make_trainer(
     device: torch.device,
     folder: Path,
     log: Log,
-    stop_signal: StopSignal,
+    stop_signal: Callable[[], int],
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, augment, dataset = config.trainer, config.augment, config.dataset

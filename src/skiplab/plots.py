@@ -1,6 +1,8 @@
 """The pictures of a run: curves.png, confusion.png, mistakes.png, samples.png. The only module that imports matplotlib."""
 
 import json
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,17 +10,26 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-BLUE, ORANGE, GREY, INK = "#2f6db3", "#d9822b", "#9aa3ad", "#2b2f36"
+BLUE, ORANGE, INK = "#2f6db3", "#d9822b", "#2b2f36"
+DPI = 144
 
 
-def figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float, *, layout: Any = "constrained") -> Figure:
     """An empty figure without pyplot, whose import costs a second and whose state is global; inches."""
-    made = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    made = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(made)
     return made
+
+
+def wrapped(text: str, *, inches: float, points: float) -> str:
+    """`text` in lines that fit a width at a font size."""
+    characters = max(1, int(72 * inches / (0.57 * points)))  # 0.57: a letter's mean width over its size
+    return "\n".join(textwrap.fill(line, characters) for line in text.splitlines())
 
 
 def curves(metrics_path: Path, target: Path, *, title: str) -> None:
@@ -26,32 +37,50 @@ def curves(metrics_path: Path, target: Path, *, title: str) -> None:
     rows: list[dict[str, Any]] = [json.loads(line) for line in metrics_path.read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "train_loss" in row]
-    at = [row["step"] for row in evaluations]
-    made = figure(13, 3.8)
+    at_steps, at = [row["step"] for row in steps], [row["step"] for row in evaluations]
+    made = figure(13, 4.1)
+    made.suptitle(wrapped(title, inches=12.5, points=10), fontsize=10)
     loss, accuracy, rate = made.subplots(1, 3)
-    loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color=BLUE, alpha=0.3, linewidth=0.8, label="each step")
-    loss.plot(at, [r["train_loss"] for r in evaluations], color=BLUE, marker=".", label="training")
-    accuracy.plot(at, [100 * r["train_accuracy"] for r in evaluations], color=BLUE, marker=".", label="training, during the pass")
-    if evaluations and "train_eval_accuracy" in evaluations[0]:
-        values = [100 * r["train_eval_accuracy"] for r in evaluations]
-        accuracy.plot(at, values, color=BLUE, linestyle="--", label="training, second pass")
-    if evaluations and "val_loss" in evaluations[0]:
-        loss.plot(at, [r["val_loss"] for r in evaluations], color=ORANGE, marker=".", label="validation")
-        accuracy.plot(at, [100 * r["val_accuracy"] for r in evaluations], color=ORANGE, marker=".", label="validation")
-    rate.plot([r["step"] for r in steps], [r["lr"] for r in steps], color=INK)
-    highest = max((r["train_loss"] for r in evaluations), default=1.0)
-    loss.set_ylim(0, 1.3 * max([highest, *(r["val_loss"] for r in evaluations if "val_loss" in r)]))
-    for axes, name in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, "learning rate")):
-        tidy(axes, name)
-    loss.legend(frameon=False, fontsize=8)
-    accuracy.legend(frameon=False, fontsize=8, loc="lower right")
-    made.suptitle(title, fontsize=10)
-    made.savefig(target)
+    losses, accuracies = [row["loss"] for row in steps], []
+    dot = "." if len(steps) == 1 else ""  # a line of one point cannot be seen
+    loss.plot(at_steps, losses, color=BLUE, alpha=0.35, linewidth=0.8, marker=dot, label="each training batch")
+    for key, name, colour, line in (
+        ("train", "training, mean over the pass", BLUE, "-"),
+        ("train_eval", "training, evaluated after the pass", BLUE, "--"),
+        ("val", "validation", ORANGE, "-"),
+    ):
+        if evaluations and f"{key}_loss" in evaluations[0]:
+            loss.plot(at, [row[f"{key}_loss"] for row in evaluations], line, color=colour, marker=".", label=name)
+            accuracies.append([100 * row[f"{key}_accuracy"] for row in evaluations])
+            accuracy.plot(at, accuracies[-1], line, color=colour, marker=".", clip_on=False)
+    rates = np.array([row["lr"] for row in steps])
+    peak = rates.max(initial=0)
+    power = math.floor(math.log10(peak)) if 0 < peak < 1e-3 else 0  # so that the ticks are not 8e-05 and 0.0001
+    rate.plot(at_steps, rates / 10.0**power, color=INK, marker=dot)
+    last = max([*at_steps, *at, 1])
+    rate_name = f"learning rate (units of 1e{power})" if power else "learning rate"
+    for axes, name in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, rate_name)):
+        tidy(axes, name, last)
+    # single spikes may leave the picture, the curves may not
+    highest = max([*np.quantile(losses or [0.0], [0.995]), *(row[key] for row in evaluations for key in row if key.endswith("_loss"))])
+    loss.set_ylim(0, 1.1 * highest or 1)
+    if accuracies:
+        low, high = np.min(accuracies), np.max(accuracies)
+        margin = max(1.0, 0.05 * (high - low))
+        accuracy.set_ylim(max(low - margin, 0), min(high + margin, 100))
+    rate.set_ylim(0, 1.05 * peak / 10.0**power or 1)
+    handles, names = loss.get_legend_handles_labels()
+    made.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    made.savefig(target, bbox_inches="tight", pad_inches=0.12)
 
 
-def tidy(axes: Axes, name: str) -> None:
+def tidy(axes: Axes, name: str, last: int) -> None:
+    """Title, grid and the same steps in every panel."""
     axes.set_title(name, fontsize=10, loc="left")
-    axes.set_xlabel("optimizer step", fontsize=8)
+    axes.set_xlabel("optimizer step", fontsize=9)
+    axes.set_xlim(-0.02 * last, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -60,34 +89,62 @@ def tidy(axes: Axes, name: str) -> None:
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str], target: Path, *, title: str) -> None:
     """Rows true, columns predicted, shaded by the share of the row; counts where there is room for them."""
     count = len(classes)
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = 6.2 if count <= 20 else 13
-    made = figure(side + 0.8, side)
-    axes = made.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), classes, rotation=90 if count > 20 else 45, ha="center" if count > 20 else "right")
+    with_counts = count <= 20
+    points = 9 if with_counts else 6
+    cell = max(0.45, 4.8 / count) if with_counts else 0.125  # inches, as are side and longest
+    side, longest = cell * count, 0.6 * points * max(map(len, classes)) / 72
+    rotation = 90 if not with_counts else 45 if longest > 0.9 * cell else 0
+    made = figure(side, side, layout=None)
+    axes = made.add_axes((0, 0, 1, 1))  # the matrix alone: savefig adds the room that the names take
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    shade = PowerNorm(0.5, 0, 100)  # a linear one leaves a mistake in a hundred as white as none
+    image = axes.imshow(share, cmap="Blues", norm=shade)
+    anchor: dict[str, Any] = {"ha": "right", "rotation_mode": "anchor"} if rotation == 45 else {}
+    axes.set_xticks(range(count), classes, rotation=rotation, **anchor)
     axes.set_yticks(range(count), classes)
-    axes.tick_params(labelsize=9 if count <= 20 else 6)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if count <= 20:
+    axes.tick_params(labelsize=points, length=2)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if with_counts:
+        digits = len(str(matrix.max()))
+        size = min(9, 72 * 0.9 * cell / (0.65 * max(digits, 3)))
         for i, j in np.ndindex(count, count):
             if matrix[i, j]:
-                axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else INK)
-    made.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    axes.set_title(title, fontsize=10)
-    made.savefig(target)
+                colour = "white" if shade(share[i, j]) > 0.6 else INK
+                axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=size, color=colour)
+    beside = axes.inset_axes((1 + 0.2 / side, 0, 0.18 / side, 1))  # as high as the matrix
+    bar = made.colorbar(image, cax=beside, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    bar.set_label("share of the true class (%)")
+    bar.ax.tick_params(labelsize=8)
+    axes.set_title(wrapped(title, inches=side, points=10), fontsize=10)
+    made.savefig(target, bbox_inches="tight", pad_inches=0.12)
+
+
+CELL = 200  # pixels of the picture for an image, about
+GAP, MARGIN, LINE = 16, 20, 20  # pixels between images, around them, and of a line of a caption
 
 
 def images(pictures: NDArray[np.uint8], captions: Sequence[str], target: Path, *, title: str, columns: int = 8) -> None:
-    """A grid of images uint8 (N, H, W, C) with a caption each; an empty grid says so."""
-    rows = max(1, -(-len(pictures) // columns))
-    made = figure(1.5 * columns, 1.85 * rows + 0.5)
-    made.suptitle(title if len(pictures) else f"{title}: none", fontsize=11)
-    for i, axes in enumerate(np.atleast_1d(made.subplots(rows, columns)).flat):
-        axes.axis("off")
-        if i < len(pictures):
-            picture = pictures[i]
-            axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
-            axes.set_title(captions[i], fontsize=8)
+    """A grid of images uint8 (N, H, W, C), each enlarged by a whole factor and captioned; an empty grid says so."""
+    number, height, width, _ = pictures.shape
+    columns = max(1, min(columns, number))
+    rows = -(-number // columns)
+    scale = max(1, round(CELL / max(height, width)))  # whole, so that every pixel is a square of the same size
+    cell = max(width * scale, CELL)
+    captions = [wrapped(caption, inches=cell / DPI, points=8) for caption in captions]
+    above = LINE * max((caption.count("\n") + 1 for caption in captions), default=0) + 6
+    across = max(columns * (cell + GAP) - GAP, 3 * (CELL + GAP)) + 2 * MARGIN
+    heading = wrapped(title if number else f"{title}: none", inches=(across - 2 * MARGIN) / DPI, points=10)
+    top = MARGIN + 28 * (heading.count("\n") + 1)
+    down = top + rows * (above + height * scale + GAP) - GAP + MARGIN if number else top + MARGIN
+    canvas = np.full((down, across, 3), 255, np.uint8)
+    made = figure((across + 0.5) / DPI, (down + 0.5) / DPI, layout=None)  # a half: the canvas is cut down to whole pixels
+    made.text(MARGIN / across, 1 - MARGIN / down, heading, ha="left", va="top", fontsize=10)
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x = MARGIN + (i % columns) * (cell + GAP) + (cell - width * scale) // 2
+        y = top + (i // columns) * (above + height * scale + GAP) + above
+        canvas[y - 1 : y + height * scale + 1, x - 1 : x + width * scale + 1] = 208  # a frame, for images with a white border
+        canvas[y : y + height * scale, x : x + width * scale] = picture.repeat(scale, 0).repeat(scale, 1)  # grey: to all three
+        made.text((x + width * scale / 2) / across, 1 - (y - 6) / down, caption, ha="center", va="bottom", fontsize=8, color=INK)
+    made.figimage(canvas)
     made.savefig(target)

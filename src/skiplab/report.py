@@ -102,4 +102,4 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.959963984540054
     rate, shrink = successes / trials, 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / shrink
     margin = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / shrink
-    return max(0.0, centre - margin), min(1.0, centre + margin)
+    return max(0.0, min(rate, centre - margin)), min(1.0, max(rate, centre + margin))  # rounding must not exclude the rate

@@ -1,5 +1,6 @@
 """The map of a run: config -> data -> model -> optimizer -> trainer -> evaluation -> report, top to bottom."""
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,33 +19,34 @@ from skiplab.trainer import Trainer
 def run(config: Config, folder: Path) -> dict[str, Any]:
     """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content."""
     device = hardware.pick_device(config.device)
-    remarks = hardware.set_up(
-        threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
-    )
-    stop_signal = StopSignal().install()
-    with folders.locked(folder), closing(Log(folder)) as log:
+    with StopSignal() as stop_signal, folders.locked(folder), closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
-        for remark in remarks:
-            log.line(remark)
-        training, validation, checksum = parts.training_data(config, device)
-        model = parts.network(config, device)
-        resumed = (folder / folders.LAST).is_file()
-        if config.init_from is not None and not resumed:
-            parts.load_weights(weights_of(Path(config.init_from).expanduser()), model)
-        trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal)
-        describe(config, trainer, log)
-        if resumed:
-            trainer.resume()
-            log.line(f"going on at step {trainer.progress.step} of {trainer.settings.num_steps}")
-        log.start_bar(step=trainer.progress.step, num_steps=trainer.settings.stop_at)
+        trainer, checksum = prepare(config, folder, device, log, stop_signal)
         try:
             trainer.fit()
         except torch.OutOfMemoryError:
             raise OutOfMemory(f"{hardware.describe(device)} is full at batch_size={config.batch_size}: double trainer.accumulate") from None
         except Diverged as error:
-            raise Diverged(f"{error}; `last` of {folder} is from before") from None
-        log.stop_bar()
+            raise Diverged(f"{error}; {folder / folders.LAST} is from before") from None
         return outcome.finish(config, trainer, folder, log, checksum)
+
+
+def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_signal: Callable[[], int]) -> tuple[Trainer, str]:
+    """The run's trainer, at step 0 or where the folder's last checkpoint stands, and the SHA-256 of the training data."""
+    options = config.trainer
+    for remark in hardware.set_up(threads=options.threads, deterministic=options.deterministic, keep_allocator=options.keep_allocator):
+        log.line(remark)
+    training, validation, checksum = parts.training_data(config, device)
+    model = parts.network(config, device)
+    resumed = (folder / folders.LAST).is_file()
+    if config.init_from is not None and not resumed:
+        parts.load_weights(weights_of(Path(config.init_from).expanduser()), model)
+    trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal)
+    describe(config, trainer, log)
+    if resumed:
+        trainer.resume()
+        log.line(f"going on at step {trainer.progress.step:,} of {trainer.settings.num_steps:,}")
+    return trainer, checksum
 
 
 def describe(config: Config, trainer: Trainer, log: Log) -> None:

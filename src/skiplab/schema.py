@@ -31,6 +31,8 @@ def key(
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
+    """What the files of a data set hold, and how their pixels are scaled."""
+
     name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = key("the data set", fixed=True)
     root: str | None = key("folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False)
     channels: int = key("colour planes of an image", at_least=1, fixed=True)
@@ -46,12 +48,16 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
+    """The network around the blocks."""
+
     name: Literal["deepcnn", "resnet", "cifar_resnet", "imagenet_resnet"] = key("the network", fixed=True)
     dropout: float = key("probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
+    """What the network is built of."""
+
     name: Literal["conv", "residual", "residual_down", "skip", "basic", "preact", "bottleneck"] = key("the block", fixed=True)
     bias: bool = key("whether convolutions have a bias", fixed=True)
     projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
@@ -59,6 +65,8 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Sgd:
+    """optimizer=sgd."""
+
     name: Literal["sgd"] = key("the optimizer", fixed=True)
     lr: float = key("learning rate at its peak", above=0)
     momentum: float = key("share of the last update that is kept", at_least=0, below=1)
@@ -69,6 +77,8 @@ class Sgd:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
+    """optimizer=adam and optimizer=adamw."""
+
     name: Literal["adam", "adamw"] = key("the optimizer", fixed=True)
     lr: float = key("learning rate at its peak", above=0)
     betas: tuple[float, float] = key("decay of the two moments", at_least=0, below=1)
@@ -82,12 +92,16 @@ WARMUP = "fraction of the run that warms up linearly"
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
+    """scheduler=constant."""
+
     name: Literal["constant"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
+    """scheduler=cosine."""
+
     name: Literal["cosine"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
     final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
@@ -95,6 +109,8 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Multistep:
+    """scheduler=multistep."""
+
     name: Literal["multistep"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
     milestones: tuple[float, ...] = key("fractions of the run at which lr is multiplied by gamma", above=0, below=1)
@@ -103,6 +119,8 @@ class Multistep:
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
+    """scheduler=onecycle."""
+
     name: Literal["onecycle"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
     start: float = key("first learning rate, as a multiple of lr", above=0, at_most=1)
@@ -111,6 +129,8 @@ class OneCycle:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
+    """What happens to a batch of training images."""
+
     flip: Literal["none", "auto", "random"] = key("mirror half of the images; auto: where that keeps the label", fixed=True)
     crop: int = key("pixels of border to crop from at random; 0: no crop", at_least=0, fixed=True)
     cutout: int = key("side of a covered square in pixels; 0: none", at_least=0, fixed=True)
@@ -118,6 +138,8 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
+    """How the run is computed, watched, saved and ended."""
+
     accumulate: int = key("parts a batch is computed in, to save memory", at_least=1)
     amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
     channels_last: bool = key("memory format of images and weights")
@@ -142,6 +164,8 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
+    """How predictions are made."""
+
     tta: Literal["none", "flip"] = key("average the predictions for an image and its mirror image")
 
 

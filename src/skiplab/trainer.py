@@ -97,6 +97,7 @@ class Trainer:
         """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
         progress, settings = self.progress, self.settings
         began = time.monotonic() - self.seconds
+        self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
         if progress.step == 0:
             self.save()
         self.model.train()
@@ -113,6 +114,7 @@ class Trainer:
                 self.save()
             if stop:
                 raise Stopped(f"stopped and saved at step {progress.step} of {settings.num_steps}", exit_code=stop)
+        self.log.stop_bar()
 
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
@@ -133,14 +135,18 @@ class Trainer:
             self.scaler.scale(loss).backward()
             self.losses[slot] += loss.detach()
             self.corrects[slot] += (logits.detach().argmax(1) == y).sum()
-        if self.settings.clip < math.inf:
-            self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.parameters, self.settings.clip)
+        self.clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.average.update()
         self.pending.append((lr, num_images))
+
+    def clip_gradients(self) -> None:
+        """Scale the gradient down to norm `clip`; a clip of inf leaves it, and its norm is not even computed."""
+        if self.settings.clip < math.inf:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.parameters, self.settings.clip)
 
     def due(self, every: int) -> bool:
         """Whether the step just done is a multiple of `every`, or the last."""
@@ -237,7 +243,7 @@ class Trainer:
         tensors |= {f"optimizer/{k}": v for k, v in optim.state_of(self.optimizer, self.model).items()}
         if self.average.model is not self.model:
             tensors |= {f"average/{k}": v for k, v in self.average.model.state_dict().items()}
-        facts = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
+        facts = {"num_steps": self.settings.num_steps, "progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
         return tensors, facts | {"history": {"seconds": self.seconds, "images": self.images}}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""The set-up that scripts/demo and scripts/test share: a .venv beside this folder with Skiplab and what it needs.
+
+Needs Python 3.11 or newer and nothing else. The set-up is skipped when it was done for the pyproject.toml as it is now.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STAMP = VENV / "skiplab-setup.json"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+TORCH_INDEX = "SKIPLAB_TORCH_INDEX"
+
+
+def tool(name: str) -> str:
+    """The path of a command inside .venv."""
+    return str(BIN / (f"{name}.exe" if os.name == "nt" else name))
+
+
+def set_up(*, dev: bool) -> None:
+    """Make .venv and install Skiplab into it, editable, with the tools for development if `dev`; a second call returns at once."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one place that an older Python reaches
+        sys.exit(f"Skiplab needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})")
+    wanted = {"pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(), "root": str(ROOT)}
+    done = read_stamp()
+    if all(done.get(key) == value for key, value in wanted.items()) and (done.get("dev") or not dev):
+        return
+    announce(dev=dev, again=bool(done))
+    if not Path(tool("python")).exists():
+        run([sys.executable, "-m", "venv", str(VENV)], "python -m venv failed; on Debian and Ubuntu: apt install python3-venv")
+    pip = [tool("python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    failed = "pip could not install; the line above says why (no network? a full disk? then the same command goes on)"
+    if index := os.environ.get(TORCH_INDEX):
+        run([*pip, "torch>=2.10", "torchvision", "--index-url", index], failed)
+    run([*pip, "--editable", f"{ROOT}[dev]" if dev else str(ROOT)], failed)
+    STAMP.write_text(json.dumps(wanted | {"dev": dev or bool(done.get("dev"))}))
+
+
+def read_stamp() -> dict[str, object]:
+    try:
+        content = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def announce(*, dev: bool, again: bool) -> None:
+    """Say what is about to happen, with size and time."""
+    print(f"setting up {VENV}" + (" again, since pyproject.toml changed" if again else ""))
+    print("  PyTorch, torchvision, Hydra, scikit-learn, matplotlib" + (", and ruff, pyright, pytest" if dev else ""))
+    if sys.platform == "linux":
+        print("  with the CUDA libraries about 2.5 GB to download and 6 GB on disk; 2 to 10 minutes, once")
+        if shutil.which("nvidia-smi") is None and not os.environ.get(TORCH_INDEX):
+            print(f"  no NVIDIA GPU here: {TORCH_INDEX}=https://download.pytorch.org/whl/cpu in the environment installs 1 GB instead")
+    else:
+        print("  about 0.4 GB to download and 1 GB on disk; 1 to 5 minutes, once")
+    sys.stdout.flush()
+
+
+def run(command: list[str], failed: str) -> None:
+    """Run a set-up step, showing what it fetches; leave with one line if it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.lstrip().startswith(("Downloading", "Using cached", "Installing collected", "Successfully")):
+            print("  " + " ".join(line.split())[:140], flush=True)
+    if process.wait() != 0:
+        sys.exit(f"set-up failed: {failed}")

@@ -1,0 +1,85 @@
+"""What the tests share: markers that skip with a reason, small configs, a cache of their own, `train` as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skiplab import files, overrides
+from skiplab.config import check
+from skiplab.schema import Config
+
+REAL_ROOT = files.default_root()  # before any test moves the cache
+HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
+    REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
+).is_file()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine or this call leaves out, and say why."""
+    asked = config.getoption("markexpr") or ""
+    for item in items:
+        if "slow" in item.keywords and "slow" not in asked:
+            item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
+        if "realdata" in item.keywords and not HAS_REAL_DATA:
+            item.add_marker(pytest.mark.skip(reason=f"realdata: no MNIST and CIFAR-10 under {REAL_ROOT} (set SKIPLAB_DATA)"))
+        if "gpu" in item.keywords:
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+@pytest.fixture
+def real_root() -> Path:
+    """The folder with the real MNIST and CIFAR-10."""
+    return REAL_ROOT
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test works in its own folder and remembers nothing for the next."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def compose(*texts: str) -> Config:
+    """The checked config of a command line."""
+    from hydra import compose as hydra_compose, initialize_config_dir
+
+    from skiplab.paths import conf_folder
+
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return check(overrides.plain(hydra_compose("config", list(texts))))
+
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Popen[str]:
+    """`train` (or `skiplab`) as a process of its own, one thread, without a terminal."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / command), *arguments],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run `train` to its end in the test's folder."""
+
+    def call(*arguments: str, command: str = "train") -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, cwd=tmp_path, command=command)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return call

@@ -1,0 +1,200 @@
+"""Networks as formulas, for the tests: the two documents' blocks and networks, He et al.'s, written without skiplab.
+
+Every function takes a `Tape`, which hands out a network's tensors in the order in which its layers were made; a rendering that
+needs another number or shape of them fails.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Tape:
+    """The parameters and buffers of `model` in order, and the layers that use them up; `statistics` are BatchNorm's afterwards."""
+
+    def __init__(self, model: nn.Module, *, bias: bool = True):
+        self.tensors = list(model.state_dict(keep_vars=True).values())
+        self.bias, self.training = bias, model.training
+        self.has_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        self.statistics: list[Tensor] = []
+
+    def take(self) -> Tensor:
+        return self.tensors.pop(0)
+
+    def conv(self, x: Tensor, kernel: int, stride: int = 1) -> Tensor:
+        weight = self.take()
+        assert weight.shape[1:] == (x.shape[1], kernel, kernel)
+        return F.conv2d(x, weight, self.take() if self.bias else None, stride, padding=(kernel - 1) // 2)
+
+    def norm(self, x: Tensor) -> Tensor:
+        if not self.has_norm:
+            return x
+        scale, shift, mean, variance, count = (self.take() for _ in range(5))
+        if self.training:
+            old_mean, old_variance, num_values = mean, variance, x.numel() / x.shape[1]
+            mean = x.mean((0, 2, 3))
+            variance = ((x - mean[:, None, None]) ** 2).mean((0, 2, 3))
+            unbiased = variance * num_values / (num_values - 1)
+            self.statistics += [0.9 * old_mean + 0.1 * mean.detach(), 0.9 * old_variance + 0.1 * unbiased.detach(), count + 1]
+        else:
+            self.statistics += [mean, variance, count]
+        return (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5) ** 0.5 * scale[:, None, None] + shift[:, None, None]
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x @ self.take().T + self.take()
+
+
+Rendering = Callable[..., Tensor]  # (tape, x, stride) -> y
+
+
+# ------------------------------------------------------------------------------------------------------------- document 1
+
+
+def conv_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    return tape.conv(tape.norm(tape.conv(x.relu(), 3, stride)).relu(), 3)
+
+
+def res_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    out = conv_block(tape, x, stride)
+    return out + (x if out.shape == x.shape else tape.conv(x, 1, stride))
+
+
+def res_down_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    out = conv_block(tape, x, stride)
+    return out + tape.conv(x.relu(), 3, stride)
+
+
+def skip_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    first = tape.conv(x.relu(), 3, stride)
+    second = tape.conv(tape.norm(first).relu(), 3)
+    return torch.cat([first, second], dim=1)
+
+
+def deep_cnn(tape: Tape, x: Tensor, *, block: Rendering, num_blocks: int) -> Tensor:
+    for _ in range(2):
+        x = F.max_pool2d(tape.norm(tape.conv(x, 3)).relu(), 2)
+    x = tape.conv(x, 3)
+    for _ in range(num_blocks):
+        x = block(tape, x)
+    x = F.max_pool2d(x.relu(), 2)
+    return tape.linear(x.reshape(len(x), -1))
+
+
+# ------------------------------------------------------------------------------------------------------------- document 2
+
+
+def mnist_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    out = tape.norm(tape.conv(x, 3, stride)).relu()
+    out = tape.norm(tape.conv(out, 3))
+    return (out + (x if out.shape == x.shape else tape.conv(x, 1, stride))).relu()
+
+
+def mnist_resnet(tape: Tape, x: Tensor, *, depth: int = 1) -> Tensor:
+    for stride in (1, 1, 2):
+        for i in range(depth):
+            x = mnist_block(tape, x, stride if i == 0 else 1)
+    return tape.linear(x.mean((2, 3)))
+
+
+# ------------------------------------------------------------------------------------------------------------- He et al.
+
+
+def option_a(x: Tensor, out_channels: int, stride: int) -> Tensor:
+    """The shortcut without parameters, pixel by pixel: zeros half before and half behind the channels."""
+    batch, channels, height, width = x.shape
+    out = torch.zeros(batch, out_channels, -(-height // stride), -(-width // stride), dtype=x.dtype)
+    before = (out_channels - channels) // 2
+    for channel in range(channels):
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                out[:, before + channel, i, j] = x[:, channel, i * stride, j * stride]
+    return out
+
+
+def cifar_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    out = tape.norm(tape.conv(x, 3, stride)).relu()
+    out = tape.norm(tape.conv(out, 3))
+    return (out + (x if out.shape == x.shape else option_a(x, out.shape[1], stride))).relu()
+
+
+def cifar_resnet(tape: Tape, x: Tensor, *, depth: int) -> Tensor:
+    """Section 4.2 of He et al. 2015."""
+    x = tape.norm(tape.conv(x, 3)).relu()
+    for stride in (1, 2, 2):
+        for i in range((depth - 2) // 6):
+            x = cifar_block(tape, x, stride if i == 0 else 1)
+    return tape.linear(x.mean((2, 3)))
+
+
+def preact_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    """Figure 1 (b) of He et al. 2016."""
+    out = tape.conv(tape.norm(x).relu(), 3, stride)
+    out = tape.conv(tape.norm(out).relu(), 3)
+    return out + (x if out.shape == x.shape else tape.conv(x, 1, stride))
+
+
+def preact_resnet(tape: Tape, x: Tensor, *, depth: int) -> Tensor:
+    """Section 4 of He et al. 2016: neither norm nor activation after the first convolution, both after the last sum."""
+    x = tape.conv(x, 3)
+    for stride in (1, 2, 2):
+        for i in range((depth - 2) // 6):
+            x = preact_block(tape, x, stride if i == 0 else 1)
+    return tape.linear(tape.norm(x).relu().mean((2, 3)))
+
+
+def bottleneck_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    out = tape.norm(tape.conv(x, 1)).relu()
+    out = tape.norm(tape.conv(out, 3, stride)).relu()
+    out = tape.norm(tape.conv(out, 1))
+    return (out + (x if out.shape == x.shape else tape.conv(x, 1, stride))).relu()
+
+
+BLOCKS: dict[str, Rendering] = {
+    "conv": conv_block,
+    "residual": res_block,
+    "residual_down": res_down_block,
+    "skip": skip_block,
+    "basic": mnist_block,
+    "preact": preact_block,
+    "bottleneck": bottleneck_block,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- comparing
+
+
+def shake(model: nn.Module, seed: int = 0) -> nn.Module:
+    """In place: float64, and every norm's weights and statistics random, since at their initial 1 and 0 a mix-up would not show."""
+    generator = torch.Generator().manual_seed(seed)
+    model.double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
+    return model
+
+
+def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool = True) -> None:
+    """`model` and `rendering(tape, x)` give the same output, gradients and BatchNorm statistics in the model's present mode."""
+    tape = Tape(model, bias=bias)
+    x = x.clone().requires_grad_()
+    inputs = [x, *model.parameters()]
+    expected = rendering(tape, x)
+    assert not tape.tensors  # all used
+    out = model(x)
+    assert out.shape == expected.shape
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    gradients = torch.autograd.grad((out * direction).sum(), inputs)
+    expected_gradients = torch.autograd.grad((expected * direction).sum(), inputs)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+    buffers = list(model.buffers())
+    for found, wanted in zip(buffers, tape.statistics, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

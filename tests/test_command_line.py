@@ -1,0 +1,394 @@
+"""The two commands before any training: help, flags, completion, bad ends, paths taken as typed; and that none of it loads torch."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from conftest import compose
+from skiplab import __version__, cli, config as configs, help_text, overrides, paths
+from skiplab.errors import UsageError
+
+Call = Callable[..., tuple[int, str, str]]
+
+# Runs a command as its entry point does and writes down which modules it has loaded.
+PROBE = """
+import sys
+from skiplab import cli
+command, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = command
+try:
+    code = cli.guarded(lambda: getattr(cli, command + "_command")(sys.argv[1:]))
+except SystemExit as error:
+    code = error.code
+with open("modules.txt", "w") as file:
+    print(*sys.modules, file=file)
+sys.exit(code)
+"""
+
+
+def probe(*arguments: str, command: str = "train", **environment: str) -> tuple[int, str, str, set[str]]:
+    """Exit code, stdout, stderr and the top-level modules loaded at the end of a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, command, *arguments],
+        env=os.environ | {"PYTHONWARNINGS": "error"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    modules = Path("modules.txt").read_text().split()
+    return done.returncode, done.stdout, done.stderr, {module.split(".")[0] for module in modules}
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        entry = cli.train_command if command == "train" else cli.skiplab_command
+        try:
+            code = cli.guarded(lambda: entry(list(arguments)))
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
+    """Exit code 2 and one line on stderr that holds every fragment; no usage, no traceback, nothing made."""
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    for fragment in fragments:
+        assert fragment in err
+    assert not re.search("usage|Traceback|append|HYDRA_FULL_ERROR", err)
+    assert not Path("outputs").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ help, version
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("model=zzz", "-m", "--help")])
+def test_help_lists_every_group_and_option(arguments: tuple[str, ...], call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    for group, options in overrides.groups().items():
+        start = lines.index(f"  {group}")
+        listed = lines[start + 1 : start + 1 + len(options)]
+        assert [line.split()[0] for line in listed] == options
+        for line in listed:
+            assert len(line.split()) > 2, "an option without a description"
+    assert max(map(len, lines)) <= 140
+    assert out.isascii()
+    for code in (0, 2, 3, 4, 5, 6, 7, 130, 143):
+        assert re.search(rf"\b{code}\b", out[out.index("EXIT CODES") :])
+
+
+def test_the_commands_that_help_shows_are_right() -> None:
+    examples = [re.split(r"   ", line.strip())[0] for line in help_text.HEAD.splitlines() if line.startswith("  train")]
+    assert len(examples) == 5
+    for example in examples:
+        texts = shlex.split(example)[1:]
+        if not example.startswith("train resume="):
+            overrides.check([text for text in texts if text != "-m"], multirun="-m" in texts)
+    for key in re.findall(r"\b(?:optimizer|scheduler|augment|trainer)\.\w+", help_text.TAIL):
+        assert key in configs.leaves()
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_load_neither_hydra_nor_torch(flag: str) -> None:
+    code, out, err, modules = probe(flag)
+    assert (code, err) == (0, "")
+    assert not modules & {"hydra", "omegaconf", "torch", "torchvision", "numpy", "yaml", "sklearn", "matplotlib"}
+    assert __version__ in out.splitlines()[0]
+    if flag == "--version":
+        assert out == f"skiplab {__version__}\n"
+
+
+def test_the_installed_commands_answer(tmp_path: Path) -> None:
+    for command in ("train", "skiplab"):
+        path = Path(sys.executable).parent / command
+        done = subprocess.run([path, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+        assert (done.stdout, done.stderr) == (f"skiplab {__version__}\n", "")
+
+
+# -------------------------------------------------------------------------------------------------------- config, completion
+
+
+def test_cfg_job_prints_the_config_and_loads_no_torch() -> None:
+    code, out, err, modules = probe("depth=3", "--cfg", "job", "model=resnet")  # flags may stand anywhere
+    assert (code, err) == (0, "")
+    assert {"hydra", "omegaconf"} <= modules
+    assert not modules & {"torch", "torchvision", "numpy", "sklearn", "matplotlib", "tqdm"}
+    for line in ("depth: 3", "  name: resnet", "  amp: 'off'", "seed: 0"):
+        assert line in out.splitlines()
+    assert "hydra" not in out
+    assert not Path("outputs").exists()
+
+
+def test_cfg_job_checks_first_and_shows_a_part(call: Call) -> None:
+    code, out, _ = call("optimizer=adam", "--cfg", "job", "-p", "optimizer")
+    assert code == 0
+    assert "# @package optimizer" in out
+    assert "momentum" not in out
+    assert_refused(call("--cfg", "job", "depth=x"), "depth=x: a whole number")
+
+
+def test_completion_prints_a_script_and_answers_queries() -> None:
+    code, out, err, modules = probe("-sc", "install=bash")
+    assert (code, err) == (0, "")
+    assert "complete " in out
+    assert out.rstrip().endswith(" train")
+    assert "torch" not in modules
+    line = "train model=res"
+    code, out, err, modules = probe("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert (code, err) == (0, "")
+    assert out.split() == [f"model={option}" for option in overrides.groups()["model"] if option.startswith("res")]
+    assert "torch" not in modules
+
+
+def test_completion_knows_keys_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", "train optimizer.l")
+    assert call("-sc", "query=bash") == (0, "optimizer.lr=\n", "")
+    assert call("-sc", "install=fish")[0] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- flags, one line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelling"),
+    [
+        (("--resume", "outputs/a"), "train resume=outputs/a"),
+        (("--resume=outputs/a",), "train resume=outputs/a"),
+        (("--resume", "out puts/a'b"), "train resume=" + shlex.quote("out puts/a'b")),
+        (("depth=3", "--resume"), "train resume=RUN"),
+        (("--resume=",), "train resume=RUN"),
+    ],
+)
+def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[str, ...], spelling: str, call: Call) -> None:
+    result = call(*arguments)
+    assert_refused(result, "--resume")
+    assert result[2].rstrip().endswith(f"write {spelling}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("--foo",), ("--foo", "KEY=VALUE")),
+        (("--lr=0.1",), ("--lr=0.1", "KEY=VALUE")),
+        (("--epochs", "3"), ("--epochs", "KEY=VALUE")),
+        (("-x",), ("-x", "KEY=VALUE")),
+        (("--hel",), ("--hel", "train --help")),
+        (("--vers",), ("--vers",)),
+        (("--experimental-rerun", "job.pickle"), ("--experimental-rerun", "pickle", "train resume=RUN")),
+        (("--experimental-rerun=job.pickle",), ("--experimental-rerun", "pickle")),
+        (("--config-name", "x"), ("--config-name", "conf/")),
+        (("--config-name=x",), ("--config-name", "conf/")),
+        (("--config-dir", "x", "depth=3"), ("--config-dir", "conf/")),
+        (("-cp", "x"), ("--config-path", "conf/")),
+        (("--cfg", "jobs"), ("--cfg", "jobs", "job")),
+        (("--cfg", "job", "-m", "depth=2,4"), ("--cfg", "-m", "one of them")),
+        (("--run", "--multirun"), ("--run", "-m", "one of them")),
+        (("--package", "optimizer"), ("--package", "--cfg job --package optimizer")),
+        (("-sc",), ("-sc", "install=bash")),
+        (("-sc", "install=ksh"), ("-sc", "install=bash", "install=zsh")),
+        (("-sc", "setup=bash"), ("-sc", "install=bash")),
+        (("depth=x",), ("depth=x: a whole number",)),
+        (("-m", "depth=2,x"), ("depth=x: a whole number",)),
+        (("depth=2,4",), ("depth=2,4", "add -m")),
+        (("depth",), ("depth: a value is missing",)),
+        (("resnet20", "-m", "depth=20,26"), ("resnet20", "write model=resnet20")),
+        (("resume=nowhere",), ("nowhere: no such run folder or checkpoint", "skiplab list")),
+        (("resume=",), ("resume=: auto, never, or the path",)),
+        (("-m", "resume=outputs/a", "depth=2,4"), ("resume=outputs/a", "leave out -m")),
+        (("--cfg", "job", "resume=outputs/a"), ("--cfg", "resume=outputs/a", "config.yaml")),
+        (("resume=outputs/a", "init_from=b"), ("outputs/a: no such run",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Call) -> None:
+    assert_refused(call(*arguments), *fragments)
+
+
+def test_several_mistakes_are_several_lines(call: Call) -> None:
+    code, out, err = call("depth=x", "lr=3", "blok=conv")
+    assert (code, out) == (2, "")
+    assert sorted(line.split(":")[1] for line in err.splitlines()) == [" blok", " depth=x", " lr"]
+
+
+def test_a_config_error_loads_no_torch() -> None:
+    code, out, err, modules = probe("-m", "model=resnet20", "depth=20,21")
+    assert (code, out) == (2, "")
+    assert err == "error: depth=21 is no CIFAR ResNet: 6n+2 layers with block=basic, so 20 or 26\n"
+    assert "hydra" in modules
+    assert not modules & {"torch", "torchvision", "numpy", "sklearn", "matplotlib", "tqdm"}
+    assert not Path("outputs").exists()
+
+
+def test_cuda_on_a_machine_without_is_one_line(call: Call) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    code, _, err = call("device=cuda")
+    assert code == 2
+    assert err.startswith("error: device=cuda: ")
+    assert err.count("\n") == 1
+    assert "take auto or cpu" in err
+
+
+# ------------------------------------------------------------------------------------------------------------ paths as typed
+
+ODD = ["a=b", "a,b", "a(b", "a b", "a'b", 'a"b', "a$b", "a{b}", "[a]", "a\\", "a\\'b", "~a", "50%", "a;b", "a=1,b=(2) 'c' \"d\"", "\u00e9"]
+
+
+@cache
+def stored_config() -> str:
+    return configs.dump(compose())
+
+
+def finished_run(folder: Path) -> Path:
+    """A run folder that is finished, as far as `train resume=` looks into it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(stored_config(), encoding="utf-8")
+    (folder / "result.json").write_text("{}\n")
+    (folder / "report.txt").write_text("the report of this run\n")
+    return folder
+
+
+def test_resume_takes_any_path_as_typed(call: Call) -> None:
+    for name in ODD:
+        folder = finished_run(Path("runs") / name)
+        for path in (str(folder), str(folder.absolute())):
+            code, out, err = call(f"resume={path}")
+            assert (code, err) == (0, ""), name
+            assert out.startswith(f"{path} is finished")
+            assert "the report of this run" in out
+        code, _, err = call(f"resume={folder}x")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{folder}x: no such run folder" in err
+
+
+@pytest.mark.parametrize("key", ["init_from", "dataset.root"])
+def test_other_paths_are_taken_as_typed_too(key: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for name in [*ODD, "/a/b", "..", "a/"]:
+        override = OverridesParser.create().parse_override(cli.quote_path(f"{key}={name}"))
+        assert override.value() == name
+        assert not override.is_sweep_override()
+    assert cli.quote_path(f"{key}=null") == f"{key}=null"
+    assert cli.quote_path("name=a,b") == "name=a,b"
+    assert compose(cli.quote_path(f"{key}=/a=b,(c) 'd'")) == replace_path(key, "/a=b,(c) 'd'")
+
+
+def replace_path(key: str, path: str) -> configs.Config:
+    config = compose()
+    return replace(config, init_from=path) if key == "init_from" else replace(config, dataset=replace(config.dataset, root=path))
+
+
+def test_resume_of_what_is_no_run_is_refused(call: Call) -> None:
+    Path("empty").mkdir()
+    assert_refused(call("resume=empty"), "empty: not a run folder", "config.yaml", "skiplab list")
+    Path("file.ckpt").write_bytes(b"")
+    assert_refused(call("resume=file.ckpt"), "file.ckpt: not a run folder")
+    Path("foreign").mkdir()
+    Path("foreign/config.yaml").write_text("a: 1\n")
+    assert_refused(call("resume=foreign"), "foreign: not a run folder")
+
+
+def test_resume_holds_changed_values_against_the_run(call: Call) -> None:
+    finished_run(Path("run"))
+    assert_refused(call("resume=run", "depth=7"), "depth=7: cannot change", "depth=6")
+    assert_refused(call("resume=run", "epoch=7"), "epoch: no such key; did you mean epochs?")
+    assert_refused(call("resume=run", "model=resnet"), "model=resnet: a run goes on with its own model")
+    assert_refused(call("resume=run", "epochs=0"), "epochs=0: must be at least 1")
+    assert Path("run/result.json").exists()
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("seed: 0", "seed: ${oc.env:HOME}"))
+    assert_refused(call("resume=run"), "run/config.yaml", "${...}")
+
+
+def test_quoted_paths_do_not_open_the_door_to_hydra_grammar() -> None:
+    overrides.check([cli.quote_path(f"dataset.root={name}") for name in ODD], multirun=True)
+    with pytest.raises(UsageError, match="add -m"):
+        overrides.check(["name=a,b"], multirun=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------ skiplab
+
+
+def test_list_of_nothing_and_of_no_folder(call: Call) -> None:
+    code, out, err = call("list", "outputs", command="skiplab")
+    assert (code, out) == (2, "")
+    assert err == "error: outputs: no such folder; runs go to outputs/ under the folder that train is started in\n"
+    Path("outputs").mkdir()
+    for arguments in (("list",), ("list", "outputs")):
+        assert call(*arguments, command="skiplab") == (0, "no runs under outputs\n", "")
+
+
+def test_list_shows_runs_of_every_state_without_torch() -> None:
+    finished_run(Path("outputs/one"))
+    Path("outputs/one/result.json").write_text('{"best_val_accuracy": 0.5, "test": {"accuracy": 0.25}, "train_seconds": 3.2}')
+    finished_run(Path("outputs/a b"))
+    Path("outputs/a b/result.json").unlink()
+    finished_run(Path("outputs/broken"))
+    broken = Path("outputs/broken/config.yaml")
+    broken.write_text(broken.read_text().replace("depth: 6", "depth: six"))
+    code, out, err, modules = probe("list", command="skiplab")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert rows.keys() == {"state", "finished", "stopped", "broken"}
+    assert re.search(r"deepcnn/residual d6 w32 s0 +50\.00 % +25\.00 % +3 +outputs/one$", rows["finished"])
+    assert rows["stopped"].endswith("go on: train resume='outputs/a b'")
+    assert "outputs/broken" in rows["broken"]
+    assert not modules & {"torch", "hydra", "numpy"}
+
+
+def test_info_names_versions_devices_and_folders(call: Call) -> None:
+    code, out, err = call("info", command="skiplab")
+    assert (code, err) == (0, "")
+    told = dict(line.split(maxsplit=1) for line in out.replace("data root", "data_root").splitlines())
+    assert {"skiplab", "python", "torch", "cpu", "cuda", "mps", "data_root", "conf"} <= {name.split(":")[0] for name in told}
+    assert told["skiplab"] == __version__
+    assert told["conf"] == str(paths.conf_folder())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ((), "VERB"),
+        (("train",), "choose from 'evaluate', 'list', 'info'"),
+        (("evaluate",), "run"),
+        (("evaluate", "x", "--split", "train"), "choose from 'test', 'val'"),
+        (("list", "a", "b"), "unrecognized arguments: b"),
+    ],
+)
+def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...], fragment: str, call: Call) -> None:
+    code, out, err = call(*arguments, command="skiplab")
+    assert (code, out) == (2, "")
+    assert fragment in err.splitlines()[-1]
+
+
+def test_evaluate_of_what_is_no_run_is_one_line_without_torch() -> None:
+    Path("empty").mkdir()
+    for path, fragment in (("nowhere", "no such run folder or checkpoint"), ("empty", "not a run folder")):
+        code, out, err, modules = probe("evaluate", path, command="skiplab")
+        assert_refused((code, out, err), f"{path}: {fragment}")
+        assert "torch" not in modules

@@ -1,0 +1,201 @@
+"""A run that was stopped, killed or cut anywhere and resumed ends bitwise equal to one that was not."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import compose
+from skiplab import checkpoint, folders
+from skiplab.errors import Stopped
+from skiplab.log import Log
+from skiplab.run import prepare
+from skiplab.schema import Config
+from skiplab.trainer import Trainer
+
+# 1,293 images in batches of 256: five whole ones and one of 13 an epoch, so 18 steps in 3 epochs
+SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.log_every=4", "trainer.threads=1")
+STEPS = 18
+CUTS = (1, 4, 6, 12, 17)  # after the first step, in an epoch, exactly at the end of one and of two, in the last
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+def sit(config: Config, folder: Path, *, stop_after: int | None = None, kill: bool = False) -> Trainer:
+    """One sitting of a run: from wherever the folder stands to `stop_after`, or to the end."""
+    folder.mkdir(exist_ok=True)
+    with closing(Log(folder, console=False)) as log:
+        trainer: Trainer | None = None
+
+        def stop_signal() -> int:
+            assert trainer is not None
+            if trainer.progress.step != stop_after:
+                return 0
+            if kill:
+                raise Killed
+            return 130
+
+        trainer, _ = prepare(config, folder, torch.device("cpu"), log, stop_signal)
+        trainer.fit()
+    return trainer
+
+
+def sit_until(config: Config, folder: Path, step: int, *, kill: bool = False) -> None:
+    with pytest.raises(Killed if kill else Stopped):
+        sit(config, folder, stop_after=step, kill=kill)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, average, optimizer, progress, best and metrics are equal to the bit."""
+    for name in (folders.LAST, folders.BEST):
+        tensors, facts = checkpoint.load(one / name)
+        other_tensors, other_facts = checkpoint.load(other / name)
+        assert tensors.keys() == other_tensors.keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other_tensors[key]), f"{name}: {key}"
+        assert {**facts, "history": None} == {**other_facts, "history": None}  # seconds and images of all sittings may differ
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+FEATURES = {
+    "plain": (),
+    "dropout": ("model.dropout=0.5",),
+    "augmentation": ("augment=cutout", "augment.crop=2", "augment.cutout=3"),
+    "accumulation": ("trainer.accumulate=4",),
+    "average": ("trainer.ema=0.9",),
+    "clip": ("trainer.clip=0.5",),
+    "bf16": ("trainer.amp=bf16",),
+    "fp16": ("trainer.amp=fp16",),
+    "all": ("augment=cutout", "augment.crop=2", "augment.cutout=3", "trainer.accumulate=4", "trainer.ema=0.9", "trainer.clip=0.5"),
+}
+
+
+@pytest.mark.parametrize("channels_last", ["true", "false"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("feature", FEATURES)
+def test_resumed_equals_straight(feature: str, optimizer: str, channels_last: str, tmp_path: Path) -> None:
+    dropout = () if feature in ("dropout", "all") else ("model.dropout=0.0",)
+    config = compose(*SMALL, f"optimizer={optimizer}", f"trainer.channels_last={channels_last}", *dropout, *FEATURES[feature])
+    straight = sit(config, tmp_path / "straight")
+    assert straight.progress.step == STEPS
+    for step in CUTS:
+        sit_until(config, tmp_path / "cut", step)
+    sit(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_killed_equals_straight(tmp_path: Path) -> None:
+    """Killed without a save, once before the first one after step 0, so that steps are run again."""
+    config = compose(*SMALL, "augment=standard", "augment.crop=2", "trainer.ema=0.9")
+    sit(config, tmp_path / "straight")
+    for step in (3, 3, 7, 11, 17):
+        sit_until(config, tmp_path / "killed", step, kill=True)
+    sit(config, tmp_path / "killed")
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_killed_between_best_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(*SMALL)
+    sit(config, tmp_path / "straight")
+    save = Trainer.save
+
+    def killed_save(trainer: Trainer) -> None:
+        if trainer.progress.step == 6:
+            raise Killed
+        save(trainer)
+
+    monkeypatch.setattr(Trainer, "save", killed_save)
+    with pytest.raises(Killed):
+        sit(config, tmp_path / "killed")
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "killed" / folders.BEST)[1]["step"] == 6
+    assert checkpoint.load(tmp_path / "killed" / folders.LAST)[1]["progress"]["step"] == 0
+    sit(config, tmp_path / "killed")
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_step_zero_is_saved_before_the_first_step(tmp_path: Path) -> None:
+    config = compose(*SMALL)
+    sit_until(config, tmp_path / "run", 1, kill=True)
+    tensors, facts = checkpoint.load(tmp_path / "run" / folders.LAST)
+    assert facts["progress"]["step"] == 0
+    straight = sit(config, tmp_path / "straight")
+    assert not torch.equal(tensors["model/head.2.weight"], straight.model.state_dict()["head.2.weight"])
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_accumulation_of_four_equals_one_without_batch_norm(amp: str, tmp_path: Path) -> None:
+    small = (*SMALL, "norm=none", "model.dropout=0.0", f"trainer.amp={amp}", "optimizer.lr=0.01", "epochs=1")
+    one = sit(compose(*small), tmp_path / "one")
+    four = sit(compose(*small, "trainer.accumulate=4"), tmp_path / "four")
+    tolerance = 1e-5 if amp == "off" else 2e-2
+    for (name, a), b in zip(one.model.state_dict().items(), four.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_log_and_save_intervals_change_no_number(tmp_path: Path) -> None:
+    sit(compose(*SMALL), tmp_path / "one")
+    sit(compose(*SMALL, "trainer.log_every=1", "trainer.save_every=0.4"), tmp_path / "other")
+    tensors, other = checkpoint.load(tmp_path / "one" / folders.LAST)[0], checkpoint.load(tmp_path / "other" / folders.LAST)[0]
+    assert all(torch.equal(tensors[key], other[key]) for key in tensors)
+    assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "other/metrics.jsonl").read_bytes()
+
+
+def test_metrics_hold_every_step_once_and_training_accuracy_counts_every_image(tmp_path: Path) -> None:
+    trainer = sit(compose(*SMALL, "trainer.eval_train=true"), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "val_loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in evaluations] == [6, 12, 18]
+    sizes = [256] * 5 + [13]
+    weighted = sum(row["loss"] * n for row, n in zip(steps[:6], sizes, strict=True)) / 1293
+    assert evaluations[0]["train_loss"] == pytest.approx(weighted)
+    assert 0 < evaluations[0]["train_accuracy"] < 1
+    assert evaluations[-1]["train_eval_accuracy"] > 0.2
+    assert trainer.images == 3 * 1293
+    assert evaluations[0]["train_accuracy"] * 1293 == pytest.approx(round(evaluations[0]["train_accuracy"] * 1293))
+
+
+def test_best_is_the_best_on_validation_and_loss_breaks_ties(tmp_path: Path) -> None:
+    trainer = sit(compose(*SMALL, "epochs=6"), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    best = max((row for row in rows if "val_loss" in row), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert trainer.progress.best_step == best["step"]
+    assert checkpoint.load(tmp_path / "run" / folders.BEST)[1] == {
+        "step": best["step"],
+        "accuracy": best["val_accuracy"],
+        "loss": best["val_loss"],
+    }
+
+
+def test_early_stop_counts_evaluations_without_a_better_one(tmp_path: Path) -> None:
+    config = compose(*SMALL, "epochs=30", "trainer.early_stop=2", "optimizer.lr=1e-12")
+    trainer = sit(config, tmp_path / "run")
+    assert trainer.progress.evaluations_since_best == 2
+    assert trainer.progress.step < 30 * 6
+    again = sit(config, tmp_path / "run")
+    assert again.progress.step == trainer.progress.step
+
+
+def test_without_validation_best_is_last(tmp_path: Path) -> None:
+    sit(compose(*SMALL, "val_fraction=0"), tmp_path / "run")
+    best, last = checkpoint.load(tmp_path / "run" / folders.BEST), checkpoint.load(tmp_path / "run" / folders.LAST)
+    assert best[1]["step"] == last[1]["progress"]["step"]
+    assert all(torch.equal(tensor, last[0][key]) for key, tensor in best[0].items())
+
+
+@pytest.mark.slow
+def test_compiled_and_eager_checkpoints_are_the_same_kind(tmp_path: Path) -> None:
+    config = compose(*SMALL, "model.dropout=0.0", "trainer.compile=true")
+    sit(config, tmp_path / "straight")
+    sit_until(config, tmp_path / "cut", 7)
+    sit(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+    eager = sit(compose(*SMALL, "model.dropout=0.0"), tmp_path / "eager")
+    tensors, _ = checkpoint.load(tmp_path / "straight" / folders.LAST)
+    assert {key.removeprefix("model/") for key in tensors if key.startswith("model/")} == set(eager.model.state_dict())

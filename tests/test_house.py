@@ -1,0 +1,217 @@
+"""The rules of the house, read from the source with `ast`: who imports whom, what is banned, what is documented, how long things are."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import skiplab
+
+SOURCE = Path(skiplab.__file__).parent
+NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")
+
+# Third-party packages that only some modules may touch, anywhere in them.
+ONLY_IN = {
+    "hydra": {"cli", "overrides"},
+    "omegaconf": {"cli", "overrides"},
+    "sklearn": {"report"},
+    "tqdm": {"log"},
+    "matplotlib": {"plots"},
+}
+FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "listing", "help_text"}  # these may read a Config
+STARTS_WITHOUT_TORCH = ("cli", "config", "schema", "overrides", "help_text", "folders", "listing", "paths", "errors", "files")
+MAX_LINES, MAX_FUNCTION_LINES = 350, 60
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING"
+
+
+@cache
+def imports(name: str, *, everywhere: bool) -> set[str]:
+    """Full names of the modules that `name` imports, at its top level or also inside functions; what is for types only is left out."""
+    found: set[str] = set()
+    queue: list[ast.AST] = [tree(name)]
+    while queue:
+        for node in ast.iter_child_nodes(queue.pop()):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}:{node.lineno}: imports are absolute here"
+                assert node.module is not None
+                found |= {f"skiplab.{alias.name}" for alias in node.names} if node.module == "skiplab" else {node.module}
+            elif not _is_type_checking(node) and (everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+                queue.append(node)
+    return found
+
+
+def packages(name: str, *, everywhere: bool) -> set[str]:
+    return {module.split(".")[0] for module in imports(name, everywhere=everywhere)}
+
+
+def ours(name: str, *, everywhere: bool) -> set[str]:
+    """The modules of skiplab among the imports (`from skiplab import __version__` is none)."""
+    found = {module.split(".")[1] for module in imports(name, everywhere=everywhere) if module.startswith("skiplab.")}
+    return found & set(NAMES)
+
+
+def reach(name: str, *, everywhere: bool) -> set[str]:
+    """Every module of skiplab that importing `name` brings in."""
+    reached: set[str] = set()
+    queue = [name]
+    while queue:
+        fresh = ours(queue.pop(), everywhere=everywhere) - reached
+        reached |= fresh
+        queue += fresh
+    return reached
+
+
+def calls(name: str) -> list[tuple[str, int]]:
+    """What is called, as it is written, and on which line."""
+    return [(ast.unparse(node.func), node.lineno) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
+
+
+# ------------------------------------------------------------------------------------------------------------------ imports
+
+
+def test_the_reader_of_imports_sees_what_it_must() -> None:
+    """The tests below are worth something only if this holds."""
+    assert {"hydra", "skiplab.config", "skiplab.errors", "skiplab.paths"} <= imports("overrides", everywhere=False)
+    assert "skiplab.run" in imports("cli", everywhere=True)
+    assert "skiplab.run" not in imports("cli", everywhere=False)
+    assert "schema" in ours("config", everywhere=False)
+    assert {"trainer", "blocks", "data"} <= reach("cli", everywhere=True)
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_heavy_package_stays_in_its_place(package: str) -> None:
+    assert {name for name in NAMES if package in packages(name, everywhere=True)} <= ONLY_IN[package]
+
+
+@pytest.mark.parametrize("package", ["torchvision", "sklearn"])
+def test_a_slow_package_is_imported_where_it_is_used(package: str) -> None:
+    assert [name for name in NAMES if package in packages(name, everywhere=False)] == []
+    assert [name for name in NAMES if package in packages(name, everywhere=True)] != []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_modules_that_face_the_user_know_the_config(name: str) -> None:
+    known = ours(name, everywhere=True) & {"config", "schema"}
+    assert not known or name in FACES_THE_USER or (name, known) == ("config", {"schema"})
+
+
+def test_the_leaves_below_take_plain_values() -> None:
+    leaves = set(NAMES) - FACES_THE_USER - {"config", "schema"}
+    assert {"blocks", "models", "data", "formats", "files", "augment", "optim", "trainer", "evaluate", "checkpoint", "randomness"} <= leaves
+    for name in sorted(leaves):
+        assert not reach(name, everywhere=True) & {"config", "schema", "overrides", "cli", "run", "parts", "outcome"}, name
+
+
+def test_imports_point_one_way() -> None:
+    assert [name for name in NAMES if name in reach(name, everywhere=True)] == []
+
+
+def test_the_trainer_knows_nothing_of_what_surrounds_it() -> None:
+    assert not reach("trainer", everywhere=True) & {"run", "parts", "outcome", "report", "plots", "cli", "config", "schema"}
+
+
+@pytest.mark.parametrize("name", STARTS_WITHOUT_TORCH)
+def test_what_a_command_line_needs_imports_no_torch(name: str) -> None:
+    slow = {"torch", "torchvision", "safetensors", "sklearn", "matplotlib", "numpy", "tqdm"}
+    for module in {name} | reach(name, everywhere=False):
+        assert not packages(module, everywhere=False) & slow, module
+
+
+def test_help_and_version_need_no_hydra() -> None:
+    for name in ("cli", "help_text", "config", "folders", "listing"):
+        for module in {name} | reach(name, everywhere=False):
+            assert not packages(module, everywhere=False) & {"hydra", "omegaconf"}, module
+
+
+# --------------------------------------------------------------------------------------------------------------------- bans
+
+BANNED_CALLS = {
+    "eval": "runs code",
+    "exec": "runs code",
+    "__import__": "hides an import",
+    "os.system": "a shell",
+    "os.popen": "a shell",
+    "yaml.load": "takes yaml.safe_load",
+    "yaml.full_load": "takes yaml.safe_load",
+    "yaml.unsafe_load": "runs code",
+    "torch.load": "checkpoints are read by skiplab.checkpoint",
+    "torch.save": "checkpoints are written by skiplab.checkpoint",
+}
+BANNED_METHODS = {"extractall": "writes where the archive says", "extract": "writes where the archive says"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_loads_or_runs_what_it_should_not(name: str) -> None:
+    for written, line in calls(name):
+        assert written not in BANNED_CALLS, f"{name}:{line}: {written}: {BANNED_CALLS[written]}"
+        method = written.rpartition(".")[2]
+        assert "." not in written or method not in BANNED_METHODS, f"{name}:{line}: {written}: {BANNED_METHODS[method]}"
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle"):
+            assert isinstance(node.value, ast.Constant), f"{name}:{node.value.lineno}"
+            assert node.value.value is False, f"{name}:{node.value.lineno}: {node.arg}"
+
+
+def test_pickle_is_an_unpickler_of_our_own_in_formats_alone() -> None:
+    users = {name for name in NAMES if packages(name, everywhere=True) & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}}
+    assert users <= {"formats"}
+    for node in ast.walk(tree("formats")):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "pickle", "import pickle whole, so that its uses can be seen"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+            assert node.attr in ("Unpickler", "UnpicklingError"), f"formats:{node.lineno}: pickle.{node.attr}"
+    assert all(written != "pickle.Unpickler" for written, _ in calls("formats")), "a subclass that refuses classes, not the bare one"
+    unpicklers = [
+        node for node in ast.walk(tree("formats")) if isinstance(node, ast.ClassDef) and "pickle.Unpickler" in map(ast.unparse, node.bases)
+    ]
+    for unpickler in unpicklers:
+        assert "find_class" in {node.name for node in unpickler.body if isinstance(node, ast.FunctionDef)}
+
+
+# --------------------------------------------------------------------------------------------------------- words and lengths
+
+
+@pytest.mark.parametrize("name", ["__init__", *NAMES])
+def test_modules_public_classes_and_public_functions_say_what_they_do(name: str) -> None:
+    module = tree(name)
+    assert ast.get_docstring(module), name
+    silent = [
+        f"{name}.{node.name}"
+        for node in module.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", ["__init__", *NAMES])
+def test_a_file_and_a_function_can_be_read_in_one_go(name: str) -> None:
+    text = (SOURCE / f"{name}.py").read_text(encoding="utf-8")
+    assert text.isascii(), name
+    assert len(text.splitlines()) <= MAX_LINES, name
+    for node in ast.walk(tree(name)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{name}:{node.lineno}: {node.name}"
+
+
+def test_there_is_no_drawer_for_odds_and_ends() -> None:
+    assert not {"utils", "util", "helpers", "misc", "common"} & set(NAMES)
+
+
+def test_the_schema_states_no_value() -> None:
+    """YAML is the only place that does."""
+    for node in ast.walk(tree("schema")):
+        if isinstance(node, ast.AnnAssign):
+            written = ast.unparse(node.value) if node.value is not None else ""
+            assert not written or written.startswith("key("), ast.unparse(node)

@@ -1,0 +1,264 @@
+"""The commands as a user types them: a run, its folder, going on, changing values, sweeps, bad ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Train, start
+from skiplab import checkpoint, cli, folders
+
+SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=2", "trainer.threads=1")
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`train ...` (or `skiplab ...`) in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        entry = cli.train_command if command == "train" else cli.skiplab_command
+        try:
+            code = cli.guarded(lambda: entry(list(arguments)))
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def run_folders() -> list[Path]:
+    return folders.runs_under(Path("outputs"))
+
+
+def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: Cli) -> None:
+    done = train(*SMALL, "name=first")
+    assert done.returncode == 0, done.stderr
+    (folder,) = run_folders()
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run folder {folder}"
+    assert f"run folder {folder}" in lines[-2]
+    assert lines[-1] == f"again from the folder alone: skiplab evaluate {folder}"
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr == ""
+    files = "config.yaml run.log metrics.jsonl timing.jsonl last.ckpt best.ckpt predictions.npz result.json report.txt test_reads.jsonl"
+    pictures = "curves.png confusion.png mistakes.png samples.png"
+    assert set(f"{files} {pictures} .hydra .lock".split()) == {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+    result = json.loads((folder / "result.json").read_text())
+    assert result["name"] == "first"
+    assert result["summary"]["flops"] == 2 * result["summary"]["macs"] > 0
+    assert result["steps"] == 12
+    assert result["identity"] == folders.identity_of(folder)
+    assert result["test"]["images"] == 360
+    for key in ("versions", "device", "threads", "seed", "train_seconds", "images_per_second", "data_sha256", "git_commit"):
+        assert key in result
+
+    predictions = np.load(folder / "predictions.npz")
+    assert (predictions["test_predictions"] == predictions["test_labels"]).mean() == result["test"]["accuracy"]
+    assert predictions["val_probabilities"].shape == (144, 10)
+    assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result["best_val_accuracy"]
+
+    report = (folder / "report.txt").read_text()
+    assert report in done.stdout
+    code, out, _ = call("evaluate", str(folder), command="skiplab")
+    assert code == 0
+    assert out.splitlines()[1:] == [*report.splitlines()[1:], ""]  # all but the heading
+    assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
+    code, out, _ = call("evaluate", str(folder), "--split", "val", "--checkpoint", "last", command="skiplab")
+    assert code == 0
+    assert "144" in out
+    assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
+    code, out, _ = call("list", command="skiplab")
+    assert code == 0
+    assert "finished" in out
+    assert str(folder) in out
+    assert f"{100 * result['best_val_accuracy']:.2f} %" in out
+
+
+def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Path, call: Cli) -> None:
+    command = (*SMALL, "epochs=300", "trainer.eval_every=1000")
+    process = start(*command, cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    (folder,) = run_folders()
+    while not (folder / folders.LAST).exists():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    code, out, _ = call("list", command="skiplab")
+    assert "running" in out
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    assert f"go on with: train resume={folder}" in err
+    step = checkpoint.load(folder / folders.LAST)[1]["progress"]["step"]
+    assert 0 < step < 1800
+    code, out, _ = call("list", command="skiplab")
+    assert "stopped" in out
+    assert f"train resume={folder}" in out
+
+    code, out, err = call(*command, "trainer.max_time=1e-9")
+    assert code == 7, err
+    assert f"going on with {folder} at step {step} of 1,800; resume=never starts afresh" in out
+    assert checkpoint.load(folder / folders.LAST)[1]["progress"]["step"] == step + 1
+    assert run_folders() == [folder]
+    code, out, err = call(*command, "resume=never", "trainer.max_time=1e-9")
+    assert code == 7
+    assert len(run_folders()) == 2
+
+
+def test_sigterm_in_a_background_job_with_sigint_ignored(tmp_path: Path) -> None:
+    script = f"trap '' INT; exec {Path(sys.executable).parent / 'train'} {' '.join(SMALL)} epochs=3000 trainer.eval_every=1000 out=run"
+    process = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / folders.LAST).exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "train resume=run" in err
+
+
+def test_a_finished_run_is_never_continued_but_resume_path_shows_its_report(call: Cli) -> None:
+    assert call(*SMALL)[0] == 0
+    code, out, _ = call(*SMALL)
+    assert code == 0
+    assert "going on" not in out
+    first, second = run_folders()
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    assert (first / "report.txt").read_bytes() == (second / "report.txt").read_bytes()
+    assert (first / "predictions.npz").read_bytes() == (second / "predictions.npz").read_bytes()
+    for path in (first, first / "last.ckpt"):
+        code, out, _ = call(f"resume={path}")
+        assert code == 0
+        assert (first / "report.txt").read_text() in out
+    assert len(run_folders()) == 2
+
+
+def test_more_epochs_on_resume_and_what_cannot_change(call: Cli) -> None:
+    assert call(*SMALL, "out=run")[0] == 0
+    code, out, err = call("resume=run", "epochs=3", "optimizer.lr=0.01")
+    assert code == 0, err
+    assert "epochs=3 (was 2): the schedule is stretched to the new length" in out
+    assert "optimizer.lr=0.01 (was 0.05)" in out
+    assert "going on at step 12 of 18" in out
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 18
+    code, _, err = call("resume=run", "width=16", "dataset=mnist", "seed=3", "augment.crop=1")
+    assert code == 2
+    assert len(err.splitlines()) == 4
+    for name in ("width", "dataset", "seed", "augment.crop"):
+        assert name in err
+
+
+def test_out_names_the_folder_and_protects_what_is_there(call: Cli) -> None:
+    assert call(*SMALL, "out=a/b")[0] == 0
+    code, out, _ = call(*SMALL, "out=a/b")
+    assert code == 0
+    assert "is finished" in out
+    code, _, err = call(*SMALL, "out=a/b", "width=10")
+    assert code == 4
+    assert "width" in err
+    code, _, err = call(*SMALL, "out=a/b", "resume=never")
+    assert code == 4
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("mine")
+    code, _, err = call(*SMALL, "out=mine")
+    assert code == 4
+    assert "not a run folder" in err
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def test_two_runs_in_one_folder_the_second_is_refused(call: Cli) -> None:
+    Path("run").mkdir()
+    with folders.locked(Path("run")):
+        code, _, err = call(*SMALL, "out=run")
+    assert code == 4
+    assert "in use by pid" in err
+
+
+def test_init_from_takes_weights_alone(call: Cli) -> None:
+    assert call(*SMALL, "out=first")[0] == 0
+    code, _, err = call(*SMALL, "out=second", "init_from=first", "optimizer.lr=1e-12", "epochs=1", "trainer.ema=0.5")
+    assert code == 0, err
+    first, second = (checkpoint.load(Path(name) / folders.BEST)[0] for name in ("first", "second"))
+    torch.testing.assert_close(first["model/head.2.weight"], second["model/head.2.weight"])
+    code, _, err = call(*SMALL, "out=third", "init_from=first", "width=10")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "first" in err
+    code, _, err = call(*SMALL, "init_from=nowhere")
+    assert code == 2
+
+
+@pytest.mark.parametrize("log_every", [1, 5, 50])
+def test_divergence_ends_with_5_and_never_reaches_best(log_every: int, call: Cli) -> None:
+    code, _, err = call(*SMALL, "optimizer.lr=1e18", "scheduler=constant", "out=run", f"trainer.log_every={log_every}")
+    assert code == 5
+    assert len(err.splitlines()) == 1
+    assert "learning rate" in err
+    for name in (folders.LAST, folders.BEST):
+        if (Path("run") / name).exists():
+            tensors, _ = checkpoint.load(Path("run") / name)
+            assert all(torch.isfinite(tensor.double()).all() for tensor in tensors.values())
+
+
+def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> None:
+    code, out, err = call("-m", *SMALL, "block=conv,skip", "optimizer.lr=0.05,1e18", "scheduler=constant")
+    assert code == 1
+    assert "sweep: 2 of 4 runs done, 2 failed" in out
+    assert sum("the loss is" in line for line in err.splitlines()) == 2
+    names = sorted(folder.name for folder in run_folders())
+    assert names == ["0-digits-deepcnn-conv", "1-digits-deepcnn-conv", "2-digits-deepcnn-skip", "3-digits-deepcnn-skip"]
+    assert sum(folders.is_finished(folder) for folder in run_folders()) == 2
+
+
+def test_no_usable_checkpoint_is_3_and_never_a_fresh_start(call: Cli) -> None:
+    assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
+    content = bytearray(Path("run/last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    Path("run/last.ckpt").write_bytes(content)
+    code, _, err = call("resume=run")
+    assert code == 3
+    assert "run/last.ckpt: damaged" in err
+    code, _, err = call("evaluate", "run", command="skiplab")
+    assert code == 3
+
+
+def test_a_checkpoint_of_another_network_is_refused(call: Cli) -> None:
+    assert call(*SMALL, "out=one", "trainer.max_time=1e-9")[0] == 7
+    assert call(*SMALL, "out=other", "width=10", "trainer.max_time=1e-9")[0] == 7
+    Path("one/last.ckpt").write_bytes(Path("other/last.ckpt").read_bytes())
+    code, _, err = call("resume=one")
+    assert code in (2, 3)
+    assert len(err.splitlines()) == 1
+
+
+def test_debug_trainer_and_steps(call: Cli) -> None:
+    code, out, err = call("trainer=debug", "depth=1", "width=8", "steps=1k", "out=run")
+    assert code == 0, err
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == 10
+    assert "1,000 steps" in out
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("dataset", "images"), [("mnist", 54_000), ("cifar10", 45_000)])
+def test_the_real_data_sets_train(dataset: str, images: int, real_root: Path, call: Cli) -> None:
+    code, out, err = call(f"dataset={dataset}", f"dataset.root={real_root}", "width=8", "depth=1", "trainer.limit_steps=30", "out=run")
+    assert code == 0, err
+    assert f"{dataset}: {images:,} training" in out
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["test"]["images"] == 10_000
+    assert result["test"]["accuracy"] > 0.15
