@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skiplab import files, overrides
+from skiplab import cli, files, overrides
 from skiplab.config import check
 from skiplab.schema import Config
 
@@ -57,6 +57,24 @@ def compose(*texts: str) -> Config:
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`train ...` (or `skiplab ...`) in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        entry = cli.train_command if command == "train" else cli.skiplab_command
+        try:
+            code = cli.guarded(lambda: entry(list(arguments)))
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Popen[str]:

@@ -5,18 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from conftest import compose
+from conftest import Cli, compose
 from skiplab import __version__, cli, config as configs, help_text, overrides, paths
 from skiplab.errors import UsageError
-
-Call = Callable[..., tuple[int, str, str]]
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
@@ -49,23 +46,6 @@ def probe(*arguments: str, command: str = "train", **environment: str) -> tuple[
     return done.returncode, done.stdout, done.stderr, {module.split(".")[0] for module in modules}
 
 
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    """A command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [command, *arguments])
-        entry = cli.train_command if command == "train" else cli.skiplab_command
-        try:
-            code = cli.guarded(lambda: entry(list(arguments)))
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
     """Exit code 2 and one line on stderr that holds every fragment; no usage, no traceback, nothing made."""
     code, out, err = result
@@ -83,7 +63,7 @@ def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("model=zzz", "-m", "--help")])
-def test_help_lists_every_group_and_option(arguments: tuple[str, ...], call: Call) -> None:
+def test_help_lists_every_group_and_option(arguments: tuple[str, ...], call: Cli) -> None:
     code, out, err = call(*arguments)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -141,7 +121,7 @@ def test_cfg_job_prints_the_config_and_loads_no_torch() -> None:
     assert not Path("outputs").exists()
 
 
-def test_cfg_job_checks_first_and_shows_a_part(call: Call) -> None:
+def test_cfg_job_checks_first_and_shows_a_part(call: Cli) -> None:
     code, out, _ = call("optimizer=adam", "--cfg", "job", "-p", "optimizer")
     assert code == 0
     assert "# @package optimizer" in out
@@ -162,7 +142,7 @@ def test_completion_prints_a_script_and_answers_queries() -> None:
     assert "torch" not in modules
 
 
-def test_completion_knows_keys_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completion_knows_keys_too(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_LINE", "train optimizer.l")
     assert call("-sc", "query=bash") == (0, "optimizer.lr=\n", "")
     assert call("-sc", "install=fish")[0] == 0
@@ -181,7 +161,7 @@ def test_completion_knows_keys_too(call: Call, monkeypatch: pytest.MonkeyPatch) 
         (("--resume=",), "train resume=RUN"),
     ],
 )
-def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[str, ...], spelling: str, call: Call) -> None:
+def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[str, ...], spelling: str, call: Cli) -> None:
     result = call(*arguments)
     assert_refused(result, "--resume")
     assert result[2].rstrip().endswith(f"write {spelling}")
@@ -222,11 +202,11 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
     ],
     ids=lambda value: " ".join(value),
 )
-def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Call) -> None:
+def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Cli) -> None:
     assert_refused(call(*arguments), *fragments)
 
 
-def test_several_mistakes_are_several_lines(call: Call) -> None:
+def test_several_mistakes_are_several_lines(call: Cli) -> None:
     code, out, err = call("depth=x", "lr=3", "blok=conv")
     assert (code, out) == (2, "")
     assert sorted(line.split(":")[1] for line in err.splitlines()) == [" blok", " depth=x", " lr"]
@@ -241,7 +221,7 @@ def test_a_config_error_loads_no_torch() -> None:
     assert not Path("outputs").exists()
 
 
-def test_cuda_on_a_machine_without_is_one_line(call: Call) -> None:
+def test_cuda_on_a_machine_without_is_one_line(call: Cli) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -272,7 +252,7 @@ def finished_run(folder: Path) -> Path:
     return folder
 
 
-def test_resume_takes_any_path_as_typed(call: Call) -> None:
+def test_resume_takes_any_path_as_typed(call: Cli) -> None:
     for name in ODD:
         folder = finished_run(Path("runs") / name)
         for path in (str(folder), str(folder.absolute())):
@@ -303,7 +283,7 @@ def replace_path(key: str, path: str) -> configs.Config:
     return replace(config, init_from=path) if key == "init_from" else replace(config, dataset=replace(config.dataset, root=path))
 
 
-def test_resume_of_what_is_no_run_is_refused(call: Call) -> None:
+def test_resume_of_what_is_no_run_is_refused(call: Cli) -> None:
     Path("empty").mkdir()
     assert_refused(call("resume=empty"), "empty: not a run folder", "config.yaml", "skiplab list")
     Path("file.ckpt").write_bytes(b"")
@@ -313,7 +293,7 @@ def test_resume_of_what_is_no_run_is_refused(call: Call) -> None:
     assert_refused(call("resume=foreign"), "foreign: not a run folder")
 
 
-def test_resume_holds_changed_values_against_the_run(call: Call) -> None:
+def test_resume_holds_changed_values_against_the_run(call: Cli) -> None:
     finished_run(Path("run"))
     assert_refused(call("resume=run", "depth=7"), "depth=7: cannot change", "depth=6")
     assert_refused(call("resume=run", "epoch=7"), "epoch: no such key; did you mean epochs?")
@@ -334,7 +314,7 @@ def test_quoted_paths_do_not_open_the_door_to_hydra_grammar() -> None:
 # ------------------------------------------------------------------------------------------------------------------ skiplab
 
 
-def test_list_of_nothing_and_of_no_folder(call: Call) -> None:
+def test_list_of_nothing_and_of_no_folder(call: Cli) -> None:
     code, out, err = call("list", "outputs", command="skiplab")
     assert (code, out) == (2, "")
     assert err == "error: outputs: no such folder; runs go to outputs/ under the folder that train is started in\n"
@@ -361,7 +341,7 @@ def test_list_shows_runs_of_every_state_without_torch() -> None:
     assert not modules & {"torch", "hydra", "numpy"}
 
 
-def test_info_names_versions_devices_and_folders(call: Call) -> None:
+def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     code, out, err = call("info", command="skiplab")
     assert (code, err) == (0, "")
     told = dict(line.split(maxsplit=1) for line in out.replace("data root", "data_root").splitlines())
@@ -380,7 +360,7 @@ def test_info_names_versions_devices_and_folders(call: Call) -> None:
         (("list", "a", "b"), "unrecognized arguments: b"),
     ],
 )
-def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...], fragment: str, call: Call) -> None:
+def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...], fragment: str, call: Cli) -> None:
     code, out, err = call(*arguments, command="skiplab")
     assert (code, out) == (2, "")
     assert fragment in err.splitlines()[-1]

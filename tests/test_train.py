@@ -5,35 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import Train, start
-from skiplab import checkpoint, cli, folders
+from conftest import Cli, Train, start
+from skiplab import checkpoint, folders
 
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=2", "trainer.threads=1")
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """`train ...` (or `skiplab ...`) in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [command, *arguments])
-        entry = cli.train_command if command == "train" else cli.skiplab_command
-        try:
-            code = cli.guarded(lambda: entry(list(arguments)))
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def run_folders() -> list[Path]:

@@ -34,11 +34,15 @@ class Log:
             colour = None if os.environ.get("NO_COLOR") else "green"
             self.bar = tqdm(total=num_steps, initial=step, unit="step", colour=colour, dynamic_ncols=True, mininterval=0.2, leave=False)
 
-    def progress(self, step: int, values: Mapping[str, str]) -> None:
-        """Move the bar to `step`."""
+    def advance(self) -> None:
+        """Move the bar by one step."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def show(self, values: Mapping[str, str]) -> None:
+        """What stands behind the bar from now on."""
         if self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
-            self.bar.update(step - self.bar.n)
 
     def stop_bar(self) -> None:
         """Take the bar away."""

@@ -90,6 +90,7 @@ class Trainer:
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
         self.seconds = 0.0  # of training, over all sittings
         self.images = 0
+        self.val_accuracy: float | None = None  # of the last evaluation, to show
 
     # ------------------------------------------------------------------------------------------------------- the loop
 
@@ -104,6 +105,7 @@ class Trainer:
         while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
             self.train_step(progress.step)
             progress.step += 1
+            self.log.advance()
             if self.due(settings.log_every):
                 self.report_losses()
             if self.due(settings.eval_every):
@@ -179,11 +181,11 @@ class Trainer:
         epoch = progress.step / self.batches.steps_per_epoch
         train_accuracy = progress.num_correct / progress.num_seen
         values = {"epoch": f"{epoch:.1f}", "loss": f"{losses[-1]:.3f}", "train": f"{train_accuracy:.1%}"}
-        if progress.best_accuracy >= 0:
-            values["best val"] = f"{progress.best_accuracy:.1%}"
+        if self.val_accuracy is not None:
+            values["val"] = f"{self.val_accuracy:.1%}"
         if self.seconds:
             values["img/s"] = f"{self.images / self.seconds:.0f}"
-        self.log.progress(progress.step, values)
+        self.log.show(values)
 
     def evaluate(self) -> None:
         """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
@@ -203,6 +205,7 @@ class Trainer:
         else:
             scores = self.scores(self.validation)
             row |= {"val_loss": scores.loss, "val_accuracy": scores.accuracy}
+            self.val_accuracy = scores.accuracy
             if (scores.accuracy, -scores.loss) > (progress.best_accuracy, -progress.best_loss):
                 self.keep_best(scores.accuracy, scores.loss)
             else:

@@ -1,0 +1,75 @@
+"""README's two recipes, followed to the letter in a copy of the source."""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of src/ and conf/."""
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / "house" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "house"
+
+
+def code_below(heading: str) -> str:
+    found = re.search(rf"### {heading}\n.*?```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run(house: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(house / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from skiplab.cli import train; train()", *arguments, "trainer=debug", "out=run"]
+    done = subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_add_a_block(house: Path) -> None:
+    code = code_below("Add a block")
+    assert len(code.split("\n\n", 1)[1].splitlines()) <= 10
+    package = house / "src/skiplab"
+    replace(package / "blocks.py", "BLOCKS: dict", f"{code}\n\nBLOCKS: dict")
+    replace(package / "blocks.py", '    "residual": ResidualBlock,\n', '    "residual": ResidualBlock,\n    "wide": WideBlock,\n')
+    replace(package / "schema.py", 'Literal["conv", "residual",', 'Literal["wide", "conv", "residual",')
+    text = (house / "conf/block/residual.yaml").read_text()
+    (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
+    assert "deepcnn of wide blocks" in run(house, "block=wide")
+
+
+def test_add_a_data_set(house: Path) -> None:
+    code = code_below("Add a data set")
+    assert len(code.splitlines()) <= 10
+    package = house / "src/skiplab"
+    (package / "formats.py").write_text((package / "formats.py").read_text() + f"\n\n{code}")
+    replace(package / "data.py", '    "digits": formats.digits,\n', '    "digits": formats.digits,\n    "kmnist": formats.kmnist,\n')
+    replace(package / "schema.py", 'Literal["digits", "mnist",', 'Literal["kmnist", "digits", "mnist",')
+    text = (house / "conf/dataset/mnist.yaml").read_text()
+    (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
+    folder = house / "data/KMNIST/raw"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60_000), ("t10k", 10_000)):
+        header = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(count * 28 * 28), 1))
+        labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
+        header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
+    assert "kmnist: 54,000 training" in run(house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4")
