@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this small only wait for a second thread
+
 from skiplab import cli, files, overrides
 from skiplab.config import check
 from skiplab.schema import Config
