@@ -14,13 +14,13 @@ NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
     "hydra": {"cli", "overrides"},
-    "omegaconf": {"cli", "overrides"},
+    "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": {"report"},
     "tqdm": {"log"},
     "matplotlib": {"plots"},
 }
-FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "listing", "help_text"}  # these may read a Config
-STARTS_WITHOUT_TORCH = ("cli", "config", "schema", "overrides", "help_text", "folders", "listing", "paths", "errors", "files")
+FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "listing", "help_text", "placement"}  # these may read a Config
+STARTS_WITHOUT_TORCH = ("cli", "config", "schema", "overrides", "help_text", "folders", "listing", "paths", "placement", "errors", "files")
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60
 
 

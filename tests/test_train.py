@@ -243,3 +243,22 @@ def test_the_real_data_sets_train(dataset: str, images: int, real_root: Path, ca
     result = json.loads(Path("run/result.json").read_text())
     assert result["test"]["images"] == 10_000
     assert result["test"]["accuracy"] > 0.2
+
+
+def test_a_start_that_fails_leaves_no_run_behind(call: Cli) -> None:
+    code, _, err = call("dataset=mnist", "dataset.root=/dev/null/nowhere")
+    assert code == 2
+    assert "dataset=digits needs no download" in err
+    code, _, err = call("init_from=nowhere")
+    assert code == 2
+    assert err.startswith("error: init_from=nowhere: no such run folder")
+    assert run_folders() == []
+
+
+def test_a_run_cannot_become_shorter_than_it_is(call: Cli) -> None:
+    assert call(*SMALL, "out=run")[0] == 0
+    before = Path("run/result.json").read_bytes()
+    code, _, err = call("resume=run", "epochs=1")
+    assert code == 2
+    assert "stands at step 12, beyond the 6 steps" in err
+    assert Path("run/result.json").read_bytes() == before

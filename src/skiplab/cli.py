@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from skiplab import __version__
-from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
+from skiplab.errors import SkiplabError, Stopped, UsageError
 
-OUTPUTS = Path("outputs")
 PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's grammar stumbles over = , ( in a path
 
 
@@ -41,9 +40,10 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def complain(error: SkiplabError) -> int:
-    """An error of ours on stderr, one line each; returns its exit code."""
+    """An error of ours on stderr, one line each; returns its exit code. A stop that was asked for is no error, so it is not called one."""
+    prefix = "" if isinstance(error, Stopped) else "error: "
     for line in str(error).split("\n"):
-        print(f"error: {line}", file=sys.stderr)
+        print(f"{prefix}{line}", file=sys.stderr)
     return error.exit_code
 
 
@@ -141,18 +141,24 @@ def cell(cfg: Any, *, in_sweep: bool) -> int:
     """One run of Hydra's: its exit code. A stop ends the whole sweep, any other error this cell alone."""
     from hydra.core.hydra_config import HydraConfig
 
-    from skiplab import config as configs, overrides
+    from skiplab import config as configs, overrides, placement
 
     try:
         config = configs.check(overrides.plain(cfg))
         hydra_config = HydraConfig.get()
-        parent = Path(hydra_config.sweep.dir) if in_sweep else OUTPUTS / time.strftime("%Y-%m-%d")
+        parent = Path(hydra_config.sweep.dir) if in_sweep else placement.OUTPUTS / time.strftime("%Y-%m-%d")
         prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
         check_device(config.device)
-        folder, is_new = choose_folder(config, parent, prefix)
+        check_init_from(config.init_from)
+        folder, is_new = placement.choose_folder(config, parent, prefix)
         if is_new:
-            record(folder, cfg, hydra_config)
-        return launch(config, folder)
+            placement.record(folder, cfg, hydra_config)
+        try:
+            return launch(config, folder)
+        except UsageError:
+            if is_new:
+                placement.discard(folder)
+            raise
     except Stopped as error:
         if in_sweep:
             raise SystemExit(complain(error)) from None
@@ -168,67 +174,15 @@ def check_device(name: str) -> None:
     pick_device(name)
 
 
-def choose_folder(config: Any, parent: Path, prefix: str) -> tuple[Path, bool]:
-    """The folder to run in, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
-    from skiplab import checkpoint, config as configs, folders
+def check_init_from(path: str | None) -> None:
+    """Raise UsageError if init_from names no run: before a folder is made."""
+    from skiplab import folders
 
-    identity = configs.identity(config)
-    if config.out is not None:
-        folder = Path(config.out).expanduser()
-        if folders.identity_of(folder) is not None:
-            check_same_run(config, folder, identity)
-            return folder, False
-        if folder.exists() and (not folder.is_dir() or any(f.name != ".lock" for f in folder.iterdir())):
-            raise FolderError(f"out={folder}: exists and is not a run folder; take another")
+    if path is not None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
-    else:
-        if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, identity)) is not None:
-            try:
-                facts = checkpoint.peek(found / folders.LAST)
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
-            step, num_steps = facts["progress"]["step"], facts["num_steps"]
-            print(f"going on with {found} at step {step:,} of {num_steps:,}; resume=never starts afresh")
-            return found, False
-        folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
-    write_config(folder, configs.dump(config))
-    return folder, True
-
-
-def check_same_run(config: Any, folder: Path, identity: str) -> None:
-    """Raise FolderError unless the run in `folder` is the one that `config` describes and may go on."""
-    from skiplab import config as configs, folders
-
-    if folders.identity_of(folder) != identity:
-        theirs, ours = configs.read_tree(folder / folders.CONFIG), configs.flat(config)
-        differing = [
-            k
-            for k, v in configs.flat(configs.check(theirs)).items()
-            if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]
-        ]
-        raise FolderError(f"out={folder}: holds another run ({', '.join(differing[:5])} differ); take another out=")
-    if config.resume == "never":
-        raise FolderError(f"out={folder}: holds this run already; leave out resume=never to go on, or take another out=")
-
-
-def write_config(folder: Path, text: str) -> None:
-    """The folder's config.yaml."""
-    try:
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
-
-
-def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
-    """Hydra's usual .hydra/ folder, as a record: it is never read back."""
-    from omegaconf import OmegaConf
-
-    (folder / ".hydra").mkdir(exist_ok=True)
-    for name, content in (("config", cfg), ("hydra", hydra_config), ("overrides", hydra_config.overrides.task)):
-        (folder / ".hydra" / f"{name}.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+            folders.of_path(Path(path).expanduser())
+        except UsageError as error:
+            raise UsageError(f"init_from={error}") from None
 
 
 def launch(config: Any, folder: Path) -> int:
@@ -259,11 +213,15 @@ def launch(config: Any, folder: Path) -> int:
 
 def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
-    from skiplab import config as configs, folders, overrides
+    from skiplab import config as configs, folders, overrides, placement
 
-    folder = folders.of_path(path)
+    try:
+        folder = folders.of_path(path)
+    except UsageError as error:
+        raise UsageError(f"resume={error}; auto and never are the other choices") from None
     config = configs.load(folder / folders.CONFIG)
     changed = overrides.apply_to_stored(config, texts)
+    check_length(config, changed, folder)
     if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
         print(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
@@ -271,8 +229,22 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         for name, value in configs.flat(changed).items():
             if (before := configs.flat(config)[name]) != value:
                 print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
-        write_config(folder, configs.dump(changed))
+        placement.write_config(folder, configs.dump(changed))
     return launch(changed, folder)
+
+
+def check_length(config: Any, changed: Any, folder: Path) -> None:
+    """Raise UsageError if the run already stands beyond the length that it is asked to have."""
+    from skiplab import checkpoint, folders
+
+    if (config.epochs, config.steps) == (changed.epochs, changed.steps) or not (folder / folders.LAST).is_file():
+        return
+    facts = checkpoint.peek(folder / folders.LAST)
+    step = facts["progress"]["step"]
+    steps_per_epoch = facts["num_steps"] / config.epochs if config.steps is None else 0
+    num_steps = changed.steps or changed.epochs * steps_per_epoch
+    if 0 < num_steps < step:
+        raise UsageError(f"{folder}: stands at step {step:,}, beyond the {num_steps:,.0f} steps that the command asks for")
 
 
 # ----------------------------------------------------------------------------------------------------------- skiplab
@@ -289,7 +261,7 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
-    listing.add_argument("folder", type=Path, nargs="?", default=OUTPUTS)
+    listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     verbs.add_parser("info", help="versions, devices, threads, data root")
     options = parser.parse_args(list(arguments))
     if options.verb == "list":

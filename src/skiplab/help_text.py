@@ -19,6 +19,7 @@ GROUPS: choose one option of each, GROUP=OPTION
 """
 
 TAIL = """
+
 KEYS: set any value, KEY=VALUE (all of them: train --cfg job)
   depth, width     deepcnn: number of blocks (0 will do), their channels
                    resnet: blocks a stage, channels of the first of three stages

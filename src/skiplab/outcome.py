@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from skiplab import checkpoint, config as configs, data, folders, hardware, parts, report
-from skiplab.errors import UsageError
+from skiplab.errors import CheckpointError, UsageError
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
 from skiplab.schema import Config
@@ -128,6 +129,8 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
     )
     model = parts.network(config, device)
+    if not (folder / f"{checkpoint_name}.ckpt").exists():
+        raise CheckpointError(f"{folder}: no {checkpoint_name} weights are saved yet; go on with: train resume={shlex.quote(str(folder))}")
     facts = parts.load_weights(folder / f"{checkpoint_name}.ckpt", model)
     step = facts["step"] if "step" in facts else facts["progress"]["step"]
     if split == "test":

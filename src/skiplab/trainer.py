@@ -219,7 +219,7 @@ class Trainer:
             f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
             + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if self.validation is not None else "")
             + (f" {self.images / self.seconds:,.0f} img/s" if self.seconds else "")
-            + (" *" if progress.best_step == progress.step and self.validation is not None else "")
+            + ("  best so far" if progress.best_step == progress.step and self.validation is not None else "")
         )
 
     def scores(self, split: Split) -> Scores:
