@@ -55,11 +55,13 @@ def announce(*, dev: bool, again: bool) -> None:
     print(f"setting up {VENV}" + (" again, since pyproject.toml changed" if again else ""))
     print("  PyTorch, torchvision, Hydra, scikit-learn, matplotlib" + (", and ruff, pyright, pytest" if dev else ""))
     if sys.platform == "linux":
-        print("  with the CUDA libraries about 2.5 GB to download and 6 GB on disk; 2 to 10 minutes, once")
+        print("  with the CUDA libraries about 2.6 GB to download and 6 GB on disk; two minutes on a fast network, once")
         if shutil.which("nvidia-smi") is None and not os.environ.get(TORCH_INDEX):
-            print(f"  no NVIDIA GPU here: {TORCH_INDEX}=https://download.pytorch.org/whl/cpu in the environment installs 1 GB instead")
+            print(
+                f"  no NVIDIA GPU here: {TORCH_INDEX}=https://download.pytorch.org/whl/cpu in the environment installs a build without them"
+            )
     else:
-        print("  about 0.4 GB to download and 1 GB on disk; 1 to 5 minutes, once")
+        print("  PyTorch is the large one, some hundred MB; minutes, once")
     sys.stdout.flush()
 
 
