@@ -70,11 +70,22 @@ def history(num_steps: int, every: int, *, lr: float = 0.1, val: bool = True, se
 )
 def test_curves(rows: list[dict[str, float]], tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title=TITLE)
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title=TITLE, tested=1)
     picture = read(tmp_path / "curves.png")
     assert picture.shape[1] > 2 * picture.shape[0]  # three panels side by side
     assert (share_of(picture, BLUE) > 0) == any("train_loss" in row for row in rows)
     assert (share_of(picture, ORANGE) > 0) == any("val_loss" in row for row in rows)
+
+
+def test_the_tested_weights_are_marked_at_their_step(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history(400, 20)))
+    columns = []
+    for step in (0, 100, 300):
+        plots.curves(tmp_path / "metrics.jsonl", tmp_path / f"{step}.png", title=TITLE, tested=step)
+        columns.append(read(tmp_path / f"{step}.png")[:300].astype(int))
+    plain, early, late = columns
+    shift = np.flatnonzero((early != plain).any((0, 2)))[0], np.flatnonzero((late != plain).any((0, 2)))[0]
+    assert 0 < shift[0] < shift[1] < plain.shape[1] / 3  # in the first panel, the later step further right
 
 
 def test_a_point_at_100_percent_is_whole(tmp_path: Path):
@@ -82,7 +93,7 @@ def test_a_point_at_100_percent_is_whole(tmp_path: Path):
     for name, accuracy in (("top", 1.0), ("middle", 0.5)):
         rows = [{"step": 1, "lr": 0.1, "loss": 1.0}, {"step": 1, "epoch": 1, "train_loss": 1.0, "train_accuracy": accuracy}]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        plots.curves(tmp_path / "metrics.jsonl", tmp_path / f"{name}.png", title="a")
+        plots.curves(tmp_path / "metrics.jsonl", tmp_path / f"{name}.png", title="a", tested=1)
     pictures = [read(tmp_path / f"{name}.png").astype(int) for name in ("top", "middle")]
     # pixels that are rather blue, so that it does not matter where in a pixel the marker's edge lies
     top, middle = (int((picture[..., 2] - picture[..., 0] > 60).sum()) for picture in pictures)
@@ -210,7 +221,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from skiplab import plots
-plots.curves(Path("metrics.jsonl"), Path("curves.png"), title="a")
+plots.curves(Path("metrics.jsonl"), Path("curves.png"), title="a", tested=0)
 plots.confusion(np.eye(3, dtype=np.int64), ["a", "b", "c"], Path("confusion.png"), title="a")
 plots.images(np.zeros((2, 8, 8, 1), np.uint8), ["a", "b"], Path("images.png"), title="a")
 print([name for name in ("matplotlib.pyplot", "torch", "sklearn", "tkinter") if name in sys.modules])

@@ -32,8 +32,8 @@ def wrapped(text: str, *, inches: float, points: float) -> str:
     return "\n".join(textwrap.fill(line, characters) for line in text.splitlines())
 
 
-def curves(metrics_path: Path, target: Path, *, title: str) -> None:
-    """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl."""
+def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None:
+    """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl; `tested`: the best weights' step."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in metrics_path.read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "train_loss" in row]
@@ -61,6 +61,8 @@ def curves(metrics_path: Path, target: Path, *, title: str) -> None:
     rate_name = f"learning rate (units of 1e{power})" if power else "learning rate"
     for axes, name in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, rate_name)):
         tidy(axes, name, last)
+        if tested:
+            axes.axvline(tested, color=INK, alpha=0.5, linestyle=":", linewidth=1.2, label="the weights that are tested")
     # single spikes may leave the picture, the curves may not
     highest = max([*np.quantile(losses or [0.0], [0.995]), *(row[key] for row in evaluations for key in row if key.endswith("_loss"))])
     loss.set_ylim(0, 1.1 * highest or 1)
