@@ -1,5 +1,7 @@
 """The two commands before any training: help, flags, completion, bad ends, paths taken as typed; and that none of it loads torch."""
 
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli, compose
-from skiplab import __version__, cli, config as configs, help_text, overrides, paths
+from skiplab import __version__, checkpoint, cli, config as configs, help_text, overrides, paths
 from skiplab.errors import UsageError
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
@@ -172,7 +174,6 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
     [
         (("--foo",), ("--foo", "KEY=VALUE")),
         (("--lr=0.1",), ("--lr=0.1", "KEY=VALUE")),
-        (("--epochs", "3"), ("--epochs", "KEY=VALUE")),
         (("-x",), ("-x", "KEY=VALUE")),
         (("--hel",), ("--hel", "train --help")),
         (("--vers",), ("--vers",)),
@@ -195,6 +196,12 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("depth",), ("depth: a value is missing",)),
         (("resnet20", "-m", "depth=20,26"), ("resnet20", "write model=resnet20")),
         (("resume=nowhere",), ("nowhere: no such run folder or checkpoint", "skiplab list")),
+        (("resume=nevr",), ("resume=nevr", "did you mean never?")),
+        (("--epochs", "3"), ("--epochs: options have no dashes here; write train epochs=3",)),
+        (("--model=resnet20", "depth=2"), ("write train model=resnet20",)),
+        (("--optimizer.lr", "depth=2"), ("write train optimizer.lr=VALUE",)),
+        (("epochs", "3"), ("epochs 3: write epochs=3",)),
+        (("seed=1", "model", "resnet"), ("model resnet: write model=resnet",)),
         (("resume=",), ("resume=: auto, never, or the path",)),
         (("-m", "resume=outputs/a", "depth=2,4"), ("resume=outputs/a", "leave out -m")),
         (("--cfg", "job", "resume=outputs/a"), ("--cfg", "resume=outputs/a", "config.yaml")),
@@ -325,19 +332,32 @@ def test_list_of_nothing_and_of_no_folder(call: Cli) -> None:
 
 def test_list_shows_runs_of_every_state_without_torch() -> None:
     finished_run(Path("outputs/one"))
-    Path("outputs/one/result.json").write_text('{"best_val_accuracy": 0.5, "test": {"accuracy": 0.25}, "train_seconds": 3.2}')
+    result = {"steps": 1200, "best_val_accuracy": 0.5, "test": {"accuracy": 0.25}, "train_seconds": 3.2}
+    Path("outputs/one/result.json").write_text(json.dumps(result))
     finished_run(Path("outputs/a b"))
     Path("outputs/a b/result.json").unlink()
+    finished_run(Path("outputs/halfway"))
+    Path("outputs/halfway/result.json").unlink()
+    progress = {"step": 600, "best_accuracy": 0.75}
+    content = json.dumps({"num_steps": 1200, "progress": progress, "history": {"seconds": 72.0}}).encode()
+    content = len(content).to_bytes(8, "little") + content
+    Path("outputs/halfway/last.ckpt").write_bytes(checkpoint.MAGIC + hashlib.sha256(content).digest() + content)
     finished_run(Path("outputs/broken"))
     broken = Path("outputs/broken/config.yaml")
     broken.write_text(broken.read_text().replace("depth: 6", "depth: six"))
     code, out, err, modules = probe("list", command="skiplab")
     assert (code, err) == (0, "")
-    rows = {line.split()[0]: line for line in out.splitlines()}
-    assert rows.keys() == {"state", "finished", "stopped", "broken"}
-    assert re.search(r"deepcnn/residual d6 w32 s0 +50\.00 % +25\.00 % +3 +outputs/one$", rows["finished"])
-    assert rows["stopped"].endswith("go on: train resume='outputs/a b'")
-    assert "outputs/broken" in rows["broken"]
+    *lines, advice = out.splitlines()
+    assert advice == "go on with a stopped run: train resume=RUN_FOLDER"
+    rows = {re.split(r" {2,}", line)[-1]: re.split(r" {2,}", line)[:-1] for line in lines}
+    common = ["digits", "deepcnn/residual d6 w32 s0", "0.05", "20"]
+    assert rows.pop("run folder")[:5] == ["state", "data", "model", "lr", "epochs"]
+    assert rows.pop("outputs/broken (its config.yaml does not pass the check)") == ["broken"]
+    assert rows == {
+        "outputs/one": ["finished", *common, "1,200", "50.00 %", "25.00 %", "3.2 s"],
+        "outputs/halfway": ["stopped", *common, "600 of 1,200", "75.00 %", "-", "0:01:12"],
+        "'outputs/a b'": ["stopped", *common, "-", "-", "-", "-"],
+    }
     assert not modules & {"torch", "hydra", "numpy"}
 
 
@@ -354,7 +374,8 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     ("arguments", "fragment"),
     [
         ((), "VERB"),
-        (("train",), "choose from 'evaluate', 'list', 'info'"),
+        (("lst",), "skiplab lst: no such verb; did you mean list?"),
+        (("train",), "skiplab train: no such verb; choices: evaluate, info, list"),
         (("evaluate",), "run"),
         (("evaluate", "x", "--split", "train"), "choose from 'test', 'val'"),
         (("list", "a", "b"), "unrecognized arguments: b"),
@@ -363,7 +384,9 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
 def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...], fragment: str, call: Cli) -> None:
     code, out, err = call(*arguments, command="skiplab")
     assert (code, out) == (2, "")
-    assert fragment in err.splitlines()[-1]
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert fragment in err
 
 
 def test_evaluate_of_what_is_no_run_is_one_line_without_torch() -> None:

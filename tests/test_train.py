@@ -1,6 +1,7 @@
 """The commands as a user types them: a run, its folder, going on, changing values, sweeps, bad ends."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -88,12 +89,14 @@ def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Pa
     step = checkpoint.load(folder / folders.LAST)[1]["progress"]["step"]
     assert 0 < step < 1800
     code, out, _ = call("list", command="skiplab")
-    assert "stopped" in out
-    assert f"train resume={folder}" in out
+    assert re.search(rf"^stopped .* {step} of 1,800 .* {folder}$", out, re.MULTILINE)
+    assert out.endswith("go on with a stopped run: train resume=RUN_FOLDER\n")
 
     code, out, err = call(*command, "trainer.max_time=1e-9")
     assert code == 7, err
-    assert f"going on with {folder} at step {step} of 1,800; resume=never starts afresh" in out
+    assert "this command's run was stopped before its end and goes on; resume=never starts afresh" in out
+    assert f"run folder {folder}" in out
+    assert f"going on at step {step} of 1,800" in out
     assert checkpoint.load(folder / folders.LAST)[1]["progress"]["step"] == step + 1
     assert run_folders() == [folder]
     code, out, err = call(*command, "resume=never", "trainer.max_time=1e-9")
@@ -203,6 +206,24 @@ def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> N
     names = sorted(folder.name for folder in run_folders())
     assert names == ["0-digits-deepcnn-conv", "1-digits-deepcnn-conv", "2-digits-deepcnn-skip", "3-digits-deepcnn-skip"]
     assert sum(folders.is_finished(folder) for folder in run_folders()) == 2
+    for folder in run_folders():  # in the table at the end
+        state = "finished" if folders.is_finished(folder) else "stopped"
+        assert re.search(rf"^{state} .*deepcnn/{folder.name.split('-')[-1]} .* {folder}$", out, re.MULTILINE)
+
+
+def test_a_stop_ends_the_sweep(call: Cli) -> None:
+    code, out, err = call("-m", *SMALL, "block=conv,skip", "trainer.max_time=1e-9")
+    assert code == 7
+    assert "sweep: 0 of 1 runs done\n" in out
+    assert err.splitlines()[-1] == "stopped: what would come after was not started"
+    assert [folder.name for folder in run_folders()] == ["0-digits-deepcnn-conv"]
+
+
+def test_a_sweep_of_one_run_says_so(call: Cli) -> None:
+    code, out, _ = call("-m", *SMALL, "trainer.limit_steps=1")
+    assert code == 0
+    assert "sweep: 1 of 1 runs done" in out
+    assert "one run; several are written seed=0,1,2" in out
 
 
 def test_no_usable_checkpoint_is_3_and_never_a_fresh_start(call: Cli) -> None:
@@ -231,7 +252,17 @@ def test_debug_trainer_and_steps(call: Cli) -> None:
     assert code == 0, err
     result = json.loads(Path("run/result.json").read_text())
     assert result["steps"] == 10
-    assert "1,000 steps" in out
+    assert "10 of 1,000 steps (trainer.limit_steps)" in out
+    assert len(re.findall(r"^step \d+  epoch", out, re.MULTILINE)) == 10
+
+
+def test_the_test_set_of_an_unfinished_run_is_read_with_a_note(call: Cli) -> None:
+    assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
+    for split, note in (("val", False), ("test", True)):
+        code, out, err = call("evaluate", "run", "--checkpoint", "last", "--split", split, command="skiplab")
+        assert code == 0
+        assert "accuracy" in out
+        assert ("note: run is not finished: the test set is for its end" in err) == note
 
 
 @pytest.mark.realdata

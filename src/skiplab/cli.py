@@ -6,8 +6,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from skiplab import __version__
 from skiplab.errors import SkiplabError, Stopped, UsageError
@@ -60,12 +61,9 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    for i, argument in enumerate(arguments):
-        if argument == "--resume" or argument.startswith("--resume="):
-            path = argument.partition("=")[2] or next(iter(arguments[i + 1 :]), "RUN")
-            raise UsageError(f"--resume: options have no dashes here; write train resume={shlex.quote(path)}")
     from skiplab import overrides
 
+    check_dashes(arguments)
     quoted = [quote_path(a) for a in arguments]
     quoted.sort(key=lambda a: "=" in a and not a.startswith("-"))  # Hydra's parser refuses flags between overrides
     flags = overrides.parse_arguments(quoted)
@@ -86,17 +84,56 @@ def train_command(arguments: Sequence[str]) -> int:
     overrides.check(flags.overrides, multirun=flags.multirun)
     if flags.cfg:
         return hydra_main(quoted, lambda _cfg: None)
-    outcomes: list[int] = []
+    outcomes: list[Outcome] = []
 
     def task(cfg: Any) -> None:
         outcomes.append(cell(cfg, in_sweep=flags.multirun))
+        if flags.multirun and outcomes[-1].is_stop:
+            raise SystemExit  # whoever stops a run of a sweep means the sweep
 
-    hydra_main(quoted, task)
-    if flags.multirun:
-        failed = sum(code != 0 for code in outcomes)
-        print(f"sweep: {len(outcomes) - failed} of {len(outcomes)} runs done" + (f", {failed} failed" if failed else ""))
-        return 1 if failed else 0
-    return outcomes[0] if outcomes else 0
+    try:
+        hydra_main(quoted, task)
+    except SystemExit:
+        if not outcomes or not outcomes[-1].is_stop:
+            raise
+    return close_sweep(outcomes) if flags.multirun else outcomes[0].exit_code
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of Hydra's ended, and where."""
+
+    exit_code: int
+    folder: Path | None = None  # None: it failed before it had one
+    is_stop: bool = False
+
+
+def close_sweep(outcomes: Sequence[Outcome]) -> int:
+    """The sweep's table and summary; its exit code."""
+    from skiplab import listing
+
+    if found := [outcome.folder for outcome in outcomes if outcome.folder is not None and outcome.folder.exists()]:
+        print(f"\n{listing.table(found)}\n")
+    done, failed = (sum(outcome.exit_code == 0 for outcome in outcomes), sum(bool(o.exit_code) and not o.is_stop for o in outcomes))
+    print(f"sweep: {done} of {len(outcomes)} runs done" + (f", {failed} failed" if failed else ""))
+    if len(outcomes) == 1 and done:
+        print("no key was given several values, so this sweep was one run; several are written seed=0,1,2")
+    if outcomes[-1].is_stop:
+        print("stopped: what would come after was not started", file=sys.stderr)
+        return outcomes[-1].exit_code
+    return 1 if failed else 0
+
+
+def check_dashes(arguments: Sequence[str]) -> None:
+    """Raise UsageError with the right spelling for `--KEY VALUE` and `--KEY=VALUE`."""
+    from skiplab import config as configs, overrides
+
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and (name in configs.leaves() or name in overrides.groups()):
+            value = value if equals else after if "=" not in after and not after.startswith("-") else ""
+            missing = "RUN" if name == "resume" else "VALUE"
+            raise UsageError(f"--{name}: options have no dashes here; write train {name}={shlex.quote(value) if value else missing}")
 
 
 def check_flags(flags: Any) -> None:
@@ -137,12 +174,13 @@ def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
     return 0
 
 
-def cell(cfg: Any, *, in_sweep: bool) -> int:
-    """One run of Hydra's: its exit code. A stop ends the whole sweep, any other error this cell alone."""
+def cell(cfg: Any, *, in_sweep: bool) -> Outcome:
+    """One run of Hydra's; its errors are told here, so that they end this cell alone."""
     from hydra.core.hydra_config import HydraConfig
 
     from skiplab import config as configs, overrides, placement
 
+    folder = None
     try:
         config = configs.check(overrides.plain(cfg))
         hydra_config = HydraConfig.get()
@@ -154,17 +192,13 @@ def cell(cfg: Any, *, in_sweep: bool) -> int:
         if is_new:
             placement.record(folder, cfg, hydra_config)
         try:
-            return launch(config, folder)
+            return Outcome(launch(config, folder), folder)
         except UsageError:
             if is_new:
                 placement.discard(folder)
             raise
-    except Stopped as error:
-        if in_sweep:
-            raise SystemExit(complain(error)) from None
-        return complain(error)
     except SkiplabError as error:
-        return complain(error)
+        return Outcome(complain(error), folder, is_stop=isinstance(error, Stopped))
 
 
 def check_device(name: str) -> None:
@@ -218,7 +252,8 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
     try:
         folder = folders.of_path(path)
     except UsageError as error:
-        raise UsageError(f"resume={error}; auto and never are the other choices") from None
+        meant = configs.nearest(str(path), ["auto", "never"])
+        raise UsageError(f"resume={error}; " + (meant if meant.startswith("did") else "auto and never are the other choices")) from None
     config = configs.load(folder / folders.CONFIG)
     changed = overrides.apply_to_stored(config, texts)
     check_length(config, changed, folder)
@@ -250,9 +285,17 @@ def check_length(config: Any, changed: Any, folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- skiplab
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse with errors like all others: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of printing the usage."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
 def skiplab_command(arguments: Sequence[str]) -> int:
     """`skiplab VERB ...`."""
-    parser = argparse.ArgumentParser(prog="skiplab", description="Look at runs that `train` made.")
+    parser = Parser(prog="skiplab", description="Look at runs that `train` made.", epilog="`train` makes them: train --help")
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     evaluate = verbs.add_parser("evaluate", help="the report of a run's checkpoint, from its folder alone")
@@ -263,11 +306,15 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     verbs.add_parser("info", help="versions, devices, threads, data root")
+    from skiplab import config as configs
+
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs.choices:
+        raise UsageError(f"skiplab {arguments[0]}: no such verb; {configs.nearest(arguments[0], verbs.choices)}")
     options = parser.parse_args(list(arguments))
     if options.verb == "list":
         from skiplab import listing as listings
 
-        print(listings.table(options.folder))
+        print(listings.under(options.folder))
     elif options.verb == "info":
         from skiplab import listing as listings
 
@@ -276,6 +323,9 @@ def skiplab_command(arguments: Sequence[str]) -> int:
         from skiplab import folders
 
         folder = folders.of_path(options.run)
+        if options.split == "test" and not folders.is_finished(folder):
+            rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
+            print(f"note: {folder} is not finished: {rule}", file=sys.stderr)
         from skiplab.outcome import evaluate_run
 
         print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))

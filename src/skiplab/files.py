@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -101,7 +102,12 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
     Raises UsageError with everything that was tried.
     """
     folder = root / file.folder
-    by_hand = f"put {file.name} there by hand or set dataset.root; dataset=digits needs no download"
+    by_hand = (
+        "put it there by hand, set dataset.root to a folder in torchvision's layout, "
+        f"or $SKIPLAB_MIRROR to a host that serves {file.name}; "
+        "dataset=digits needs no download"
+    )
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     ensure_writable(folder, file.name, by_hand)
     from torchvision.datasets.utils import download_url  # 2 s to import: only when there is something to fetch
 
@@ -116,14 +122,23 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
                 os.replace(Path(private) / file.name, folder / file.name)
                 return folder / file.name
             except RuntimeError:
-                tried.append(f"{url} (not the published file: cut off or changed)")
+                tried.append(f"{host_of(url)} (not the published file: cut off or changed)")
             except (OSError, HTTPException, ValueError) as error:  # URLError, timeouts, resets; no HTTP; a mirror that is no URL
-                reason = " ".join(str(getattr(error, "reason", None) or error).split())  # some end in a line break
-                tried.append(f"{url} ({reason})")
+                reason = getattr(error, "reason", None) or error
+                said = getattr(reason, "strerror", None) or str(reason)
+                tried.append(f"{host_of(url)} ({' '.join(said.split())})")  # some end in a line break
             finally:
                 socket.setdefaulttimeout(timeout)
             (Path(private) / file.name).unlink(missing_ok=True)
-    raise UsageError(f"{dataset}: no {file.name} in {folder}, and no download: tried {', '.join(tried)}; {by_hand}")
+    for each in missing:  # leave no empty folders where there were none
+        with suppress(OSError):
+            each.rmdir()
+    raise UsageError(f"{dataset}: {file.name} is not in {folder} and could not be fetched from {', '.join(tried)}; {by_hand}")
+
+
+def host_of(url: str) -> str:
+    """The host in a URL, or all of it where there is none."""
+    return url.split("/")[2] if "://" in url else url
 
 
 def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:

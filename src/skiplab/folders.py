@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from skiplab.errors import FolderError, UsageError
+from skiplab import checkpoint
+from skiplab.errors import CheckpointError, FolderError, UsageError
 
 try:
     import fcntl
@@ -122,19 +124,35 @@ def of_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class State:
-    """One line of `skiplab list`."""
+    """What a run folder says of its run; None where it says nothing yet."""
 
-    folder: Path
     state: str  # finished | running | stopped
-    result: dict[str, Any]
+    step: int | None = None
+    num_steps: int | None = None
+    val_accuracy: float | None = None  # the best so far
+    test_accuracy: float | None = None
+    seconds: float | None = None  # of training, over all sittings
 
 
 def state_of(folder: Path) -> State:
-    """What the folder says of its run."""
-    result: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        result = json.loads((folder / RESULT).read_text())
-    return State(folder, "finished" if result else "running" if is_locked(folder) else "stopped", result)
+    """Where the folder's run stands: from result.json once it is finished, before that from its last checkpoint."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        steps, tested = result["steps"], result["test"]["accuracy"]
+        return State("finished", steps, steps, result["best_val_accuracy"], tested, result["train_seconds"])
+    state = "running" if is_locked(folder) else "stopped"
+    try:
+        facts = checkpoint.peek(folder / LAST)
+    except CheckpointError:
+        return State(state)
+    progress = facts["progress"]
+    best = progress["best_accuracy"] if progress["best_accuracy"] >= 0 else None
+    return State(state, progress["step"], facts["num_steps"], best, None, facts["history"]["seconds"])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12.3 s`, from a minute on as `1:02:03`."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def now() -> str:

@@ -61,7 +61,12 @@ def describe(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_name()} ({torch.get_num_threads()} threads)" if device.type == "cpu" else "Apple GPU"
+    return f"{cpu_name()} ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else "Apple GPU"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def cpu_name() -> str:

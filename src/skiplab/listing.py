@@ -1,43 +1,62 @@
-"""`skiplab list` and `skiplab info`."""
+"""The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from skiplab import config, folders
 from skiplab.errors import UsageError
 from skiplab.files import default_root
 
+HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
 
-def table(root: Path) -> str:
-    """A line per run under `root`: state, data, model, best validation accuracy, seconds, folder; and how to go on."""
+
+def under(root: Path) -> str:
+    """The table of all runs under `root`, and how to go on with those that stopped."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; runs go to outputs/ under the folder that train is started in")
-    rows = [("state", "data", "model", "val acc", "test acc", "seconds", "run")]
-    for folder in folders.runs_under(root):
-        state = folders.state_of(folder)
-        try:
-            stored = config.load(folder / folders.CONFIG)
-        except UsageError:
-            rows.append(("broken", "", "", "", "", "", f"{folder} (its {folders.CONFIG} does not pass the check)"))
-            continue
-        model = f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
-        best, test = state.result.get("best_val_accuracy"), state.result.get("test", {}).get("accuracy")
-        seconds = state.result.get("train_seconds")
-        rows.append(
-            (
-                state.state,
-                stored.dataset.name,
-                model + (f" ({stored.name})" if stored.name else ""),
-                f"{100 * best:.2f} %" if best is not None else "-",
-                f"{100 * test:.2f} %" if test is not None else "-",
-                f"{seconds:.0f}" if seconds is not None else "-",
-                f"{folder}" if state.state != "stopped" else f"{folder}   go on: train resume={shlex.quote(str(folder))}",
-            )
-        )
-    if len(rows) == 1:
+    found = folders.runs_under(root)
+    if not found:
         return f"no runs under {root}"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
+    stopped = any(folders.state_of(folder).state == "stopped" for folder in found)
+    return table(found) + ("\ngo on with a stopped run: train resume=RUN_FOLDER" if stopped else "")
+
+
+def table(runs: Sequence[Path]) -> str:
+    """A line per run folder: state, data, model, what it reached, and the folder."""
+    rows = [HEADINGS, *map(row, runs)]
+    widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADINGS) - 1)]
+    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[-1]]) for cells in rows)
+
+
+def row(folder: Path) -> tuple[str, ...]:
+    """The cells of one run."""
+    try:
+        stored = config.load(folder / folders.CONFIG)
+    except UsageError:
+        return ("broken", *[""] * (len(HEADINGS) - 2), f"{folder} (its {folders.CONFIG} does not pass the check)")
+    state = folders.state_of(folder)
+    model = f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
+    steps = "-" if state.step is None or state.num_steps is None else f"{state.step:,}"
+    if state.state != "finished" and state.num_steps is not None:
+        steps += f" of {state.num_steps:,}"
+    return (
+        state.state,
+        stored.dataset.name,
+        model + (f" ({stored.name})" if stored.name else ""),
+        f"{stored.optimizer.lr:g}",
+        str(stored.epochs) if stored.steps is None else "-",
+        steps,
+        percent(state.val_accuracy),
+        percent(state.test_accuracy),
+        "-" if state.seconds is None else folders.duration(state.seconds),
+        shlex.quote(str(folder)),
+    )
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in words, or a dash for none."""
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def info() -> str:
@@ -48,7 +67,7 @@ def info() -> str:
     from skiplab.paths import conf_folder
 
     lines = [f"{name:<10} {version}" for name, version in hardware.versions().items()]
-    lines.append(f"{'cpu':<10} {hardware.cpu_name()}, {hardware.num_cores()} cores for this process")
+    lines.append(f"{'cpu':<10} {hardware.cpu_name()}, {hardware.counted(hardware.num_cores(), 'core')} for this process")
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         lines.append(f"{f'cuda:{i}':<10} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")

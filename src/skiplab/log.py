@@ -3,11 +3,14 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+QUIET = 30  # seconds after which a run without a bar says that it lives
 
 
 class Log:
@@ -19,9 +22,11 @@ class Log:
         self.metrics = (folder / "metrics.jsonl").open("ab")
         self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
         self.bar: tqdm[Any] | None = None
+        self.last_line = time.monotonic()
 
     def line(self, text: str) -> None:
         """One line for the reader, above the progress bar if there is one."""
+        self.last_line = time.monotonic()
         self.file.write(text + "\n")
         self.file.flush()
         if self.console:
@@ -39,10 +44,12 @@ class Log:
         if self.bar is not None:
             self.bar.update()
 
-    def show(self, values: Mapping[str, str]) -> None:
-        """What stands behind the bar from now on."""
+    def show(self, values: Mapping[str, str], *, always: bool = False) -> None:
+        """What stands behind the bar from now on. Where there is no bar: a line, if the last one is half a minute old, or `always`."""
         if self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
+        if always or (self.bar is None and time.monotonic() - self.last_line >= QUIET):
+            self.line("  ".join(f"{name} {value}" for name, value in values.items()))
 
     def stop_bar(self) -> None:
         """Take the bar away."""

@@ -29,9 +29,9 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     tested = predictions_on(config, trainer.predictor, test, device)
     found = report.metrics(tested, classes)
     saved = {"test_labels": tested.labels, "test_predictions": tested.predicted, "test_probabilities": tested.probabilities}
-    chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step}"
+    chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
     if trainer.validation is None:
-        chosen = f"no validation set: best is last, step {progress.best_step}"
+        chosen = f"no validation set: best is last, step {progress.best_step:,}"
     else:
         held = predictions_on(
             config, trainer.predictor, data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu()), device
@@ -71,7 +71,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     } | hardware.facts(device)
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
     log.line("\n" + text)
-    log.line(f"{chosen}; training time {trainer.seconds:.1f} s, {result['images_per_second']:,.0f} img/s")
+    log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")
     log.line(f"run folder {folder}\nagain from the folder alone: skiplab evaluate {folder}")
     return result
 
@@ -97,13 +97,14 @@ def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, teste
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(matrix, (tested.labels, tested.predicted), 1)
-    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title)
-    plots.confusion(matrix, classes, folder / "confusion.png", title=f"{title}: {100 * accuracy:.2f} % on test")
+    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=trainer.progress.best_step)
+    plots.confusion(matrix, classes, folder / "confusion.png", title=f"{title}\n{100 * accuracy:.2f} % on test")
     confidence = tested.probabilities.max(1)
     wrong = np.flatnonzero(tested.predicted != tested.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
-    captions = [f"{classes[tested.labels[i]]}, taken for\n{classes[tested.predicted[i]]}, {confidence[i]:.0%}" for i in worst]
-    plots.images(test.images[torch.from_numpy(worst)].numpy(), captions, folder / "mistakes.png", title=f"{title}: most confident mistakes")
+    captions = [f"{classes[tested.labels[i]]} as {classes[tested.predicted[i]]}\n{100 * confidence[i]:.1f} %" for i in worst]
+    pictures, heading = test.images[torch.from_numpy(worst)].numpy(), f"{title}: most confident mistakes, TRUE as PREDICTED"
+    plots.images(pictures, captions, folder / "mistakes.png", title=heading)
     fed, labels = trainer.batches.at(0)
     fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)
     pictures = (255 * fed).round().clamp(0, 255).byte().numpy()
@@ -142,5 +143,5 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         chosen = held
     tested = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
     found = report.metrics(tested, config.dataset.classes)
-    heading = f"{config.dataset.name} {split} set, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step})"
+    heading = f"{config.dataset.name} {split} set, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
     return report.text(tested, config.dataset.classes, found, heading=heading)

@@ -59,6 +59,8 @@ def check(texts: Sequence[str], *, multirun: bool) -> None:
     """Raise UsageError with everything that is wrong with these overrides, one line each."""
     problems: list[str] = []
     good: list[Override] = []
+    texts, swallowed = join_pairs(texts)
+    problems += swallowed
     for text in texts:
         problem, override = check_override(text, multirun=multirun)
         if problem is not None:
@@ -71,6 +73,17 @@ def check(texts: Sequence[str], *, multirun: bool) -> None:
     problems += [line for line in check_values(good) if line not in problems]
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def join_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`KEY VALUE` written with a space is one mistake, not two: (the other overrides, what is wrong)."""
+    left, problems = list(texts), []
+    for key, value in itertools.pairwise(texts):
+        if (key in groups() or key in config.leaves()) and "=" not in value and value not in config.leaves():
+            problems.append(f"{key} {value}: write {key}={value}")
+            left.remove(key)
+            left.remove(value)
+    return left, problems
 
 
 def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override | None]:
@@ -151,7 +164,7 @@ def _check_choices(group: str, override: Override, options: list[str]) -> tuple[
         if value is None:
             return f"{group}=null: leave it out, or take one of {', '.join(options)}", None
         if str(value) not in options:
-            return f"{group}={value}: {config.nearest(str(value), options)}", None
+            return f"{group}={value}: no such {group}; {config.nearest(str(value), options)}", None
     return None, override
 
 

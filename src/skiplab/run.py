@@ -1,5 +1,6 @@
 """The map of a run: config -> data -> model -> optimizer -> trainer -> evaluation -> report, top to bottom."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +28,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             raise OutOfMemory(f"{hardware.describe(device)} is full at batch_size={config.batch_size}: double trainer.accumulate") from None
         except Diverged as error:
-            raise Diverged(f"{error}; {folder / folders.LAST} is from before") from None
+            go_on = f"train resume={shlex.quote(str(folder))} optimizer.lr=SMALLER"
+            raise Diverged(f"{error}; the last save is from before, so this goes on from it: {go_on}") from None
         return outcome.finish(config, trainer, folder, log, checksum)
 
 
@@ -53,7 +55,10 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     """What is about to be trained, on what."""
     assert isinstance(trainer.model, nn.Sequential)
     summary = parts.summary_of(config, trainer.model)
-    steps, held = trainer.settings.num_steps, trainer.validation
+    settings, held = trainer.settings, trainer.validation
+    steps = f"{settings.num_steps:,} steps"
+    if settings.stop_at < settings.num_steps:
+        steps = f"{settings.stop_at:,} of {steps} (trainer.limit_steps)"
     log.line(
         f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}: "
         f"{summary.parameters:,} parameters, {summary.macs / 1e6:,.2f} M MACs = {summary.flops / 1e6:,.2f} MFLOPs an image"
@@ -61,7 +66,7 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     log.line("  ".join(f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()))
     log.line(
         f"{config.dataset.name}: {len(trainer.batches.split):,} training, {len(held) if held else 0:,} validation, "
-        f"{config.dataset.test_images:,} test images; {steps:,} steps of {config.batch_size} on {hardware.describe(trainer.device)}"
+        f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images on {hardware.describe(trainer.device)}"
     )
     if trainer.batches.split.images.device != trainer.device:
         log.line("the images do not fit the device beside the network: they stay in pinned host memory")

@@ -155,7 +155,11 @@ class Trainer:
     eval_every: float = key("epochs between evaluations", above=0)
     eval_train: bool = key("a second pass over the training set at each evaluation")
     save_every: float = key("epochs between saves of last.ckpt", above=0, changes_numbers=False)
-    log_every: int = key("optimizer steps between log points; the host waits for the device there", at_least=1, changes_numbers=False)
+    log_every: int = key(
+        "optimizer steps between log points (the host waits there); 1 prints each step",
+        at_least=1,
+        changes_numbers=False,
+    )
     on_nonfinite: Literal["stop"] = key("what a loss that is not finite does", neutral="stop")
     deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
     threads: int | None = key("CPU threads; null: one per core", at_least=1, changes_numbers=False)
@@ -186,7 +190,7 @@ class Config:
     scheduler: Constant | Cosine | Multistep | OneCycle
     trainer: Trainer
     evaluator: Evaluator
-    seed: int = key("of split, order, augmentation, weights and dropout", at_least=0, at_most=2**63 - 1, fixed=True)
+    seed: int = key("seed of split, order, augmentation, weights and dropout", at_least=0, at_most=2**63 - 1, fixed=True)
     epochs: int = key("passes over the training set", at_least=1)
     steps: int | None = key("optimizer steps; replaces epochs", at_least=1)
     batch_size: int = key("images a step", at_least=1, fixed=True)

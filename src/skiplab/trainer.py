@@ -115,7 +115,7 @@ class Trainer:
             if self.due(settings.save_every) or stop:
                 self.save()
             if stop:
-                raise Stopped(f"stopped and saved at step {progress.step} of {settings.num_steps}", exit_code=stop)
+                raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=stop)
         self.log.stop_bar()
 
     def train_step(self, step: int) -> None:
@@ -166,7 +166,7 @@ class Trainer:
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise Diverged(
-                    f"the loss is {loss} at step {first + i + 1} (learning rate {self.pending[i][0]:.4g}): "
+                    f"the loss is {loss} at step {first + i + 1:,} (learning rate {self.pending[i][0]:.4g}): "
                     f"lower optimizer.lr, lengthen scheduler.warmup or set trainer.clip=1"
                 )
         self.log.metric(
@@ -185,7 +185,7 @@ class Trainer:
             values["val"] = f"{self.val_accuracy:.1%}"
         if self.seconds:
             values["img/s"] = f"{self.images / self.seconds:.0f}"
-        self.log.show(values)
+        self.log.show({"step": f"{progress.step:,}"} | values, always=self.settings.log_every == 1)
 
     def evaluate(self) -> None:
         """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
@@ -215,7 +215,7 @@ class Trainer:
         self.log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
         self.log.line(
-            f"epoch {row['epoch']:<5.4g} step {progress.step:<6} lr {self.learning_rate(progress.step - 1):<9.4g} "
+            f"epoch {row['epoch']:<5.4g} step {progress.step:<7,} lr {self.learning_rate(progress.step - 1):<8.3g} "
             f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
             + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if self.validation is not None else "")
             + (f" {self.images / self.seconds:,.0f} img/s" if self.seconds else "")
@@ -226,7 +226,7 @@ class Trainer:
         """Confusion matrix and loss of the weights that count. Raises Diverged if they are not finite."""
         scores = evaluate(self.predictor, split, self.normalize, num_classes=self.settings.num_classes)
         if not math.isfinite(scores.loss):
-            raise Diverged(f"the evaluation's loss is {scores.loss} at step {self.progress.step}: lower optimizer.lr")
+            raise Diverged(f"the evaluation's loss is {scores.loss} at step {self.progress.step:,}: lower optimizer.lr")
         return scores
 
     def keep_best(self, accuracy: float, loss: float) -> None:
