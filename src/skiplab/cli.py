@@ -247,7 +247,7 @@ def launch(config: Any, folder: Path) -> int:
 
 def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
-    from skiplab import config as configs, folders, overrides, placement
+    from skiplab import checkpoint, config as configs, folders, overrides, placement
 
     try:
         folder = folders.of_path(path)
@@ -265,6 +265,8 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
             if (before := configs.flat(config)[name]) != value:
                 print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
         placement.write_config(folder, configs.dump(changed))
+    if not folders.is_finished(folder) and (folder / folders.LAST).is_file():
+        print(f"going on with {folder} at step {checkpoint.peek(folder / folders.LAST)['progress']['step']:,}")
     return launch(changed, folder)
 
 

@@ -24,11 +24,15 @@ class Log:
         self.bar: tqdm[Any] | None = None
         self.last_line = time.monotonic()
 
+    def record(self, text: str) -> None:
+        """One line in run.log alone."""
+        self.file.write(text + "\n")
+        self.file.flush()
+
     def line(self, text: str) -> None:
         """One line for the reader, above the progress bar if there is one."""
         self.last_line = time.monotonic()
-        self.file.write(text + "\n")
-        self.file.flush()
+        self.record(text)
         if self.console:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()

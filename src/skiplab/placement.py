@@ -36,10 +36,11 @@ def choose_folder(config: Config, parent: Path, prefix: str) -> tuple[Path, bool
     else:
         if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, identity)) is not None:
             try:
-                checkpoint.peek(found / folders.LAST)
+                facts = checkpoint.peek(found / folders.LAST)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
-            print("this command's run was stopped before its end and goes on; resume=never starts afresh")
+            step, num_steps = facts["progress"]["step"], facts["num_steps"]
+            print(f"going on with {found} at step {step:,} of {num_steps:,}; resume=never starts afresh")
             return found, False
         folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
     write_config(folder, configs.dump(config))

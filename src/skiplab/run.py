@@ -47,7 +47,7 @@ def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_s
     describe(config, trainer, log)
     if resumed:
         trainer.resume()
-        log.line(f"going on at step {trainer.progress.step:,} of {trainer.settings.num_steps:,}")
+        log.record(f"going on at step {trainer.progress.step:,} of {trainer.settings.num_steps:,}")
     return trainer, checksum
 
 
