@@ -228,7 +228,7 @@ def test_all_mistakes_are_named_at_once_one_line_each() -> None:
 
 
 SWEEPS: list[tuple[str, list[str]]] = [
-    ("-m block=conv,skp", ["block=skp: did you mean skip?"]),
+    ("-m block=conv,skp", ["block=skp: no such block; did you mean skip?"]),
     ("-m blok=conv,skip", ["blok: no such key; did you mean block?"]),
     ("-m model=resnet20 depth=range(20,24)", ["depth=21 is no", "depth=22 is no", "depth=23 is no"]),
     ("-m depth=2,x,-4", ["depth=x: a whole number", "depth=-4: must be at least 0"]),

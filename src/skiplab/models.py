@@ -63,16 +63,17 @@ def deepcnn(plan: Plan) -> Stages:
         raise ValueError(f"depth={plan.depth}: model=deepcnn takes 0 blocks or more")
     width, bias, norm = plan.width, plan.style.bias, plan.style.norm
     side = plan.size // 2 // 2 // 2
+    # pooled before relu: both are monotone, so outputs and gradients are the same to the bit, for a quarter of relu's work
     return OrderedDict(
         stem=nn.Sequential(
             conv(plan.channels, width, 3, bias=bias),
             make_norm(width, norm),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
             conv(width, width, 3, bias=bias),
             make_norm(width, norm),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),
             conv(width, width, 3, bias=bias),
         ),
         blocks=plan.stage(width, width, plan.depth, stride=1) if plan.depth else nn.Identity(),
