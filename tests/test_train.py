@@ -210,6 +210,14 @@ def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> N
         assert re.search(rf"^{state} .*deepcnn/{folder.name.split('-')[-1]} .* {folder}$", out, re.MULTILINE)
 
 
+def test_train_alone_is_a_run(train: Train) -> None:
+    done = train()
+    assert done.returncode == 0, done.stderr
+    (folder,) = run_folders()
+    assert "digits" in folder.name
+    assert json.loads((folder / "result.json").read_text())["test"]["accuracy"] > 0.95
+
+
 def test_a_stop_ends_the_sweep(call: Cli) -> None:
     code, out, err = call("-m", *SMALL, "block=conv,skip", "trainer.max_time=1e-9")
     assert code == 7

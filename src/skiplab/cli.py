@@ -1,6 +1,7 @@
 """The two commands: `train` (Hydra) and `skiplab evaluate | list | info`. Imports torch only once a config has passed its check."""
 
 import argparse
+import itertools
 import shlex
 import sys
 import time
@@ -128,7 +129,7 @@ def check_dashes(arguments: Sequence[str]) -> None:
     """Raise UsageError with the right spelling for `--KEY VALUE` and `--KEY=VALUE`."""
     from skiplab import config as configs, overrides
 
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and (name in configs.leaves() or name in overrides.groups()):
             value = value if equals else after if "=" not in after and not after.startswith("-") else ""
