@@ -71,7 +71,7 @@ def ours(case: str, training: Any, validation: Any, *, threads: int) -> dict[str
 
     def trainer_in(folder: Path, log: Log) -> Any:
         held = splits[1] if len(splits[1]) else None
-        return parts.make_trainer(checked, parts.network(checked, device), splits[0], held, device, folder, log, lambda: 0)
+        return parts.make_trainer(checked, parts.network(checked, device), splits[0], held, device, folder, log, lambda: 0, accumulate=1)
 
     seconds = {}
     with tempfile.TemporaryDirectory() as name, closing(Log(Path(name), console=False)) as log:

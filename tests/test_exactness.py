@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,19 +102,22 @@ def test_killed_equals_straight(tmp_path: Path) -> None:
 def test_killed_between_best_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(*SMALL)
     sit(config, tmp_path / "straight")
-    save = Trainer.save
+    save = checkpoint.save
 
-    def killed_save(trainer: Trainer) -> None:
-        if trainer.progress.step == 6:
+    def killed_save(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        if path.name == folders.LAST and facts["progress"]["step"] == 12:
             raise Killed
-        save(trainer)
+        save(path, tensors, facts)
 
-    monkeypatch.setattr(Trainer, "save", killed_save)
+    monkeypatch.setattr(checkpoint, "save", killed_save)
     with pytest.raises(Killed):
         sit(config, tmp_path / "killed")
     monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "killed" / folders.BEST)[1]["step"] == 12
+    assert checkpoint.load(tmp_path / "killed" / folders.LAST)[1]["progress"]["step"] == 6
+    with closing(Log(tmp_path / "killed", console=False)) as log:  # the best of step 6 is put back
+        prepare(config, tmp_path / "killed", torch.device("cpu"), log, lambda: 0)
     assert checkpoint.load(tmp_path / "killed" / folders.BEST)[1]["step"] == 6
-    assert checkpoint.load(tmp_path / "killed" / folders.LAST)[1]["progress"]["step"] == 0
     sit(config, tmp_path / "killed")
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
@@ -167,6 +171,7 @@ def test_best_is_the_best_on_validation_and_loss_breaks_ties(tmp_path: Path) -> 
     best = max((row for row in rows if "val_loss" in row), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert trainer.progress.best_step == best["step"]
     assert checkpoint.load(tmp_path / "run" / folders.BEST)[1] == {
+        "network": "deepcnn of residual blocks, depth 1, width 8, on digits",
         "step": best["step"],
         "accuracy": best["val_accuracy"],
         "loss": best["val_loss"],

@@ -248,6 +248,14 @@ def test_extract_writes_the_wanted_members_only(tmp_path: Path, target: Path) ->
     assert (target / "one.bin").stat().st_mode & 0o7111 == 0  # the archive's set-user-id and execute bits are not taken over
 
 
+def test_extract_refuses_a_member_that_no_data_set_has(tmp_path: Path, target: Path) -> None:
+    header = tarfile.TarInfo("one.bin")
+    header.size = 2**40
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(gzip.compress(header.tobuf() + bytes(1024)))
+    assert_refused(archive, target, ["one.bin"], "one.bin is 1,099,511,627,776 bytes, which no file of a data set is")
+
+
 def test_extract_replaces_what_is_there_links_included(tmp_path: Path, target: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"mine")

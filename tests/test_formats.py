@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from skiplab import formats
 from skiplab.errors import UsageError
-from skiplab.files import Published
+from skiplab.files import Published, extract
 
 Bytes = NDArray[np.uint8]
 NOWHERE = ("http://127.0.0.1:9",)  # nobody listens there: what a test does not put in its folder cannot be had
@@ -563,7 +563,7 @@ def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --------------------------------------------------------------------------------------------------------------- fuzzing
 
 EDITS = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=4)
-FUZZ = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+FUZZ = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 
 
 def edited(content: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
@@ -660,4 +660,19 @@ def test_fuzz_digits(tmp_path: Path, digits_csv: bytes) -> None:
 
     packed = gzip.compress(digits_csv, 1)
     with scikit_learn_at(tmp_path) as path:
+        fuzz()
+
+
+def test_fuzz_tar(tmp_path: Path) -> None:
+    @FUZZ
+    @given(edits=EDITS, inside=st.booleans())
+    def fuzz(edits: list[tuple[int, bytes, int]], inside: bool) -> None:
+        content = gzip.compress(edited(plain, edits), 1) if inside else edited(ARCHIVE, edits)
+        survive(lambda path: extract(path, target, [*BINARIES]), tmp_path / "small.tar.gz", content)
+        assert {path.name for path in target.iterdir()} <= BINARIES.keys()
+
+    target = tmp_path / "target"
+    target.mkdir()
+    plain = gzip.decompress(ARCHIVE)
+    with little_memory(1 << 29):
         fuzz()

@@ -1,18 +1,19 @@
 """The two commands: `train` (Hydra) and `skiplab evaluate | list | info`. Imports torch only once a config has passed its check."""
 
-import argparse
 import itertools
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from skiplab import __version__
 from skiplab.errors import SkiplabError, Stopped, UsageError
+from skiplab.launch import complain, guarded, launch
+from skiplab.signals import StopSignal
+from skiplab.verbs import skiplab_command
 
 PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's grammar stumbles over = , ( in a path
 
@@ -25,28 +26,6 @@ def train() -> None:
 def skiplab() -> None:
     """Entry point of `skiplab`."""
     sys.exit(guarded(lambda: skiplab_command(sys.argv[1:])))
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command; an error of ours becomes its lines on stderr and its exit code."""
-    try:
-        return command()
-    except SkiplabError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
-        sys.stderr.close()
-        return 1
-
-
-def complain(error: SkiplabError) -> int:
-    """An error of ours on stderr, one line each; returns its exit code. A stop that was asked for is no error, so it is not called one."""
-    prefix = "" if isinstance(error, Stopped) else "error: "
-    for line in str(error).split("\n"):
-        print(f"{prefix}{line}", file=sys.stderr)
-    return error.exit_code
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -88,12 +67,13 @@ def train_command(arguments: Sequence[str]) -> int:
     outcomes: list[Outcome] = []
 
     def task(cfg: Any) -> None:
-        outcomes.append(cell(cfg, in_sweep=flags.multirun))
+        outcomes.append(cell(cfg, stop_signal, in_sweep=flags.multirun))
         if flags.multirun and outcomes[-1].is_stop:
             raise SystemExit  # whoever stops a run of a sweep means the sweep
 
     try:
-        hydra_main(quoted, task)
+        with StopSignal() as stop_signal:
+            hydra_main(quoted, task)
     except SystemExit:
         if not outcomes or not outcomes[-1].is_stop:
             raise
@@ -175,7 +155,7 @@ def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
     return 0
 
 
-def cell(cfg: Any, *, in_sweep: bool) -> Outcome:
+def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
     """One run of Hydra's; its errors are told here, so that they end this cell alone."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -189,15 +169,15 @@ def cell(cfg: Any, *, in_sweep: bool) -> Outcome:
         prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
         check_device(config.device)
         check_init_from(config.init_from)
-        folder, is_new = placement.choose_folder(config, parent, prefix)
-        if is_new:
-            placement.record(folder, cfg, hydra_config)
-        try:
-            return Outcome(launch(config, folder), folder)
-        except UsageError:
+        with placement.held(config, parent, prefix) as (folder, is_new):
             if is_new:
-                placement.discard(folder)
-            raise
+                placement.record(folder, cfg, hydra_config)
+            try:
+                return Outcome(launch(config, folder, stop_signal), folder)
+            except UsageError:
+                if is_new:
+                    placement.discard(folder)
+                raise
     except SkiplabError as error:
         return Outcome(complain(error), folder, is_stop=isinstance(error, Stopped))
 
@@ -220,116 +200,37 @@ def check_init_from(path: str | None) -> None:
             raise UsageError(f"init_from={error}") from None
 
 
-def launch(config: Any, folder: Path) -> int:
-    """Run `config` in `folder`; a finished run prints its report."""
-    from skiplab import folders
-
-    if folders.is_finished(folder):
-        print(f"{folder} is finished; its report:\n")
-        print((folder / "report.txt").read_text(encoding="utf-8"))
-        return 0
-    go_on = f"train resume={shlex.quote(str(folder))}"
-    try:
-        from skiplab.run import run
-
-        run(config, folder)
-    except Stopped as error:
-        raise Stopped(f"{error}; go on with: {go_on}", exit_code=error.exit_code) from None
-    except SkiplabError:
-        raise
-    except Exception:
-        with (folder / "run.log").open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
-        traceback.print_exc()
-        print(f"error: unforeseen, recorded in {folder / 'run.log'}; go on with: {go_on}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
-    from skiplab import checkpoint, config as configs, folders, overrides, placement
+    from skiplab import config as configs, folders, overrides, placement
 
     try:
         folder = folders.of_path(path)
     except UsageError as error:
         meant = configs.nearest(str(path), ["auto", "never"])
         raise UsageError(f"resume={error}; " + (meant if meant.startswith("did") else "auto and never are the other choices")) from None
-    config = configs.load(folder / folders.CONFIG)
-    changed = overrides.apply_to_stored(config, texts)
-    check_length(config, changed, folder)
-    if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
-        print(f"{folder} was finished; it goes on because the command changes it")
-        (folder / folders.RESULT).unlink()
-    if changed != config:
-        for name, value in configs.flat(changed).items():
-            if (before := configs.flat(config)[name]) != value:
-                print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
-        placement.write_config(folder, configs.dump(changed))
-    if not folders.is_finished(folder) and (folder / folders.LAST).is_file():
-        print(f"going on with {folder} at step {checkpoint.peek(folder / folders.LAST)['progress']['step']:,}")
-    return launch(changed, folder)
+    with StopSignal() as stop_signal, folders.locked(folder):
+        config = configs.load(folder / folders.CONFIG)
+        changed = overrides.apply_to_stored(config, texts)
+        stood = folders.standing(folder) if folders.has_state(folder) else folders.State("stopped", step=0, num_steps=0)
+        check_length(config, changed, stood)
+        if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
+            print(f"{folder} was finished; it goes on because the command changes it")
+            (folder / folders.RESULT).unlink()
+        if changed != config:
+            for name, value in configs.flat(changed).items():
+                if (before := configs.flat(config)[name]) != value:
+                    print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
+            placement.write_config(folder, configs.dump(changed))
+        if not folders.is_finished(folder):
+            print(f"going on with {folder} at step {stood.step:,}")
+        return launch(changed, folder, stop_signal)
 
 
-def check_length(config: Any, changed: Any, folder: Path) -> None:
+def check_length(config: Any, changed: Any, stood: Any) -> None:
     """Raise UsageError if the run already stands beyond the length that it is asked to have."""
-    from skiplab import checkpoint, folders
-
-    if (config.epochs, config.steps) == (changed.epochs, changed.steps) or not (folder / folders.LAST).is_file():
+    if (config.epochs, config.steps) == (changed.epochs, changed.steps):
         return
-    facts = checkpoint.peek(folder / folders.LAST)
-    step = facts["progress"]["step"]
-    steps_per_epoch = facts["num_steps"] / config.epochs if config.steps is None else 0
-    num_steps = changed.steps or changed.epochs * steps_per_epoch
-    if 0 < num_steps < step:
-        raise UsageError(f"{folder}: stands at step {step:,}, beyond the {num_steps:,.0f} steps that the command asks for")
-
-
-# ----------------------------------------------------------------------------------------------------------- skiplab
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with errors like all others: one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError instead of printing the usage."""
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
-def skiplab_command(arguments: Sequence[str]) -> int:
-    """`skiplab VERB ...`."""
-    parser = Parser(prog="skiplab", description="Look at runs that `train` made.", epilog="`train` makes them: train --help")
-    parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    evaluate = verbs.add_parser("evaluate", help="the report of a run's checkpoint, from its folder alone")
-    evaluate.add_argument("run", type=Path, help="run folder")
-    evaluate.add_argument("--split", choices=("test", "val"), default="test")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
-    listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
-    verbs.add_parser("info", help="versions, devices, threads, data root")
-    from skiplab import config as configs
-
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs.choices:
-        raise UsageError(f"skiplab {arguments[0]}: no such verb; {configs.nearest(arguments[0], verbs.choices)}")
-    options = parser.parse_args(list(arguments))
-    if options.verb == "list":
-        from skiplab import listing as listings
-
-        print(listings.under(options.folder))
-    elif options.verb == "info":
-        from skiplab import listing as listings
-
-        print(listings.info())
-    else:
-        from skiplab import folders
-
-        folder = folders.of_path(options.run)
-        if options.split == "test" and not folders.is_finished(folder):
-            rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
-            print(f"note: {folder} is not finished: {rule}", file=sys.stderr)
-        from skiplab.outcome import evaluate_run
-
-        print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))
-    return 0
+    num_steps = changed.steps or changed.epochs * (stood.num_steps / config.epochs if config.steps is None else 0)
+    if 0 < num_steps < stood.step:
+        raise UsageError(f"the run stands at step {stood.step:,}, beyond the {num_steps:,.0f} steps that the command asks for")

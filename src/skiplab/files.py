@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import tarfile
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from skiplab.errors import UsageError
 
+LARGEST_MEMBER = 2**28  # bytes of a file in an archive; CIFAR-100's training file has 154 million
 TIMEOUT = 30  # seconds without a byte before a host counts as unreachable
 
 
@@ -154,9 +156,12 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
                 source = tar.extractfile(member) if member.isfile() and name in wanted else None
                 if source is None:
                     continue
+                if member.size > LARGEST_MEMBER:
+                    raise UsageError(f"{archive}: {name} is {member.size:,} bytes, which no file of a data set is")
                 wanted.discard(name)
                 fresh = Path(private) / name
-                fresh.write_bytes(source.read())
+                with fresh.open("wb") as target:
+                    shutil.copyfileobj(source, target)
                 os.replace(fresh, folder / name)
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{archive}: cannot be unpacked ({error})") from None

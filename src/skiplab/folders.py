@@ -7,10 +7,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from skiplab import checkpoint
 from skiplab.errors import CheckpointError, FolderError, UsageError
@@ -48,23 +48,43 @@ def make(parent: Path, name: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; FolderError with the holder's pid and host if another run has it. A dead run holds nothing."""
-    path = folder / ".lock"
-    try:
-        file = path.open("a+")
-    except OSError as error:
-        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
-    with file:
+    """Hold the folder's lock; FolderError with the holder's pid and host if another run has it. A dead run holds nothing.
+
+    What a killed run left half written in the folder is removed.
+    """
+    with _lock_file(folder) as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
                 raise FolderError(f"{folder}: in use by {file.read().strip() or 'another run'}; take another out= or wait for it") from None
+        for leftover in (folder, folder / ".hydra"):
+            checkpoint.remove_temporaries(leftover)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[None]:
+    """Runs that start under `root` choose their folders one after the other; waits for the others."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{root}: no run folder can be made there ({error.strerror})") from None
+    with _lock_file(root) as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(folder: Path) -> TextIO:
+    try:
+        return (folder / ".lock").open("a+")
+    except OSError as error:
+        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
 
 
 def is_locked(folder: Path) -> bool:
@@ -72,11 +92,16 @@ def is_locked(folder: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        with (folder / ".lock").open("a+") as file:
+        with (folder / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return (folder / ".lock").exists()
     return False
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a checkpoint to go on from is in the folder, of whatever generation."""
+    return bool(checkpoint.generations(folder / LAST))
 
 
 def identity_of(folder: Path) -> str | None:
@@ -105,9 +130,9 @@ def started(folder: Path) -> tuple[float, str]:
 
 
 def unfinished(root: Path, identity: str) -> Path | None:
-    """The newest folder under `root` whose run has this identity, is not finished and not alive."""
+    """The newest folder under `root` whose run has this identity, is not finished and not alive; it may not have saved yet."""
     for folder in reversed(runs_under(root)):
-        if identity_of(folder) == identity and not is_finished(folder) and (folder / LAST).is_file() and not is_locked(folder):
+        if identity_of(folder) == identity and not is_finished(folder) and not is_locked(folder):
             return folder
     return None
 
@@ -142,12 +167,20 @@ def state_of(folder: Path) -> State:
         return State("finished", steps, steps, result["best_val_accuracy"], tested, result["train_seconds"])
     state = "running" if is_locked(folder) else "stopped"
     try:
-        facts = checkpoint.peek(folder / LAST)
+        return replace(standing(folder), state=state)
     except CheckpointError:
         return State(state)
-    progress = facts["progress"]
-    best = progress["best_accuracy"] if progress["best_accuracy"] >= 0 else None
-    return State(state, progress["step"], facts["num_steps"], best, None, facts["history"]["seconds"])
+
+
+def standing(folder: Path) -> State:
+    """Where the newest whole checkpoint of a run stands. Raises CheckpointError if there is none."""
+    facts = checkpoint.peek_newest(folder / LAST)
+    try:
+        step, num_steps = int(facts["progress"]["step"]), int(facts["num_steps"])
+        best, seconds = float(facts["progress"]["best_accuracy"]), float(facts["history"]["seconds"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise CheckpointError(f"{folder / LAST}: holds no run's state") from None
+    return State("stopped", step, num_steps, best if best >= 0 else None, None, seconds)
 
 
 def duration(seconds: float) -> str:

@@ -91,6 +91,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def comparable(device: torch.device) -> dict[str, str]:
+    """What must not change on the way for two runs to be equal to the bit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    return {"device": name, "torch": str(torch.__version__), "processor": cpu_name()}
+
+
 def facts(device: torch.device) -> dict[str, Any]:
     """What result.json says of the machine."""
     return {"device": str(device), "hardware": describe(device), "threads": torch.get_num_threads(), "versions": versions()}

@@ -13,7 +13,7 @@ HEAD = """skiplab {version}: train residual and skip-connection networks on smal
   train resume=outputs/2026-01-31/12-00-00-...                   go on with a run, bit for bit
 
 The same command again goes on where a killed run stopped; a finished run is never continued, a new one starts.
-skiplab list shows the runs, skiplab evaluate RUN repeats a report.
+skiplab list shows the runs, skiplab evaluate RUN repeats a report, skiplab verify proves that kills change nothing.
 
 GROUPS: choose one option of each, GROUP=OPTION
 """
@@ -34,7 +34,7 @@ KEYS: set any value, KEY=VALUE (all of them: train --cfg job)
 
 FLAGS (Hydra's): -m sweeps, --cfg job shows the config, -sc install=bash sets up completion
 EXIT CODES: 0 done, 2 bad command line, config or data, 3 no usable checkpoint, 4 output folder, 5 diverged,
-  6 out of memory, 7 stopped by trainer.max_time, 130 or 143 stopped by a signal after saving, 1 anything else"""
+  6 out of memory, 7 stopped by trainer.max_time, 129, 130 or 143 stopped by a signal after saving, 1 anything else"""
 
 
 def train() -> str:

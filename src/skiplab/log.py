@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+tqdm.set_lock(threading.RLock())  # its own default is a semaphore of the system, which a killed run would leave behind
 QUIET = 30  # seconds after which a run without a bar says that it lives
 
 
@@ -33,9 +35,21 @@ class Log:
         """One line for the reader, above the progress bar if there is one."""
         self.last_line = time.monotonic()
         self.record(text)
-        if self.console:
+        if not self.console:
+            return
+        try:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+        except OSError:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """The terminal was closed, or nobody reads the pipe any more: the run goes on, and says what it says in run.log alone."""
+        self.console, self.bar = False, None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):  # so that nothing that is said later raises an error
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
 
     def start_bar(self, *, step: int, num_steps: int) -> None:
         """Show a bar of optimizer steps, on a terminal only; NO_COLOR keeps it plain."""
@@ -46,7 +60,10 @@ class Log:
     def advance(self) -> None:
         """Move the bar by one step."""
         if self.bar is not None:
-            self.bar.update()
+            try:
+                self.bar.update()
+            except OSError:
+                self.hang_up()
 
     def show(self, values: Mapping[str, str], *, always: bool = False) -> None:
         """What stands behind the bar from now on. Where there is no bar: a line, if the last one is half a minute old, or `always`."""
@@ -66,15 +83,21 @@ class Log:
         self.metrics.write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
 
     def metrics_size(self) -> int:
-        """How many bytes metrics.jsonl holds, all of them handed to the disk."""
+        """How many bytes metrics.jsonl holds."""
         self.metrics.flush()
-        os.fsync(self.metrics.fileno())
         return self.metrics.tell()
 
-    def truncate_metrics(self, size: int) -> None:
-        """Forget the metrics of steps that will be run again."""
-        self.metrics.truncate(size)
-        self.metrics.seek(size)
+    def sync_metrics(self) -> None:
+        """Hand metrics.jsonl to the disk: before a checkpoint that counts its bytes is written."""
+        os.fsync(self.metrics.fileno())
+
+    def truncate_metrics(self, size: int) -> bool:
+        """Forget the metrics of steps that will be run again; False if rows of earlier steps are missing."""
+        whole = self.metrics_size() >= size
+        if whole:
+            self.metrics.truncate(size)
+            self.metrics.seek(size)
+        return whole
 
     def time(self, **row: Any) -> None:
         """Append a row to timing.jsonl."""

@@ -17,14 +17,16 @@ from skiplab.errors import CheckpointError, UsageError
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
 from skiplab.schema import Config
-from skiplab.trainer import Trainer
+from skiplab.trainer import ROLLBACK_FACTOR, Trainer
 
 
 def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> dict[str, Any]:
     """Test the best weights, write report, predictions, pictures, and last of all result.json."""
     progress, classes, device = trainer.progress, config.dataset.classes, trainer.device
     model = trainer.average.model
-    parts.load_weights(folder / folders.BEST, model)
+    facts = parts.load_weights(folder / folders.BEST, model, config)
+    if facts.get("step") != progress.best_step:
+        raise CheckpointError(f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best")
     test = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
     tested = predictions_on(config, trainer.predictor, test, device)
     found = report.metrics(tested, classes)
@@ -60,6 +62,9 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         "steps": progress.step,
         "epochs": progress.step / trainer.batches.steps_per_epoch,
         "best_step": progress.best_step,
+        "accumulate": trainer.settings.accumulate,
+        "rollbacks": progress.rollbacks,
+        "lr_factor": ROLLBACK_FACTOR**progress.rollbacks,
         "best_val_accuracy": progress.best_accuracy if trainer.validation is not None else None,
         "best_val_loss": progress.best_loss if trainer.validation is not None else None,
         "test": found,
@@ -130,9 +135,10 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
     )
     model = parts.network(config, device)
-    if not (folder / f"{checkpoint_name}.ckpt").exists():
+    saved = checkpoint.generations(folder / f"{checkpoint_name}.ckpt")
+    if not saved:
         raise CheckpointError(f"{folder}: no {checkpoint_name} weights are saved yet; go on with: train resume={shlex.quote(str(folder))}")
-    facts = parts.load_weights(folder / f"{checkpoint_name}.ckpt", model)
+    facts = parts.load_weights(saved[0], model, config)
     step = facts["step"] if "step" in facts else facts["progress"]["step"]
     if split == "test":
         chosen = open_test_set(config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate")

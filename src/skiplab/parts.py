@@ -1,22 +1,25 @@
 """From a config to the parts of a run: data, network, trainer. The modules below take plain values; this one reads the keys."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from skiplab import checkpoint, config as configs, data, models, optim
+from skiplab import checkpoint, constraints, data, hardware, memory, models, optim
 from skiplab.augment import Augment
-from skiplab.errors import UsageError
+from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import Predictor
 from skiplab.files import default_root
 from skiplab.log import Log
 from skiplab.randomness import seed_default
 from skiplab.schema import Config
 from skiplab.trainer import Settings, Trainer
+
+HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
 
 
 def open_split(config: Config, split: str) -> tuple[data.Split, str]:
@@ -56,7 +59,7 @@ def network(config: Config, device: torch.device) -> nn.Sequential:
         depth=config.depth,
         width=config.width,
         channels=config.dataset.channels,
-        size=configs.image_size(config),
+        size=constraints.image_size(config),
         num_classes=len(config.dataset.classes),
         norm=config.norm,
         shortcut=config.shortcut,
@@ -69,9 +72,15 @@ def network(config: Config, device: torch.device) -> nn.Sequential:
     return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
+def describe(config: Config) -> str:
+    """What a checkpoint's weights fit, in words: network and data set."""
+    style = (", norm=none" if config.norm == "none" else "") + ("" if config.shortcut else ", shortcut=false")
+    return f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}{style}, on {config.dataset.name}"
+
+
 def summary_of(config: Config, model: nn.Sequential) -> models.Summary:
     """Parameters, MACs, FLOPs and shapes of the config's network."""
-    return models.summarize(model, channels=config.dataset.channels, size=configs.image_size(config))
+    return models.summarize(model, channels=config.dataset.channels, size=constraints.image_size(config))
 
 
 def normalizer(config: Config, device: torch.device) -> data.Normalize:
@@ -79,7 +88,7 @@ def normalizer(config: Config, device: torch.device) -> data.Normalize:
     return data.Normalize(
         mean=config.dataset.mean,
         std=config.dataset.std,
-        size=configs.image_size(config),
+        size=constraints.image_size(config),
         channels_last=config.trainer.channels_last,
         device=device,
     )
@@ -100,6 +109,8 @@ def make_trainer(
     folder: Path,
     log: Log,
     stop_signal: Callable[[], int],
+    *,
+    accumulate: int,
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
@@ -120,24 +131,8 @@ def make_trainer(
         model.compile()
     optimizer_options = asdict(config.optimizer)
     scheduler_options = asdict(config.scheduler)
-    settings = Settings(
-        seed=config.seed,
-        num_steps=num_steps,
-        stop_at=min(num_steps, options.limit_steps or num_steps),
-        num_classes=len(dataset.classes),
-        accumulate=options.accumulate,
-        amp=options.amp,
-        clip=options.clip or float("inf"),
-        label_smoothing=options.label_smoothing,
-        early_stop=options.early_stop or float("inf"),
-        eval_every=max(1, round(options.eval_every * batches.steps_per_epoch)),
-        eval_train=options.eval_train,
-        save_every=max(1, round(options.save_every * batches.steps_per_epoch)),
-        log_every=options.log_every,
-        max_time=options.max_time or float("inf"),
-    )
     return Trainer(
-        settings,
+        settings_of(config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate),
         model=model,
         average=average,
         optimizer=optim.build(optimizer_options.pop("name"), model, device=device, **optimizer_options),
@@ -148,15 +143,69 @@ def make_trainer(
         folder=folder,
         log=log,
         stop_signal=stop_signal,
+        network=describe(config),
+        machine=hardware.comparable(device),
     )
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+def accumulation(config: Config, model: nn.Module, training: data.Split, device: torch.device) -> int:
+    """How many parts a batch is computed in. Raises OutOfMemory where the memory cannot hold a step."""
+    wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
+    normalize, autocast = normalizer(config, device), predictor_of(config, model, device).autocast
+
+    def batch(count: int) -> tuple[Tensor, Tensor]:
+        index = torch.arange(count, device=training.images.device) % len(training)
+        return normalize(training.images[index]), training.labels[index].to(device)
+
+    if device.type == "cuda":
+        if isinstance(wanted, int):
+            return wanted  # a step that does not fit says so itself
+        parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast))
+        if parts is None:
+            raise OutOfMemory(f"{hardware.describe(device)}: not even {least} images of batch_size={config.batch_size} fit at once")
+        return parts
+    left = memory.available()
+    if left is None:  # neither the system nor a cgroup tells
+        return wanted if isinstance(wanted, int) else 1
+    takes = functools.cache(lambda n: memory.needed(model, batch, num_images=n, autocast=autocast))
+    parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
+    if isinstance(wanted, int) and takes(-(-config.batch_size // wanted)) <= left:
+        return wanted
+    if isinstance(wanted, int) or parts is None:
+        size = takes(config.batch_size // wanted if isinstance(wanted, int) else least) / 2**30
+        advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"
+        raise OutOfMemory(f"batch_size={config.batch_size}: a step takes {size:.1f} GiB or more, {left / 2**30:.1f} GiB are free; {advice}")
+    return parts
+
+
+def settings_of(config: Config, *, num_steps: int, steps_per_epoch: int, accumulate: int) -> Settings:
+    """The loop's plain values; what counts epochs in the config counts steps in them."""
+    options = config.trainer
+    return Settings(
+        seed=config.seed,
+        num_steps=num_steps,
+        stop_at=min(num_steps, options.limit_steps or num_steps),
+        num_classes=len(config.dataset.classes),
+        accumulate=accumulate,
+        amp=options.amp,
+        clip=options.clip or float("inf"),
+        label_smoothing=options.label_smoothing,
+        early_stop=options.early_stop or float("inf"),
+        eval_every=max(1, round(options.eval_every * steps_per_epoch)),
+        eval_train=options.eval_train,
+        save_every=max(1, round(options.save_every * steps_per_epoch)),
+        log_every=options.log_every,
+        max_time=options.max_time or float("inf"),
+        on_nonfinite=options.on_nonfinite,
+    )
+
+
+def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]:
     """The weights that count in a checkpoint (the average where there is one) into the model; returns its facts."""
     tensors, facts = checkpoint.load(path)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
         model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-    except RuntimeError as error:
-        raise UsageError(f"{path}: not a checkpoint of this config's network ({' '.join(str(error).split())[:200]})") from None
+    except RuntimeError:
+        raise UsageError(f"{path}: of {facts.get('network')}, which does not fit this run's {describe(config)}") from None
     return facts

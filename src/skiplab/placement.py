@@ -1,6 +1,9 @@
 """Where a run takes place: a fresh folder, or the one in which the same run was stopped. Imports no torch."""
 
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +14,72 @@ from skiplab.errors import CheckpointError, FolderError
 from skiplab.schema import Config
 
 OUTPUTS = Path("outputs")
+RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")  # time or number in a sweep: how the names that we give begin
 
 
 def discard(folder: Path) -> None:
     """Remove a fresh run's folder if nothing was saved in it: it would stand in the list as a run that could go on."""
-    if not (folder / folders.LAST).exists():
+    if not folders.has_state(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def choose_folder(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
-    """The folder to run in, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
-    identity = configs.identity(config)
-    if config.out is not None:
-        folder = Path(config.out).expanduser()
-        if folders.identity_of(folder) is not None:
-            check_same_run(config, folder, identity)
-            return folder, False
-        if folder.exists() and (not folder.is_dir() or any(f.name != ".lock" for f in folder.iterdir())):
+@contextmanager
+def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool]]:
+    """The folder to run in, locked, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
+    with ExitStack() as stack:
+        if config.out is not None:
+            folder = Path(config.out).expanduser()
+            make_out(folder)
+            stack.enter_context(folders.locked(folder))
+            is_new = take_out(config, folder)
+        else:
+            with folders.one_at_a_time(OUTPUTS):
+                folder, is_new = choose(config, parent, prefix)
+                stack.enter_context(folders.locked(folder))
+        yield folder, is_new
+
+
+def make_out(folder: Path) -> None:
+    """Make out=, if it is not there. Raises FolderError if it is something else than a run's folder."""
+    try:
+        foreign = folder.exists() and (not folder.is_dir() or any(not f.name.startswith(".") for f in folder.iterdir()))
+        if foreign and folders.identity_of(folder) is None:
             raise FolderError(f"out={folder}: exists and is not a run folder; take another")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
-    else:
-        if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, identity)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
+
+
+def take_out(config: Config, folder: Path) -> bool:
+    """Whether out= is fresh; then it gets its config. Raises FolderError if it holds another run."""
+    if folders.identity_of(folder) is not None:
+        check_same_run(config, folder, configs.identity(config))
+        return False
+    write_config(folder, configs.dump(config))
+    return True
+
+
+def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
+    """The unfinished run of the same identity under outputs/, or a fresh folder, and whether it is fresh."""
+    clear_leftovers(parent)
+    if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, configs.identity(config))) is not None:
+        if folders.has_state(found):
             try:
-                facts = checkpoint.peek(found / folders.LAST)
+                stood = folders.standing(found)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
-            step, num_steps = facts["progress"]["step"], facts["num_steps"]
-            print(f"going on with {found} at step {step:,} of {num_steps:,}; resume=never starts afresh")
-            return found, False
-        folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
+            print(f"going on with {found} at step {stood.step:,} of {stood.num_steps:,}; resume=never starts afresh")
+        return found, False
+    folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
     write_config(folder, configs.dump(config))
     return folder, True
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Remove the folders of runs that were killed before they had a config; the caller holds outputs/'s lock."""
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if folder.is_dir() and RUN_NAME.match(folder.name) and all(f.name.startswith(".") for f in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_same_run(config: Config, folder: Path, identity: str) -> None:
@@ -63,14 +98,11 @@ def check_same_run(config: Config, folder: Path, identity: str) -> None:
 
 def write_config(folder: Path, text: str) -> None:
     """The folder's config.yaml."""
-    try:
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
+    checkpoint.write_atomically(folder / folders.CONFIG, text.encode())
 
 
 def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
     """Hydra's usual .hydra/ folder, as a record: it is never read back."""
     (folder / ".hydra").mkdir(exist_ok=True)
     for name, content in (("config", cfg), ("hydra", hydra_config), ("overrides", hydra_config.overrides.task)):
-        (folder / ".hydra" / f"{name}.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+        checkpoint.write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skiplab import folders, hardware, outcome, parts
+from skiplab import checkpoint, folders, hardware, outcome, parts
 from skiplab.errors import Diverged, OutOfMemory
 from skiplab.log import Log
 from skiplab.schema import Config
@@ -17,19 +17,26 @@ from skiplab.signals import StopSignal
 from skiplab.trainer import Trainer
 
 
-def run(config: Config, folder: Path) -> dict[str, Any]:
-    """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content."""
+def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
+    """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content.
+
+    The caller holds the folder's lock.
+    """
     device = hardware.pick_device(config.device)
-    with StopSignal() as stop_signal, folders.locked(folder), closing(Log(folder)) as log:
+    go_on = f"train resume={shlex.quote(str(folder))}"
+    stop_signal.advice = f"stopped; go on with: {go_on}"
+    with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         trainer, checksum = prepare(config, folder, device, log, stop_signal)
         try:
-            trainer.fit()
+            with stop_signal.heeded():
+                trainer.fit()
         except torch.OutOfMemoryError:
-            raise OutOfMemory(f"{hardware.describe(device)} is full at batch_size={config.batch_size}: double trainer.accumulate") from None
+            name = hardware.describe(device)
+            raise OutOfMemory(f"{name} is full at batch_size={config.batch_size}: set trainer.accumulate=auto") from None
         except Diverged as error:
-            go_on = f"train resume={shlex.quote(str(folder))} optimizer.lr=SMALLER"
-            raise Diverged(f"{error}; the last save is from before, so this goes on from it: {go_on}") from None
+            advice = "lower optimizer.lr, lengthen scheduler.warmup, set trainer.clip=1 or trainer.on_nonfinite=rollback"
+            raise Diverged(f"{error}: {advice}; the last save is from before, {go_on} optimizer.lr=SMALLER goes on from it") from None
         return outcome.finish(config, trainer, folder, log, checksum)
 
 
@@ -40,10 +47,12 @@ def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_s
         log.line(remark)
     training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device)
-    resumed = (folder / folders.LAST).is_file()
+    resumed = folders.has_state(folder)
     if config.init_from is not None and not resumed:
-        parts.load_weights(weights_of(Path(config.init_from).expanduser()), model)
-    trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal)
+        parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
+    accumulate = checkpoint.peek_newest(folder / folders.LAST).get("accumulate") if resumed and options.accumulate == "auto" else None
+    accumulate = accumulate or parts.accumulation(config, model, training, device)
+    trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate)
     describe(config, trainer, log)
     if resumed:
         trainer.resume()
@@ -56,7 +65,7 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     assert isinstance(trainer.model, nn.Sequential)
     summary = parts.summary_of(config, trainer.model)
     settings, held = trainer.settings, trainer.validation
-    steps = f"{settings.num_steps:,} steps"
+    steps, cut = f"{settings.num_steps:,} steps", f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     if settings.stop_at < settings.num_steps:
         steps = f"{settings.stop_at:,} of {steps} (trainer.limit_steps)"
     log.line(
@@ -66,7 +75,7 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     log.line("  ".join(f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()))
     log.line(
         f"{config.dataset.name}: {len(trainer.batches.split):,} training, {len(held) if held else 0:,} validation, "
-        f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images on {hardware.describe(trainer.device)}"
+        f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images{cut} on {hardware.describe(trainer.device)}"
     )
     if trainer.batches.split.images.device != trainer.device:
         log.line("the images do not fit the device beside the network: they stay in pinned host memory")

@@ -12,16 +12,21 @@ def key(
     at_most: float | None = None,
     below: float | None = None,
     pattern: str | None = None,
+    word: str | None = None,
     changes_numbers: bool = True,
     fixed: bool = False,
     neutral: Any = MISSING,
 ) -> Any:
-    """A field of the schema. `fixed`: cannot change when a run is resumed; `neutral`: the value that leaves it out of the identity."""
+    """A field of the schema. `fixed`: cannot change when a run is resumed; `neutral`: the value that leaves it out of the identity.
+
+    `word`: what may stand for a number.
+    """
     return field(
         metadata={
             "meaning": meaning,
             "bounds": {"at least": at_least, "above": above, "at most": at_most, "below": below},
             "pattern": pattern,
+            "word": word,
             "changes_numbers": changes_numbers,
             "fixed": fixed,
             "neutral": neutral,
@@ -140,7 +145,7 @@ class Augment:
 class Trainer:
     """How the run is computed, watched, saved and ended."""
 
-    accumulate: int = key("parts a batch is computed in, to save memory", at_least=1)
+    accumulate: int | str = key("parts a batch is computed in, to save memory; auto: as few as fit", at_least=1, word="auto")
     amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
     channels_last: bool = key("memory format of images and weights")
     compile: bool = key("torch.compile the network; it takes a minute or two at the start")
@@ -160,7 +165,10 @@ class Trainer:
         at_least=1,
         changes_numbers=False,
     )
-    on_nonfinite: Literal["stop"] = key("what a loss that is not finite does", neutral="stop")
+    on_nonfinite: Literal["stop", "rollback"] = key(
+        "what a loss that is not finite does: stop, or rollback to the last save with half the learning rate, five times at most",
+        neutral="stop",
+    )
     deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
     threads: int | None = key("CPU threads; null: one per core", at_least=1, changes_numbers=False)
     keep_allocator: bool = key("Linux: keep freed memory in the process; 1.4x the speed of Deep_CNN on a CPU", changes_numbers=False)

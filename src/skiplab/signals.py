@@ -1,36 +1,82 @@
-"""SIGINT and SIGTERM ask a run to save and stop; a second one ends it at once."""
+"""SIGINT, SIGTERM and SIGHUP ask a run to save and stop, a second one ends it at once; SIGUSR1 asks it to save and go on."""
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has none
+    EXIT_CODES[signal.SIGHUP] = 129
+SAVE = -1  # what an asked StopSignal answers to SIGUSR1: save and go on
 
 
 class StopSignal:
-    """While entered, catches both signals; calling it gives 0, or once one has come the exit code to stop with."""
+    """While entered, catches the signals.
+
+    While a network trains (`heeded`), calling it tells what was asked: 0 nothing, SAVE, or the exit code to stop with after
+    saving. At all other times nothing can be lost, so a stop ends the process at once, with `advice` as the last line: an
+    exception would be raised in the middle of an import, where it can turn into another.
+    """
 
     def __init__(self) -> None:
-        self.exit_code = 0
+        self.advice = "stopped before a run was made"
+        self.asked = 0
+        self.is_training = False
         self.before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> int:
-        return self.exit_code
+        asked, self.asked = self.asked, 0
+        return asked
 
     def __enter__(self) -> "StopSignal":
         # explicitly, also where they were ignored: a shell starts background jobs with SIGINT ignored
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self.receive) for number in EXIT_CODES}
+            handlers = dict.fromkeys(EXIT_CODES, self.stop)
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+                del handlers[signal.SIGHUP]  # nohup means it
+            if hasattr(signal, "SIGUSR1"):  # Windows has none
+                handlers[signal.SIGUSR1] = self.save
+            self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def receive(self, number: int, _frame: FrameType | None) -> None:
-        """Ask for a stop, and let the next signal do what it does by default."""
-        self.exit_code = EXIT_CODES[signal.Signals(number)]
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """While entered, a stop is asked for instead of made."""
+        self.is_training = True
+        try:
+            yield
+        finally:
+            self.is_training = False
+        if self.asked > 0:  # it came after the last step
+            self.end()
+
+    def end(self) -> NoReturn:
+        """End the process."""
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            os.write(2, f"\n{self.advice}\n".encode())
+        os._exit(self.asked)
+
+    def stop(self, number: int, _frame: FrameType | None) -> None:
+        """End the process, or ask for a stop and let the next signal do what it does by default."""
+        self.asked = EXIT_CODES[signal.Signals(number)]
+        if not self.is_training:
+            self.end()
         for each in EXIT_CODES:
             signal.signal(each, signal.SIG_DFL)
-        print("\nstopping after this step; once more ends at once", flush=True)
+        with suppress(OSError):
+            os.write(1, b"\nstopping after this step; once more ends at once\n")  # print is not for handlers: it may be in use
+
+    def save(self, number: int, _frame: FrameType | None) -> None:
+        """Ask for a save."""
+        if not self.asked:
+            self.asked = SAVE

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from skiplab import checkpoint, optim
+from skiplab.checkpoint import under
 from skiplab.data import Batches, Normalize, Split
-from skiplab.errors import CheckpointError, Diverged, Stopped
+from skiplab.errors import CheckpointError, Diverged, Stopped, UsageError
 from skiplab.evaluate import Predictor, Scores, evaluate
 from skiplab.folders import BEST, LAST
 from skiplab.log import Log
 from skiplab.randomness import seed_default
+
+ROLLBACK_FACTOR, MAX_ROLLBACKS = 0.5, 5  # of the learning rate, each time a run goes back; and how often it may
 
 
 @dataclass(kw_only=True)
@@ -34,6 +38,7 @@ class Progress:
     num_correct: int = 0
     num_seen: int = 0
     metrics_size: int = 0  # bytes of metrics.jsonl that belong to these steps
+    rollbacks: int = 0  # times that the run went back and lowered its learning rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class Settings:
     save_every: int
     log_every: int
     max_time: float
+    on_nonfinite: str
 
 
 class Trainer:
@@ -73,8 +79,11 @@ class Trainer:
         folder: Path,
         log: Log,
         stop_signal: Callable[[], int],
+        network: str,
+        machine: Mapping[str, str],
     ):
         self.settings, self.folder, self.log, self.stop_signal = settings, folder, log, stop_signal
+        self.network, self.machine = network, dict(machine)  # stored in checkpoints, compared when they are loaded
         self.model, self.average, self.optimizer, self.learning_rate = model, average, optimizer, learning_rate
         self.batches, self.validation, self.predictor = batches, validation, predictor
         self.normalize: Normalize = batches.normalize
@@ -88,39 +97,53 @@ class Trainer:
         self.losses = torch.zeros(settings.log_every, device=self.device)
         self.corrects = torch.zeros(settings.log_every, dtype=torch.int64, device=self.device)
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
-        self.seconds = 0.0  # of training, over all sittings
+        self.began = self.seconds = 0.0  # of training, over all sittings
         self.images = 0
         self.val_accuracy: float | None = None  # of the last evaluation, to show
+        self.is_best = False  # whether these weights became the best since the last save
+        self.writer = checkpoint.Writer()
 
     # ------------------------------------------------------------------------------------------------------- the loop
 
     def fit(self) -> None:
         """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
         progress, settings = self.progress, self.settings
-        began = time.monotonic() - self.seconds
+        self.began = time.monotonic() - self.seconds
         self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
-        if progress.step == 0:
-            self.save()
         self.model.train()
-        while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
-            self.train_step(progress.step)
-            progress.step += 1
-            self.log.advance()
-            if self.due(settings.log_every):
-                self.report_losses()
-            if self.due(settings.eval_every):
-                self.evaluate()
-            self.seconds = time.monotonic() - began
-            stop = self.stop_signal() or (7 if self.seconds > 60 * settings.max_time else 0)
-            if self.due(settings.save_every) or stop:
+        with self.writer:
+            if progress.step == 0:
                 self.save()
-            if stop:
-                raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=stop)
+            while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
+                try:
+                    self.advance()
+                except Diverged as error:
+                    self.roll_back(error)
         self.log.stop_bar()
+
+    def advance(self) -> None:
+        """One optimizer step, and what is due after it."""
+        progress, settings = self.progress, self.settings
+        self.train_step(progress.step)
+        progress.step += 1
+        self.log.advance()
+        if self.due(settings.log_every):
+            self.report_losses()
+        if self.due(settings.eval_every):
+            self.evaluate()
+        self.seconds = time.monotonic() - self.began
+        asked = self.stop_signal() or (7 if self.seconds > 60 * settings.max_time else 0)
+        if self.due(settings.save_every) or self.is_best or asked:
+            self.save()
+        self.writer.check()
+        if asked > 0 or progress.step == settings.stop_at:
+            self.writer.wait()
+        if asked > 0:
+            raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=asked)
 
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
-        lr = self.learning_rate(step)
+        lr = self.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         seed_default(self.settings.seed, "dropout", step, device=self.device)
@@ -144,6 +167,10 @@ class Trainer:
         self.average.update()
         self.pending.append((lr, num_images))
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: the schedule's, lowered by the rollbacks so far."""
+        return self.learning_rate(step) * ROLLBACK_FACTOR**self.progress.rollbacks
+
     def clip_gradients(self) -> None:
         """Scale the gradient down to norm `clip`; a clip of inf leaves it, and its norm is not even computed."""
         if self.settings.clip < math.inf:
@@ -165,10 +192,7 @@ class Trainer:
         first = progress.step - count
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss is {loss} at step {first + i + 1:,} (learning rate {self.pending[i][0]:.4g}): "
-                    f"lower optimizer.lr, lengthen scheduler.warmup or set trainer.clip=1"
-                )
+                raise self.diverged(f"the loss is {loss} at step {first + i + 1:,}", lr=self.pending[i][0])
         self.log.metric(
             {"step": first + i + 1, "lr": lr, "loss": loss} for i, (loss, (lr, _)) in enumerate(zip(losses, self.pending, strict=True))
         )
@@ -215,7 +239,7 @@ class Trainer:
         self.log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
         self.log.line(
-            f"epoch {row['epoch']:<5.4g} step {progress.step:<7,} lr {self.learning_rate(progress.step - 1):<8.3g} "
+            f"epoch {row['epoch']:<5.4g} step {progress.step:<7,} lr {self.rate(progress.step - 1):<8.3g} "
             f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
             + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if self.validation is not None else "")
             + (f" {self.images / self.seconds:,.0f} img/s" if self.seconds else "")
@@ -226,17 +250,40 @@ class Trainer:
         """Confusion matrix and loss of the weights that count. Raises Diverged if they are not finite."""
         scores = evaluate(self.predictor, split, self.normalize, num_classes=self.settings.num_classes)
         if not math.isfinite(scores.loss):
-            raise Diverged(f"the evaluation's loss is {scores.loss} at step {self.progress.step:,}: lower optimizer.lr")
+            raise self.diverged(f"the evaluation's loss is {scores.loss} at step {self.progress.step:,}")
         return scores
 
     def keep_best(self, accuracy: float, loss: float) -> None:
-        """These weights are the best so far. `best` is written before `last`, so that no crash leaves a `last` that lacks its best."""
+        """These weights are the best so far, and saved before the next step."""
         progress = self.progress
         progress.best_step, progress.evaluations_since_best = progress.step, 0
         if not math.isnan(accuracy):
             progress.best_accuracy, progress.best_loss = accuracy, loss
-        facts = {"step": progress.step, "accuracy": progress.best_accuracy, "loss": progress.best_loss}
-        checkpoint.save(self.folder / BEST, {f"model/{k}": v for k, v in self.average.model.state_dict().items()}, facts)
+        self.is_best = True
+
+    def diverged(self, what: str, *, lr: float | None = None) -> Diverged:
+        """The error that says what is not finite, and where."""
+        lr = self.rate(self.progress.step - 1) if lr is None else lr
+        scale = f", loss scale {self.scaler.get_scale():g}" if self.scaler.is_enabled() else ""
+        return Diverged(
+            f"{what} (learning rate {lr:.4g}{scale}; {checkpoint.not_finite(self.model.state_dict()) or 'all weights are finite'})"
+        )
+
+    def roll_back(self, error: Diverged) -> None:
+        """Under on_nonfinite=rollback go back to the last save with a lower learning rate, else raise the error again."""
+        rollbacks = self.progress.rollbacks + 1
+        if self.settings.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
+            raise error
+        with suppress(Diverged):  # a save of such weights, refused
+            self.writer.wait()
+        self.pending.clear()
+        self.is_best = False
+        self.optimizer.zero_grad()
+        self.resume()
+        self.progress.rollbacks = rollbacks
+        factor = f"{ROLLBACK_FACTOR**rollbacks:g} of the learning rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
+        self.log.line(f"{error}; going back to step {self.progress.step:,}, from there with {factor}")
+        self.save()
 
     # ------------------------------------------------------------------------------------------------------- the state
 
@@ -246,11 +293,13 @@ class Trainer:
         tensors |= {f"optimizer/{k}": v for k, v in optim.state_of(self.optimizer, self.model).items()}
         if self.average.model is not self.model:
             tensors |= {f"average/{k}": v for k, v in self.average.model.state_dict().items()}
-        facts = {"num_steps": self.settings.num_steps, "progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
-        return tensors, facts | {"history": {"seconds": self.seconds, "images": self.images}}
+        facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
+        facts["accumulate"] = self.settings.accumulate
+        history = {"seconds": self.seconds, "images": self.images, "machine": self.machine}
+        return tensors, facts | {"scaler": self.scaler.state_dict(), "history": history}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. Raises KeyError or RuntimeError where it is another network's."""
+        """Take over what `state_dict` gave. Raises KeyError, TypeError or RuntimeError where it is not such a state."""
         self.model.load_state_dict(under("model/", tensors))
         if self.average.model is not self.model:
             self.average.model.load_state_dict(under("average/", tensors))
@@ -260,21 +309,42 @@ class Trainer:
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
 
     def save(self) -> None:
-        """Write `last`."""
+        """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment."""
         self.report_losses()
+        self.writer.wait()  # at most one copy at a time
         self.progress.metrics_size = self.log.metrics_size()
-        checkpoint.save(self.folder / LAST, *self.state_dict())
+        tensors, facts = self.state_dict()
+        tensors, is_best, self.is_best = checkpoint.snapshot(tensors), self.is_best, False
+        self.writer.submit(lambda: self.write(tensors, facts, is_best=is_best))
+
+    def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool) -> None:
+        """Write a state's files, in an order in which no crash leaves a `last` that lacks its best or its metrics."""
+        if problem := checkpoint.not_finite(tensors):
+            raise Diverged(f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})")
+        self.log.sync_metrics()
+        if is_best:
+            progress = facts["progress"]
+            best = {"network": self.network} | {name: progress[f"best_{name}"] for name in ("step", "accuracy", "loss")}
+            weights = under("average/", tensors) or under("model/", tensors)
+            checkpoint.save(self.folder / BEST, {f"model/{name}": tensor for name, tensor in weights.items()}, best)
+        checkpoint.save(self.folder / LAST, tensors, facts)
 
     def resume(self) -> None:
-        """Take over `last`. Raises CheckpointError if it is damaged or another network's; never a silent fresh start."""
+        """Take over `last`, or the generation before it if it is damaged; CheckpointError if neither is whole: never a fresh start."""
         path = self.folder / LAST
+        (tensors, facts), problem = checkpoint.newest(path)
+        if problem is not None:
+            self.log.line(f"warning: {problem}; going on from the save before it")
+        if facts.get("network") != self.network:
+            raise UsageError(f"{path}: of {facts.get('network')}; this run is {self.network}")
         try:
-            self.load_state_dict(*checkpoint.load(path))
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{path}: not a checkpoint of this network ({' '.join(str(error).split())[:200]})") from None
-        self.log.truncate_metrics(self.progress.metrics_size)
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            self.optimizer.state.clear()
+            self.load_state_dict(tensors, facts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})") from None
+        for name, before in facts["history"].get("machine", {}).items():
+            if (now := self.machine.get(name)) != before:
+                self.log.line(f"{name} was {before}, is {now}: the end will not be equal to the bit to that of an uninterrupted run")
+        if not self.log.truncate_metrics(self.progress.metrics_size):
+            self.log.line(f"warning: {self.folder / 'metrics.jsonl'} lacks rows, and curves.png will")
+        checkpoint.restore(self.folder / BEST, step=self.progress.best_step)

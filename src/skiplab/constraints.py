@@ -1,0 +1,87 @@
+"""What must hold between keys that are right one by one, and what follows from several of them."""
+
+from collections.abc import Iterable
+
+from skiplab.schema import Config, Multistep, Sgd
+
+INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}  # the block's inner width is 1/n of its width
+NUM_CONVS = {"bottleneck": 3}
+STAGE_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def image_size(config: Config) -> int:
+    """Height and width of what the network sees, in pixels."""
+    return config.dataset.resize or config.dataset.size
+
+
+def steps_per_epoch(config: Config) -> int:
+    """Optimizer steps of a pass over the training set, by the counts that the data set's config states."""
+    images = config.dataset.train_images - round(config.val_fraction * config.dataset.train_images)
+    return max(1, images // config.batch_size if config.trainer.drop_last else -(-images // config.batch_size))
+
+
+def across(config: Config) -> Iterable[str]:
+    """What is wrong between keys that are right one by one."""
+    yield from _network_problems(config)
+    yield from _data_problems(config)
+    trainer = config.trainer
+    least = 2 if config.norm == "batch" else 1
+    if isinstance(trainer.accumulate, int) and trainer.accumulate > 1 and config.batch_size // trainer.accumulate < least:
+        need = "two images a part, since norm=batch cannot normalise one value" if least == 2 else "one image a part"
+        most = max(1, config.batch_size // least)
+        yield f"trainer.accumulate={trainer.accumulate}: batch_size={config.batch_size} leaves less than {need}; take at most {most}"
+    if trainer.early_stop is not None and config.val_fraction == 0:
+        yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
+    if config.init_from is not None and config.resume not in ("auto", "never"):
+        yield f"init_from={config.init_from}: starts a fresh run, resume={config.resume} goes on with an old one; take one of them"
+    if isinstance(config.optimizer, Sgd) and config.optimizer.nesterov and config.optimizer.momentum == 0:
+        yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
+    if isinstance(config.scheduler, Multistep) and list(config.scheduler.milestones) != sorted(set(config.scheduler.milestones)):
+        yield f"scheduler.milestones={list(config.scheduler.milestones)}: must increase"
+
+
+def _network_problems(config: Config) -> Iterable[str]:
+    model, block, depth, width = config.model.name, config.block.name, config.depth, config.width
+    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")  # there the width is the inner one
+    divisor = 1 if expands else INNER_WIDTH.get(block, 1)
+    if width % divisor:
+        below, above = max(1, width // divisor) * divisor, (width // divisor + 1) * divisor
+        near = f"{below} or {above}" if below < width else f"{above}"
+        yield f"width={width}: block={block} works at 1/{divisor} of its width, so take a multiple of {divisor}: {near}"
+    layers = 3 * NUM_CONVS.get(block, 2)
+    if model == "cifar_resnet" and (depth < layers + 2 or (depth - 2) % layers):
+        below = max(1, (depth - 2) // layers) * layers + 2
+        yield f"depth={depth} is no CIFAR ResNet: {layers}n+2 layers with block={block}, so {below} or {below + layers}"
+    if model == "imagenet_resnet" and depth not in STAGE_DEPTHS:
+        near = min(STAGE_DEPTHS, key=lambda d: abs(d - depth))
+        yield f"depth={depth} is no ImageNet ResNet: take {near} (of {', '.join(map(str, STAGE_DEPTHS))})"
+    if model == "resnet" and depth < 1:
+        yield f"depth={depth}: model=resnet needs at least 1 block a stage (depth=0 is for model=deepcnn)"
+    if model == "deepcnn" and image_size(config) < 8:
+        key = "resize" if config.dataset.resize else "size"
+        yield f"dataset.{key}={image_size(config)}: model=deepcnn pools three times, so images of at least 8x8"
+
+
+def _data_problems(config: Config) -> Iterable[str]:
+    dataset, augment, size = config.dataset, config.augment, image_size(config)
+    for name in ("mean", "std"):
+        values = list(getattr(dataset, name))
+        if len(values) != dataset.channels:
+            yield f"dataset.{name}={values}: {dataset.channels} values are expected, one for each of dataset.channels"
+    if len(dataset.classes) < 2:
+        yield f"dataset.classes={list(dataset.classes)}: at least 2 classes are expected"
+    validation = round(config.val_fraction * dataset.train_images)
+    if config.val_fraction > 0 and validation < 1:
+        least = 1 / dataset.train_images
+        yield f"val_fraction={config.val_fraction}: holds out none of {dataset.train_images} images; take 0 or at least {least:.2g}"
+    if config.batch_size > dataset.train_images - validation:
+        yield f"batch_size={config.batch_size}: larger than the training set, {dataset.train_images - validation} images of {dataset.name}"
+    if config.batch_size == 1 and config.norm == "batch":
+        yield "batch_size=1: norm=batch cannot normalise one value; take at least 2, or norm=none"
+    if augment.flip == "random" and not dataset.flip_keeps_label:
+        yield f"augment.flip=random: a mirrored image of {dataset.name} does not keep its label; take auto or none"
+    if config.evaluator.tta == "flip" and not dataset.flip_keeps_label:
+        yield f"evaluator.tta=flip: a mirrored image of {dataset.name} does not keep its label; take none"
+    for name in ("crop", "cutout"):
+        if getattr(augment, name) >= size:
+            yield f"augment.{name}={getattr(augment, name)}: must be below the size of the image, {size}"

@@ -1,0 +1,68 @@
+"""A run as a command: what goes wrong in it becomes one line and an exit code. Imports torch only to run."""
+
+import errno
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from skiplab.errors import FolderError, SkiplabError, Stopped
+from skiplab.signals import StopSignal
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; an error of ours becomes its lines on stderr and its exit code."""
+    try:
+        return command()
+    except SkiplabError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
+        sys.stderr.close()
+        return 1
+
+
+def complain(error: SkiplabError) -> int:
+    """An error of ours on stderr, one line each; returns its exit code. A stop that was asked for is no error, so it is not called one."""
+    prefix = "" if isinstance(error, Stopped) else "error: "
+    with suppress(OSError):  # of a terminal that was closed
+        for line in str(error).split("\n"):
+            print(f"{prefix}{line}", file=sys.stderr)
+    return error.exit_code
+
+
+def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
+    """Run `config` in `folder`, whose lock is held; a finished run prints its report."""
+    from skiplab import folders
+
+    if folders.is_finished(folder):
+        print(f"{folder} is finished; its report:\n")
+        print((folder / "report.txt").read_text(encoding="utf-8"))
+        return 0
+    go_on = f"train resume={shlex.quote(str(folder))}"
+    try:
+        from skiplab.run import run
+
+        run(config, folder, stop_signal)
+    except Stopped as error:
+        raise Stopped(f"{error}; go on with: {go_on}", exit_code=error.exit_code) from None
+    except SkiplabError:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise FolderError(f"{folder}: cannot be written ({error.strerror}); with room again: {go_on}") from None
+    except Exception:
+        with (folder / "run.log").open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        traceback.print_exc()
+        print(f"error: unforeseen, recorded in {folder / 'run.log'}; go on with: {go_on}", file=sys.stderr)
+        return 1
+    return 0
