@@ -226,6 +226,16 @@ def test_what_breaks_equality_is_said_once(call: Cli) -> None:
     assert code == 0
 
 
+def test_max_time_is_of_one_sitting(call: Cli) -> None:
+    """The same command again after exit 7 has its time again: under Slurm each requeue is a sitting."""
+    command = (*SMALL, "epochs=4000", "trainer.max_time=0.01", "out=run")
+    steps = []
+    for _ in range(2):
+        assert call(*command)[0] == 7
+        steps.append(folders.standing(Path("run")).step or 0)
+    assert steps[1] - steps[0] > 0.2 * steps[0] > 2  # not one step and out
+
+
 def test_metrics_that_were_cut_are_said(call: Cli) -> None:
     assert call(*SMALL, "out=run", "trainer.limit_steps=7")[0] == 0
     Path("run/metrics.jsonl").write_bytes(b"")

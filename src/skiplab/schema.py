@@ -155,7 +155,7 @@ class Trainer:
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
     early_stop: int | None = key("evaluations without a better one before the run ends", at_least=1)
-    max_time: float | None = key("minutes after which the run saves and exits with 7", above=0, changes_numbers=False)
+    max_time: float | None = key("minutes of a sitting after which the run saves and exits with 7", above=0, changes_numbers=False)
     limit_steps: int | None = key("end after so many optimizer steps, the schedule unchanged", at_least=1)
     eval_every: float = key("epochs between evaluations", above=0)
     eval_train: bool = key("a second pass over the training set at each evaluation")

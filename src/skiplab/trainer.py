@@ -97,7 +97,7 @@ class Trainer:
         self.losses = torch.zeros(settings.log_every, device=self.device)
         self.corrects = torch.zeros(settings.log_every, dtype=torch.int64, device=self.device)
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
-        self.began = self.seconds = 0.0  # of training, over all sittings
+        self.began = self.deadline = self.seconds = 0.0  # seconds of training: over all sittings
         self.images = 0
         self.val_accuracy: float | None = None  # of the last evaluation, to show
         self.is_best = False  # whether these weights became the best since the last save
@@ -108,6 +108,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
         progress, settings = self.progress, self.settings
+        self.deadline = time.monotonic() + 60 * settings.max_time  # of this sitting
         self.began = time.monotonic() - self.seconds
         self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
         self.model.train()
@@ -132,7 +133,7 @@ class Trainer:
         if self.due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
-        asked = self.stop_signal() or (7 if self.seconds > 60 * settings.max_time else 0)
+        asked = self.stop_signal() or (7 if time.monotonic() > self.deadline else 0)
         if self.due(settings.save_every) or self.is_best or asked:
             self.save()
         self.writer.check()
@@ -265,9 +266,8 @@ class Trainer:
         """The error that says what is not finite, and where."""
         lr = self.rate(self.progress.step - 1) if lr is None else lr
         scale = f", loss scale {self.scaler.get_scale():g}" if self.scaler.is_enabled() else ""
-        return Diverged(
-            f"{what} (learning rate {lr:.4g}{scale}; {checkpoint.not_finite(self.model.state_dict()) or 'all weights are finite'})"
-        )
+        weights = checkpoint.not_finite(self.model.state_dict()) or "all weights are finite"
+        return Diverged(f"{what} (learning rate {lr:.4g}{scale}; {weights})")
 
     def roll_back(self, error: Diverged) -> None:
         """Under on_nonfinite=rollback go back to the last save with a lower learning rate, else raise the error again."""
@@ -281,8 +281,8 @@ class Trainer:
         self.optimizer.zero_grad()
         self.resume()
         self.progress.rollbacks = rollbacks
-        factor = f"{ROLLBACK_FACTOR**rollbacks:g} of the learning rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
-        self.log.line(f"{error}; going back to step {self.progress.step:,}, from there with {factor}")
+        how = f"{ROLLBACK_FACTOR**rollbacks:g} of the learning rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
+        self.log.line(f"{error}; going back to step {self.progress.step:,}, from there with {how}")
         self.save()
 
     # ------------------------------------------------------------------------------------------------------- the state
