@@ -358,7 +358,7 @@ def test_the_canary_sings_where_nothing_is_refused(tmp_path: Path, monkeypatch: 
 
 
 BAD_PICKLES = {
-    "empty": (b"", "EOFError"),
+    "empty": (b"", "pickle exhausted"),
     "cut off": (PICKLED[:-20], "not a pickled CIFAR file"),
     "an IDX file": (idx(IMAGES), "not a pickled CIFAR file"),
     "no dict": (pickle.dumps([1, 2], 2), "TypeError"),
@@ -649,6 +649,15 @@ def test_fuzz_cifar_pickle(tmp_path: Path) -> None:
 
     with little_memory(1 << 29):
         fuzz()
+
+
+def test_a_pickle_that_numbers_an_object_high_takes_no_memory(tmp_path: Path) -> None:
+    """Found by fuzzing: the unpickler makes room for every number below."""
+    (tmp_path / "data_batch_1").write_bytes(pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 2**28) + pickle.STOP)
+    with little_memory(1 << 29):
+        survive(read_pickle, tmp_path / "data_batch_1", (tmp_path / "data_batch_1").read_bytes())
+        with pytest.raises(UsageError, match="an object numbered 268435456"):
+            read_pickle(tmp_path / "data_batch_1")
 
 
 def test_fuzz_digits(tmp_path: Path, digits_csv: bytes) -> None:

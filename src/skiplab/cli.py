@@ -159,7 +159,7 @@ def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
     """One run of Hydra's; its errors are told here, so that they end this cell alone."""
     from hydra.core.hydra_config import HydraConfig
 
-    from skiplab import config as configs, overrides, placement
+    from skiplab import config as configs, folders, overrides, placement
 
     folder = None
     try:
@@ -167,6 +167,8 @@ def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
         hydra_config = HydraConfig.get()
         parent = Path(hydra_config.sweep.dir) if in_sweep else placement.OUTPUTS / time.strftime("%Y-%m-%d")
         prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
+        if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
+            raise folders.in_use(out)  # before torch is imported, which takes longer
         check_device(config.device)
         check_init_from(config.init_from)
         with placement.held(config, parent, prefix) as (folder, is_new):

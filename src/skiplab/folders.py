@@ -57,8 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                file.seek(0)
-                raise FolderError(f"{folder}: in use by {file.read().strip() or 'another run'}; take another out= or wait for it") from None
+                raise in_use(folder) from None
         for leftover in (folder, folder / ".hydra"):
             checkpoint.remove_temporaries(leftover)
         file.truncate(0)
@@ -97,6 +96,14 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return (folder / ".lock").exists()
     return False
+
+
+def in_use(folder: Path) -> FolderError:
+    """The error that names who holds the folder."""
+    holder = ""
+    with suppress(OSError, UnicodeDecodeError):
+        holder = (folder / ".lock").read_text().strip()
+    return FolderError(f"{folder}: in use by {holder or 'another run'}; take another out= or wait for it")
 
 
 def has_state(folder: Path) -> bool:

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import math
 import pickle
+import pickletools
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,9 @@ class Inert:
         self.state = state
 
 
+LARGEST_MEMO = 2**20  # numbered objects in a pickled file; CIFAR-100 names 50,000 images
+
+
 class CifarUnpickler(pickle.Unpickler):
     """Allows what the pickled CIFAR files hold, dicts, lists, bytes and uint8 arrays, and nothing else."""
 
@@ -195,8 +199,10 @@ class CifarUnpickler(pickle.Unpickler):
 def read_cifar_pickle(path: Path, *, label_key: bytes, num_classes: int) -> Arrays:
     """One file of the Python version, which the caller has verified: images (N, 32, 32, 3) and its labels under `label_key`."""
     try:
-        with path.open("rb") as file:
-            content = CifarUnpickler(file, encoding="bytes").load()
+        for opcode, argument, _ in pickletools.genops(pickled := path.read_bytes()):
+            if opcode.name in ("LONG_BINPUT", "PUT") and argument > LARGEST_MEMO:  # the unpickler makes room for all below it
+                raise ValueError(f"an object numbered {argument}")
+        content = CifarUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         _version, shape, dtype, is_fortran, pixels = content[b"data"].state
         if dtype.arguments[0] != b"u1":
             raise TypeError(f"its images are of type {dtype.arguments[0]!r}, not b'u1'")

@@ -18,8 +18,8 @@ def under(root: Path) -> str:
     found = folders.runs_under(root)
     if not found:
         return f"no runs under {root}"
-    stopped = any(folders.state_of(folder).state == "stopped" for folder in found)
-    return table(found) + ("\ngo on with a stopped run: train resume=RUN_FOLDER" if stopped else "")
+    shown = table(found)
+    return shown + ("\ngo on with a stopped run: train resume=RUN_FOLDER" if "\nstopped " in shown else "")
 
 
 def table(runs: Sequence[Path]) -> str:
