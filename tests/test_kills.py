@@ -174,7 +174,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     script = (
         "import time; from skiplab.signals import StopSignal\n"
         "with StopSignal() as signal, signal.heeded():\n"
-        "    print('ready', flush=True); time.sleep(60); time.sleep(60)\n"
+        "    print('ready', flush=True)\n"
+        "    for _ in range(600): time.sleep(0.1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

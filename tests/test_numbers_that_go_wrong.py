@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from conftest import Cli, compose
 from skiplab import checkpoint, folders, memory, models, parts
-from skiplab.errors import Diverged
+from skiplab.errors import Diverged, Stopped
 from skiplab.log import Log
 from skiplab.run import prepare
 from skiplab.trainer import MAX_ROLLBACKS, Trainer
@@ -271,3 +272,138 @@ def test_a_damaged_last_falls_back_and_ends_equal(tmp_path: Path) -> None:
             assert {**facts, "history": None} == {**expected_facts, "history": None}
             for key, tensor in tensors.items():
                 assert torch.equal(tensor, expected[key]), key
+
+
+# ------------------------------------------------------------------------------------------- what a resumed run must not do
+
+
+def test_a_folder_of_other_things_is_never_taken_or_removed(call: Cli) -> None:
+    Path("home/.git").mkdir(parents=True)
+    Path("home/.git/HEAD").write_text("precious")
+    code, _, err = call(*SMALL, "out=home", "init_from=nowhere")
+    assert code in (2, 4), err
+    code, _, err = call("dataset=mnist", "dataset.root=/dev/null/nowhere", "out=home")
+    assert code == 4
+    assert "home: exists and is not a run folder" in err
+    assert Path("home/.git/HEAD").read_text() == "precious"
+
+
+def test_rows_of_a_start_that_never_saved_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "lr": 0.1, "loss": 2.0}\n')
+    with closing(Log(tmp_path / "run", console=False)) as log:
+        trainer, _ = prepare(compose(*SMALL), tmp_path / "run", torch.device("cpu"), log, lambda: 0)
+        trainer.fit()
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 19))
+
+
+def test_a_refused_change_leaves_a_finished_run_as_it_was(call: Cli) -> None:
+    assert call(*SMALL, "out=run")[0] == 0
+    before = {name: Path("run", name).read_bytes() for name in ("result.json", "config.yaml", "last.ckpt", "best.ckpt")}
+    code, _, err = call("resume=run", "epochs=4", f"device=cuda:{torch.cuda.device_count()}")
+    assert code == 2
+    assert {name: Path("run", name).read_bytes() for name in before} == before
+    for name in ("last.ckpt", "last.prev.ckpt"):
+        Path("run", name).unlink(missing_ok=True)
+    code, _, err = call("resume=run", "epochs=9")
+    assert code == 3
+    assert "finished, and its last.ckpt is gone" in err
+    assert Path("run/result.json").exists()
+
+
+def test_after_a_fall_back_the_good_generation_stays(tmp_path: Path) -> None:
+    with closing(Log(tmp_path, console=False)) as log:
+        prepare(compose(*SMALL, "trainer.limit_steps=12"), tmp_path, torch.device("cpu"), log, lambda: 0)[0].fit()
+    last = tmp_path / folders.LAST
+    last.write_bytes(last.read_bytes()[:-1])
+    with closing(Log(tmp_path, console=False)) as log:
+        prepare(compose(*SMALL), tmp_path, torch.device("cpu"), log, lambda: 0)
+    assert checkpoint.peek(last)["progress"]["step"] == 6
+    checkpoint.keep(last)  # killed here, in the next save
+    assert checkpoint.peek_newest(last)["progress"]["step"] == 6
+
+
+def test_early_stop_saves_where_it_stops(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    texts = ("epochs=60", "trainer.early_stop=1", "trainer.eval_every=0.34", "trainer.save_every=50", "optimizer.lr=0.5")
+    with closing(Log(tmp_path / "run", console=False)) as log:
+        trainer, _ = prepare(compose(*SMALL, *texts), tmp_path / "run", torch.device("cpu"), log, lambda: 0)
+        trainer.fit()
+        assert trainer.progress.step < 360
+        assert checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["step"] == trainer.progress.step
+        rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        assert max(row["step"] for row in rows) == trainer.progress.step
+
+
+def test_precision_and_length_may_change_on_resume(call: Cli) -> None:
+    assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
+    assert call("resume=run", "trainer.amp=fp16")[0] == 7
+    step = folders.standing(Path("run")).step
+    assert step == 2
+    code, _, err = call("resume=run", "trainer.limit_steps=1", "trainer.max_time=null")
+    assert code == 2
+    assert "stands at step 2, beyond the 1 steps" in err
+    code, _, err = call("resume=run", "trainer.limit_steps=2", "trainer.max_time=null")
+    assert code == 0, err  # evaluated where it stands
+    assert json.loads(Path("run/result.json").read_text())["best_step"] == 2
+
+
+def test_a_stop_that_meets_a_rollback_is_not_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    asked = iter([0, 0, 0, 0, 0, 0, 0, 0, 143, *[0] * 100])
+    with closing(Log(tmp_path / "run", console=False)) as log:
+        config = compose(*SMALL, "trainer.on_nonfinite=rollback", "trainer.log_every=50")
+        trainer, _ = prepare(config, tmp_path / "run", torch.device("cpu"), log, lambda: next(asked))
+        healthy = trainer.train_step
+
+        def train_step(step: int) -> None:
+            healthy(step)
+            if step == 8 and not trainer.progress.rollbacks:
+                trainer.losses[len(trainer.pending) - 1] = torch.nan
+
+        trainer.train_step = train_step
+        with pytest.raises(Stopped) as stopped:
+            trainer.fit()
+    assert stopped.value.exit_code == 143
+    assert trainer.progress.step == 7  # back to 6, then the step after which it stops
+
+
+def test_a_torn_row_of_metrics_is_no_obstacle(call: Cli) -> None:
+    assert call(*SMALL, "out=run", "trainer.limit_steps=7")[0] == 0
+    metrics = Path("run/metrics.jsonl")
+    metrics.write_bytes(metrics.read_bytes()[:-20])
+    code, out, err = call("resume=run", "trainer.limit_steps=null")
+    assert code == 0, err
+    assert "warning: run/metrics.jsonl lacks rows" in out
+    assert all(json.loads(line) for line in metrics.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": {"seconds": 0, "images": 0, "machine": None}},
+        {"history": None},
+        {"progress": {"step": "six"}},
+        {"progress": {"metrics_size": -7}},
+        {"progress": {"steps": 3}},
+        {"progress": None},
+        {"network": ["a"]},
+        {"num_steps": "many"},
+    ],
+    ids=str,
+)
+def test_facts_of_other_types_are_refused_in_one_line(change: dict[str, object], call: Cli, tmp_path: Path) -> None:
+    """Their SHA-256 is right, so nothing but their reader can refuse them."""
+    shutil.copytree(Path(__file__).parent / "fixtures/format1", "run")
+    Path("run/result.json").unlink()
+    tensors, facts = checkpoint.load(Path("run/last.ckpt"))
+    for name, value in change.items():
+        facts[name] = facts[name] | value if name == "progress" and isinstance(value, dict) else value
+    for _ in range(2):  # both generations
+        checkpoint.save(Path("run/last.ckpt"), tensors, facts)
+    code, _, err = call("resume=run", "epochs=3")
+    assert code in (2, 3), err
+    assert err.count("\n") == 1
+    assert "run/last.ckpt" in err
+    assert call("list", "run", command="skiplab")[0] == 0

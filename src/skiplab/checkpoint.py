@@ -16,6 +16,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -45,14 +46,16 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, keep_previ
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        with suppress(OSError):  # of a file system without modes
+            os.chmod(temporary, 0o644)
         if keep_previous and path.exists():
             keep(path)
         os.replace(temporary, path)
         if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and has no need to
             folder = os.open(path.parent, os.O_DIRECTORY)
             try:
-                os.fsync(folder)
+                with suppress(OSError):  # some file systems cannot; the file is in its place by then
+                    os.fsync(folder)
             finally:
                 os.close(folder)
     except OSError as error:
@@ -74,10 +77,16 @@ def keep(path: Path) -> None:
         os.replace(second, previous(path))
 
 
+def promote(path: Path) -> None:
+    """Put the generation before in the place of a damaged `path`: the next save would keep the damaged one instead."""
+    os.replace(previous(path), path)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in `folder`; only for who holds the folder's lock."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(f".*-*{TEMPORARY}"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:

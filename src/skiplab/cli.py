@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skiplab import __version__
-from skiplab.errors import SkiplabError, Stopped, UsageError
+from skiplab.errors import CheckpointError, SkiplabError, Stopped, UsageError
 from skiplab.launch import complain, guarded, launch
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
@@ -41,7 +41,7 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    from skiplab import overrides
+    from skiplab import overrides, placement
 
     check_dashes(arguments)
     quoted = [quote_path(a) for a in arguments]
@@ -73,6 +73,8 @@ def train_command(arguments: Sequence[str]) -> int:
 
     try:
         with StopSignal() as stop_signal:
+            if flags.multirun:
+                placement.check_outputs()
             hydra_main(quoted, task)
     except SystemExit:
         if not outcomes or not outcomes[-1].is_stop:
@@ -191,6 +193,14 @@ def check_device(name: str) -> None:
     pick_device(name)
 
 
+def check_data(config: Any) -> None:
+    """Import torch and raise UsageError if the data set's files are not to be had."""
+    from skiplab import data, parts
+
+    for split in ("train", "test"):
+        data.find(config.dataset.name, split, root=parts.root_of(config))
+
+
 def check_init_from(path: str | None) -> None:
     """Raise UsageError if init_from names no run: before a folder is made."""
     from skiplab import folders
@@ -216,6 +226,11 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         changed = overrides.apply_to_stored(config, texts)
         stood = folders.standing(folder) if folders.has_state(folder) else folders.State("stopped", step=0, num_steps=0)
         check_length(config, changed, stood)
+        if folders.is_finished(folder) and not folders.has_state(folder) and changed != config:
+            raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
+        if changed != config:  # before anything of the run is touched
+            check_device(changed.device)
+            check_data(changed)
         if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
             print(f"{folder} was finished; it goes on because the command changes it")
             (folder / folders.RESULT).unlink()
@@ -231,8 +246,9 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
 
 def check_length(config: Any, changed: Any, stood: Any) -> None:
     """Raise UsageError if the run already stands beyond the length that it is asked to have."""
-    if (config.epochs, config.steps) == (changed.epochs, changed.steps):
-        return
-    num_steps = changed.steps or changed.epochs * (stood.num_steps / config.epochs if config.steps is None else 0)
-    if 0 < num_steps < stood.step:
-        raise UsageError(f"the run stands at step {stood.step:,}, beyond the {num_steps:,.0f} steps that the command asks for")
+    limits = [changed.trainer.limit_steps] if changed.trainer.limit_steps != config.trainer.limit_steps else []
+    if (config.epochs, config.steps) != (changed.epochs, changed.steps):
+        limits.append(changed.steps or round(changed.epochs * (stood.num_steps / config.epochs if config.steps is None else 0)))
+    for num_steps in limits:
+        if num_steps and num_steps < stood.step:
+            raise UsageError(f"the run stands at step {stood.step:,}, beyond the {num_steps:,} steps that the command asks for")

@@ -244,7 +244,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         tree = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
     if "${" in text:
         raise UsageError(f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed")

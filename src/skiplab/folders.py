@@ -1,6 +1,8 @@
 """Run folders: made exclusively, locked while a run is in them, found again by identity. Imports no torch."""
 
+import errno
 import json
+import math
 import os
 import re
 import socket
@@ -53,17 +55,34 @@ def locked(folder: Path) -> Iterator[None]:
     What a killed run left half written in the folder is removed.
     """
     with _lock_file(folder) as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise in_use(folder) from None
-        for leftover in (folder, folder / ".hydra"):
-            checkpoint.remove_temporaries(leftover)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        if not take(file):
+            raise in_use(folder)
+        try:
+            for leftover in (folder, folder / ".hydra"):
+                checkpoint.remove_temporaries(leftover)
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        except OSError as error:
+            raise FolderError(f"{folder}: not writable ({error.strerror})") from None
         yield
+
+
+def take(file: TextIO, *, patience: float = 0.2) -> bool:
+    """Lock a file for this process; False if another run holds it. Where the file system knows no locks, nobody holds anything."""
+    deadline = time.monotonic() + patience  # who only asks holds it for an instant
+    while fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+    return True
 
 
 @contextmanager
@@ -74,8 +93,7 @@ def one_at_a_time(root: Path) -> Iterator[None]:
     except OSError as error:
         raise FolderError(f"{root}: no run folder can be made there ({error.strerror})") from None
     with _lock_file(root) as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        take(file, patience=math.inf)
         yield
 
 
@@ -92,9 +110,9 @@ def is_locked(folder: Path) -> bool:
         return False
     try:
         with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return (folder / ".lock").exists()
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
     return False
 
 
@@ -133,7 +151,10 @@ def runs_under(root: Path) -> list[Path]:
 
 def started(folder: Path) -> tuple[float, str]:
     """When the run began, by its config's time of writing."""
-    return (folder / CONFIG).stat().st_mtime, folder.name
+    try:
+        return (folder / CONFIG).stat().st_mtime, folder.name
+    except OSError:  # removed meanwhile
+        return 0.0, folder.name
 
 
 def unfinished(root: Path, identity: str) -> Path | None:
@@ -170,8 +191,9 @@ def state_of(folder: Path) -> State:
     """Where the folder's run stands: from result.json once it is finished, before that from its last checkpoint."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         result: dict[str, Any] = json.loads((folder / RESULT).read_text())
-        steps, tested = result["steps"], result["test"]["accuracy"]
-        return State("finished", steps, steps, result["best_val_accuracy"], tested, result["train_seconds"])
+        steps, best = int(result["steps"]), result["best_val_accuracy"]
+        tested, seconds = float(result["test"]["accuracy"]), float(result["train_seconds"])
+        return State("finished", steps, steps, None if best is None else float(best), tested, seconds)
     state = "running" if is_locked(folder) else "stopped"
     try:
         return replace(standing(folder), state=state)

@@ -200,7 +200,7 @@ def read_cifar_pickle(path: Path, *, label_key: bytes, num_classes: int) -> Arra
     """One file of the Python version, which the caller has verified: images (N, 32, 32, 3) and its labels under `label_key`."""
     try:
         for opcode, argument, _ in pickletools.genops(pickled := path.read_bytes()):
-            if opcode.name in ("LONG_BINPUT", "PUT") and argument > LARGEST_MEMO:  # the unpickler makes room for all below it
+            if opcode.name in ("LONG_BINPUT", "PUT") and (argument or 0) > LARGEST_MEMO:  # the unpickler makes room for all below it
                 raise ValueError(f"an object numbered {argument}")
         content = CifarUnpickler(io.BytesIO(pickled), encoding="bytes").load()
         _version, shape, dtype, is_fortran, pixels = content[b"data"].state

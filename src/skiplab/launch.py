@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from skiplab.errors import FolderError, SkiplabError, Stopped
+from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
 from skiplab.signals import StopSignal
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
@@ -43,8 +43,11 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     from skiplab import folders
 
     if folders.is_finished(folder):
-        print(f"{folder} is finished; its report:\n")
-        print((folder / "report.txt").read_text(encoding="utf-8"))
+        try:
+            report = (folder / "report.txt").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            raise UsageError(f"{folder}: finished, and its report.txt cannot be read; skiplab evaluate {folder} makes it anew") from None
+        print(f"{folder} is finished; its report:\n\n{report}")
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"
     try:

@@ -51,6 +51,17 @@ class Log:
             os.dup2(nowhere, stream)
         os.close(nowhere)
 
+    def evaluation(self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool) -> None:
+        """The line of an evaluation's row of metrics.jsonl."""
+        percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
+        self.line(
+            f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
+            f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
+            + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if "val_loss" in row else "")
+            + f" {images_per_second:,.0f} img/s"
+            + ("  best so far" if is_best else "")
+        )
+
     def start_bar(self, *, step: int, num_steps: int) -> None:
         """Show a bar of optimizer steps, on a terminal only; NO_COLOR keeps it plain."""
         if self.console and sys.stderr.isatty():
@@ -94,9 +105,10 @@ class Log:
     def truncate_metrics(self, size: int) -> bool:
         """Forget the metrics of steps that will be run again; False if rows of earlier steps are missing."""
         whole = self.metrics_size() >= size
-        if whole:
-            self.metrics.truncate(size)
-            self.metrics.seek(size)
+        if not whole:  # then to the end of the last row that is whole
+            size = (self.folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1
+        self.metrics.truncate(size)
+        self.metrics.seek(size)
         return whole
 
     def time(self, **row: Any) -> None:

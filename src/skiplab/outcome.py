@@ -139,7 +139,10 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     if not saved:
         raise CheckpointError(f"{folder}: no {checkpoint_name} weights are saved yet; go on with: train resume={shlex.quote(str(folder))}")
     facts = parts.load_weights(saved[0], model, config)
-    step = facts["step"] if "step" in facts else facts["progress"]["step"]
+    try:
+        step = int(facts["step"] if "step" in facts else facts["progress"]["step"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{saved[0]}: does not say of which step it is") from None
     if split == "test":
         chosen = open_test_set(config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate")
     else:

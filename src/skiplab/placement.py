@@ -42,12 +42,17 @@ def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool
 def make_out(folder: Path) -> None:
     """Make out=, if it is not there. Raises FolderError if it is something else than a run's folder."""
     try:
-        foreign = folder.exists() and (not folder.is_dir() or any(not f.name.startswith(".") for f in folder.iterdir()))
+        foreign = folder.exists() and (not folder.is_dir() or any(not is_ours(f) for f in folder.iterdir()))
         if foreign and folders.identity_of(folder) is None:
             raise FolderError(f"out={folder}: exists and is not a run folder; take another")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that a start of ours, killed before it had a config, has left."""
+    return path.name in (".lock", ".hydra") or (path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY)
 
 
 def take_out(config: Config, folder: Path) -> bool:
@@ -75,10 +80,16 @@ def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
     return folder, True
 
 
+def check_outputs() -> None:
+    """Raise FolderError if outputs/ cannot be made or written: Hydra makes a sweep's folder in it."""
+    with folders.one_at_a_time(OUTPUTS):
+        pass
+
+
 def clear_leftovers(parent: Path) -> None:
     """Remove the folders of runs that were killed before they had a config; the caller holds outputs/'s lock."""
     for folder in parent.iterdir() if parent.is_dir() else ():
-        if folder.is_dir() and RUN_NAME.match(folder.name) and all(f.name.startswith(".") for f in folder.iterdir()):
+        if folder.is_dir() and RUN_NAME.match(folder.name) and all(map(is_ours, folder.iterdir())):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -103,6 +114,9 @@ def write_config(folder: Path, text: str) -> None:
 
 def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
     """Hydra's usual .hydra/ folder, as a record: it is never read back."""
-    (folder / ".hydra").mkdir(exist_ok=True)
+    try:
+        (folder / ".hydra").mkdir(exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
     for name, content in (("config", cfg), ("hydra", hydra_config), ("overrides", hydra_config.overrides.task)):
         checkpoint.write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode())

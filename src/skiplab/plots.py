@@ -4,6 +4,7 @@ import json
 import math
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def wrapped(text: str, *, inches: float, points: float) -> str:
 
 def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None:
     """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl; `tested`: the best weights' step."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in metrics_path.read_text().splitlines()]
+    rows: list[dict[str, Any]] = []
+    for line in metrics_path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):  # a row that was damaged spoils no picture
+            rows.append(json.loads(line))
     steps = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "train_loss" in row]
     at_steps, at = [row["step"] for row in steps], [row["step"] for row in evaluations]

@@ -51,7 +51,7 @@ def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_s
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
     accumulate = checkpoint.peek_newest(folder / folders.LAST).get("accumulate") if resumed and options.accumulate == "auto" else None
-    accumulate = accumulate or parts.accumulation(config, model, training, device)
+    accumulate = accumulate if isinstance(accumulate, int) and accumulate > 0 else parts.accumulation(config, model, training, device)
     trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate)
     describe(config, trainer, log)
     if resumed:

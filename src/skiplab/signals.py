@@ -71,7 +71,7 @@ class StopSignal:
         self.asked = EXIT_CODES[signal.Signals(number)]
         if not self.is_training:
             self.end()
-        for each in EXIT_CODES:
+        for each in EXIT_CODES.keys() & self.before.keys():
             signal.signal(each, signal.SIG_DFL)
         with suppress(OSError):
             os.write(1, b"\nstopping after this step; once more ends at once\n")  # print is not for handlers: it may be in use

@@ -101,6 +101,7 @@ class Trainer:
         self.images = 0
         self.val_accuracy: float | None = None  # of the last evaluation, to show
         self.is_best = False  # whether these weights became the best since the last save
+        self.asked = 0  # by a signal, until it is done
         self.writer = checkpoint.Writer()
 
     # ------------------------------------------------------------------------------------------------------- the loop
@@ -114,12 +115,17 @@ class Trainer:
         self.model.train()
         with self.writer:
             if progress.step == 0:
+                self.log.truncate_metrics(0)  # of a start that died before it had saved
                 self.save()
             while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
                 try:
                     self.advance()
                 except Diverged as error:
                     self.roll_back(error)
+            if progress.num_seen:  # the run was told to end where it already stood
+                self.evaluate()
+            if progress.step < settings.stop_at or self.is_best:  # stopped early
+                self.save()
         self.log.stop_bar()
 
     def advance(self) -> None:
@@ -133,14 +139,15 @@ class Trainer:
         if self.due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
-        asked = self.stop_signal() or (7 if time.monotonic() > self.deadline else 0)
-        if self.due(settings.save_every) or self.is_best or asked:
+        self.asked = self.stop_signal() or self.asked or (7 if time.monotonic() > self.deadline else 0)
+        if self.due(settings.save_every) or self.is_best or self.asked:
             self.save()
         self.writer.check()
-        if asked > 0 or progress.step == settings.stop_at:
+        if self.asked > 0 or progress.step == settings.stop_at:
             self.writer.wait()
-        if asked > 0:
-            raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=asked)
+        if self.asked > 0:
+            raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=self.asked)
+        self.asked = 0
 
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
@@ -181,8 +188,6 @@ class Trainer:
     def due(self, every: int) -> bool:
         """Whether the step just done is a multiple of `every`, or the last."""
         return self.progress.step % every == 0 or self.progress.step == self.settings.stop_at
-
-    # ------------------------------------------------------------------------------------------- what happens sometimes
 
     def report_losses(self) -> None:
         """Bring the pending steps' losses to the host (this waits for the device), check them and write them down."""
@@ -238,14 +243,8 @@ class Trainer:
         self.log.metric([row])
         progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0, 0
         self.log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
-        percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
-        self.log.line(
-            f"epoch {row['epoch']:<5.4g} step {progress.step:<7,} lr {self.rate(progress.step - 1):<8.3g} "
-            f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
-            + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if self.validation is not None else "")
-            + (f" {self.images / self.seconds:,.0f} img/s" if self.seconds else "")
-            + ("  best so far" if progress.best_step == progress.step and self.validation is not None else "")
-        )
+        is_best = progress.best_step == progress.step and self.validation is not None
+        self.log.evaluation(row, lr=self.rate(progress.step - 1), images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best)
 
     def scores(self, split: Split) -> Scores:
         """Confusion matrix and loss of the weights that count. Raises Diverged if they are not finite."""
@@ -276,16 +275,13 @@ class Trainer:
             raise error
         with suppress(Diverged):  # a save of such weights, refused
             self.writer.wait()
-        self.pending.clear()
-        self.is_best = False
+        self.pending, self.is_best = [], False
         self.optimizer.zero_grad()
         self.resume()
         self.progress.rollbacks = rollbacks
-        how = f"{ROLLBACK_FACTOR**rollbacks:g} of the learning rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
-        self.log.line(f"{error}; going back to step {self.progress.step:,}, from there with {how}")
+        back = f"going back to step {self.progress.step:,}, from there with {ROLLBACK_FACTOR**rollbacks:g} of the learning rate"
+        self.log.line(f"{error}; {back} (rollback {rollbacks} of at most {MAX_ROLLBACKS})")
         self.save()
-
-    # ------------------------------------------------------------------------------------------------------- the state
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and JSON facts; `history` alone may differ between a straight and a resumed run."""
@@ -304,8 +300,11 @@ class Trainer:
         if self.average.model is not self.model:
             self.average.model.load_state_dict(under("average/", tensors))
         optim.load_state(self.optimizer, self.model, under("optimizer/", tensors))
-        self.scaler.load_state_dict(facts["scaler"])
+        if facts["scaler"]:  # none where the run began without fp16
+            self.scaler.load_state_dict(facts["scaler"])
         self.progress.__init__(**facts["progress"])
+        if not all(isinstance(value, (int, float)) and value >= -1 for value in asdict(self.progress).values()):
+            raise ValueError(f"progress {facts['progress']}")
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
 
     def save(self) -> None:
@@ -323,8 +322,7 @@ class Trainer:
             raise Diverged(f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})")
         self.log.sync_metrics()
         if is_best:
-            progress = facts["progress"]
-            best = {"network": self.network} | {name: progress[f"best_{name}"] for name in ("step", "accuracy", "loss")}
+            best = {"network": self.network} | {name: facts["progress"][f"best_{name}"] for name in ("step", "accuracy", "loss")}
             weights = under("average/", tensors) or under("model/", tensors)
             checkpoint.save(self.folder / BEST, {f"model/{name}": tensor for name, tensor in weights.items()}, best)
         checkpoint.save(self.folder / LAST, tensors, facts)
@@ -335,14 +333,16 @@ class Trainer:
         (tensors, facts), problem = checkpoint.newest(path)
         if problem is not None:
             self.log.line(f"warning: {problem}; going on from the save before it")
+            checkpoint.promote(path)
         if facts.get("network") != self.network:
             raise UsageError(f"{path}: of {facts.get('network')}; this run is {self.network}")
         try:
             self.optimizer.state.clear()
             self.load_state_dict(tensors, facts)
+            made_on = dict(facts["history"]["machine"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})") from None
-        for name, before in facts["history"].get("machine", {}).items():
+        for name, before in made_on.items():
             if (now := self.machine.get(name)) != before:
                 self.log.line(f"{name} was {before}, is {now}: the end will not be equal to the bit to that of an uninterrupted run")
         if not self.log.truncate_metrics(self.progress.metrics_size):
