@@ -19,6 +19,9 @@ HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and 
     REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
 ).is_file()
 
+# 18 steps; a save and an evaluation every second one
+SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine or this call leaves out, and say why."""
@@ -28,6 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
         if "realdata" in item.keywords and not HAS_REAL_DATA:
             item.add_marker(pytest.mark.skip(reason=f"realdata: no MNIST and CIFAR-10 under {REAL_ROOT} (set SKIPLAB_DATA)"))
+        elif "realdata" in item.keywords and "realdata" not in asked:
+            item.add_marker(pytest.mark.skip(reason="realdata: run with -m realdata"))
         if "gpu" in item.keywords:
             import torch
 
@@ -58,13 +63,30 @@ def compose(*texts: str) -> Config:
         return check(overrides.plain(hydra_compose("config", list(texts))))
 
 
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of a run of SMALL to which nothing happens; made once for all workers."""
+    from skiplab import folders, verify
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with folders.one_at_a_time(shared / "straight"):
+        if not folders.is_finished(shared / "straight/run"):
+            process = start(*SMALL, "out=run", cwd=shared / "straight")
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+    return verify.digests(shared / "straight/run")
+
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """`train ...` (or `skiplab ...`) in this process: exit code, stdout, stderr."""
+    """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr."""
+    monkeypatch.setattr("skiplab.outcome.draw", lambda *_: None)
 
     def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [command, *arguments])

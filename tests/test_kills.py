@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Cli, compose, start
+from conftest import SMALL, Cli, compose, start
 from skiplab import checkpoint, folders, placement, verify
 from skiplab.errors import FolderError
 
-# 18 steps; a save and an evaluation every second one
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
 FORMAT_1 = Path(__file__).parent / "fixtures/format1"
 LONG = (*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000")
 
@@ -40,19 +38,11 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
     return out, err
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of a run to which nothing happens."""
-    parent = tmp_path_factory.mktemp("straight")
-    finish(*SMALL, "out=run", cwd=parent)
-    return verify.digests(parent / "run")
-
-
 # -------------------------------------------------------------------------------------------------------------- kill -9
 
 
 def test_the_command_killed_three_times_and_given_again(tmp_path: Path, straight: dict[str, str]) -> None:
-    """While it starts, between two saves, and in the final report, and stopped there once: each time the same command again."""
+    """While it starts, between two saves, and in the final report: each time the same command again."""
     process = start(*SMALL, cwd=tmp_path)
     time.sleep(0.05)
     process.kill()
@@ -71,13 +61,6 @@ def test_the_command_killed_three_times_and_given_again(tmp_path: Path, straight
     out, _ = process.communicate()
     assert out.startswith("going on with ")
     (folder,) = found()
-    (folder / "report.txt").unlink()
-    process = start(*SMALL, cwd=tmp_path)
-    wait_until(lambda: (folder / "report.txt").exists(), process=process)
-    process.terminate()
-    out, err = process.communicate()
-    assert process.returncode == 143, out
-    assert err.strip() == f"stopped; go on with: train resume={folder.relative_to(tmp_path)}"
     finish(*SMALL, cwd=tmp_path)
     assert found() == [folder]
     assert folders.is_finished(folder)
@@ -155,6 +138,19 @@ def test_a_signal_in_training_saves_and_tells_how_to_go_on(number: signal.Signal
     assert process.returncode == 128 + number
     assert re.fullmatch(r"stopped and saved at step [\d,]+ of 18,000; go on with: train resume=run\n", err)
     assert checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["step"] > 0
+
+
+def test_a_signal_in_the_final_report_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> None:
+    config, folder = compose(*SMALL), tmp_path / "run"
+    process = verify.start(config, folder)
+    while process.is_alive() and not (folder / "report.txt").exists():
+        time.sleep(0.002)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 143
+    assert verify.last_words(folder) == f"stopped; go on with: train resume={folder}"
+    verify.to_the_end(config, folder)
+    assert verify.differences(straight, verify.digests(folder)) == []
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path: Path) -> None:
@@ -290,7 +286,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
     assert re.search(r"run: cannot write [\w.]+, [\d,]+ bytes are needed \(File too large\)", done.stderr), done.stderr
     assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob(f".*{checkpoint.TEMPORARY}"))
-    finish(*SMALL, "out=run", cwd=tmp_path)
+    verify.to_the_end(compose(*SMALL), tmp_path / "run")
     assert verify.differences(straight, verify.digests(tmp_path / "run")) == []
 
 

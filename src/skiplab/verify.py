@@ -108,8 +108,8 @@ def through_kills(config: Config, folder: Path, *, kills: int, longest: float, c
         process = start(config, folder)
         if len(killed.steps) % 2:
             wait_for_save(process, folder, skip=chance.randrange(NUM_SAVES // 2))
-        else:  # the report at the end takes longer than a short training, so half of these aim before it
-            process.join(chance.uniform(0, longest * chance.choice((0.25, 1))))
+        else:  # the report at the end takes longer than a short training, so most of these aim before it
+            process.join(chance.uniform(0, longest * chance.choice((0.2, 0.2, 1))))
         process.kill()
         process.join()
         if process.exitcode is not None and process.exitcode > 0:
