@@ -74,6 +74,14 @@ def test_a_save_keeps_the_generation_before(path: Path) -> None:
     assert checkpoint.peek_newest(path)["progress"]["step"] == 4
 
 
+def test_a_save_that_was_cut_off_after_the_link_leaves_nothing_behind(path: Path) -> None:
+    """Found by kills: both names are then one file, and a rename between them does nothing."""
+    checkpoint.keep(path)
+    checkpoint.save(path, TENSORS, FACTS | {"progress": {"step": 4}})
+    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [4, 3]
+    assert {each.name for each in path.parent.iterdir()} == {"last.ckpt", "last.prev.ckpt"}
+
+
 def test_no_generation_is_whole(path: Path) -> None:
     for each in (path, checkpoint.previous(path)):
         each.write_bytes(b"")

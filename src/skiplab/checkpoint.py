@@ -75,6 +75,7 @@ def keep(path: Path) -> None:
         os.replace(path, previous(path))
     else:
         os.replace(second, previous(path))
+        second.unlink(missing_ok=True)  # a rename between two links of one file does nothing: a save was cut off just there
 
 
 def promote(path: Path) -> None:
