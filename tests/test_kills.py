@@ -197,6 +197,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
     )
     os.close(slave)
     wait_until(lambda: (read_or_nothing(master), folders.has_state(tmp_path / "run"))[1], process=process)

@@ -1,4 +1,4 @@
-"""The two commands: `train` (Hydra) and `skiplab evaluate | list | info`. Imports torch only once a config has passed its check."""
+"""`train`, and the entry points of both commands (verbs.py has `skiplab`). Imports torch only once a config has passed its check."""
 
 import itertools
 import shlex
