@@ -148,9 +148,13 @@ def make_trainer(
     )
 
 
-def accumulation(config: Config, model: nn.Module, training: data.Split, device: torch.device) -> int:
-    """How many parts a batch is computed in. Raises OutOfMemory where the memory cannot hold a step."""
+def accumulation(config: Config, model: nn.Module, training: data.Split, device: torch.device, *, saved: Path | None = None) -> int:
+    """How many parts a batch is computed in; `auto` keeps what the checkpoint `saved` says. Raises OutOfMemory where a step cannot fit."""
     wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
+    if saved is not None and wanted == "auto":
+        before = checkpoint.peek_newest(saved).get("accumulate")
+        if isinstance(before, int) and before > 0:
+            return before
     normalize, autocast = normalizer(config, device), predictor_of(config, model, device).autocast
 
     def batch(count: int) -> tuple[Tensor, Tensor]:
@@ -168,9 +172,9 @@ def accumulation(config: Config, model: nn.Module, training: data.Split, device:
     if left is None:  # neither the system nor a cgroup tells
         return wanted if isinstance(wanted, int) else 1
     takes = functools.cache(lambda n: memory.needed(model, batch, num_images=n, autocast=autocast))
-    parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
     if isinstance(wanted, int) and takes(-(-config.batch_size // wanted)) <= left:
         return wanted
+    parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
     if isinstance(wanted, int) or parts is None:
         size = takes(config.batch_size // wanted if isinstance(wanted, int) else least) / 2**30
         advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skiplab import checkpoint, folders, hardware, outcome, parts
+from skiplab import folders, hardware, outcome, parts
 from skiplab.errors import Diverged, OutOfMemory
 from skiplab.log import Log
 from skiplab.schema import Config
@@ -50,8 +50,7 @@ def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_s
     resumed = folders.has_state(folder)
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
-    accumulate = checkpoint.peek_newest(folder / folders.LAST).get("accumulate") if resumed and options.accumulate == "auto" else None
-    accumulate = accumulate if isinstance(accumulate, int) and accumulate > 0 else parts.accumulation(config, model, training, device)
+    accumulate = parts.accumulation(config, model, training, device, saved=folder / folders.LAST if resumed else None)
     trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate)
     describe(config, trainer, log)
     if resumed:
