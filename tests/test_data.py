@@ -19,8 +19,10 @@ from skiplab.errors import UsageError
 from skiplab.formats import Arrays
 
 CPU = torch.device("cpu")
-NOT_AUGMENTED = Augment(flip=False, crop=0, cutout=0, fill=torch.zeros(3, dtype=torch.uint8))
-AUGMENTED = Augment(flip=True, crop=1, cutout=2, fill=torch.tensor([9, 8, 7], dtype=torch.uint8))
+NOT_AUGMENTED = Augment(flip="none", crop=0, padding_mode="zeros", cutout=0, cutout_inside=False, fill=torch.zeros(3, dtype=torch.uint8))
+AUGMENTED = Augment(
+    flip="random", crop=1, padding_mode="zeros", cutout=2, cutout_inside=False, fill=torch.tensor([9, 8, 7], dtype=torch.uint8)
+)
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=4, channels_last=False, device=CPU)
 
 

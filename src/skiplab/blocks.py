@@ -205,6 +205,62 @@ class BottleneckBlock(Block):
         return F.relu(out if self.shortcut is None else out.add_(self.shortcut(x)), inplace=True)
 
 
+class DiracConv2d(nn.Conv2d):
+    """A 3x3 convolution whose first filters begin as the identity: each passes one channel on (Jordan 2024)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.dirac_(self.weight.data[: self.in_channels])
+
+
+class AirbenchBlock(Block):
+    """Plain block of airbench94 (Jordan 2024): f = conv-pool-bn-gelu-conv-bn-gelu, the norms without a scale to learn."""
+
+    preactivation = False
+    norm_momentum: ClassVar[float] = 0.4
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+        self.conv1 = DiracConv2d(in_channels, out_channels, bias=style.bias)
+        self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
+        self.bn1 = self.norm(out_channels, style)
+        self.conv2 = DiracConv2d(out_channels, out_channels, bias=style.bias)
+        self.bn2 = self.norm(out_channels, style)
+
+    def norm(self, channels: int, style: Style) -> nn.Module:
+        """BatchNorm2d with a bias and a fixed scale of one, or nothing."""
+        if style.norm == "none":
+            return nn.Identity()
+        norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=self.norm_momentum)
+        norm.weight.requires_grad_(False)
+        return norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.bn1(self.pool(self.conv1(x))))
+        return F.gelu(self.bn2(self.conv2(x)))
+
+
+class AirbenchResidualBlock(AirbenchBlock):
+    """Residual block of airbench96 (Jordan 2024): gelu(x0 + f(x0)), x0 = conv-pool-bn-gelu, f = conv-bn-gelu-conv-bn."""
+
+    num_convs = 3
+    norm_momentum = 0.1
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+        self.conv3 = DiracConv2d(out_channels, out_channels, bias=style.bias)
+        self.bn3 = self.norm(out_channels, style)
+        self.has_shortcut = style.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = F.gelu(self.bn1(self.pool(self.conv1(x))))
+        out = self.bn3(self.conv3(F.gelu(self.bn2(self.conv2(x0)))))
+        return F.gelu(out + x0 if self.has_shortcut else out)
+
+
 BLOCKS: dict[str, type[Block]] = {
     "conv": ConvBlock,
     "residual": ResidualBlock,
@@ -213,4 +269,6 @@ BLOCKS: dict[str, type[Block]] = {
     "basic": BasicBlock,
     "preact": PreactBlock,
     "bottleneck": BottleneckBlock,
+    "airbench": AirbenchBlock,
+    "airbench_residual": AirbenchResidualBlock,
 }

@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,7 +121,9 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
             problems.append(f"{prefix}{name}: {owner}; {choices}" if owner else unknown_key(f"{prefix}{name}"))
     converted = {}
     for name, f in known.items():
-        if name not in value or value[name] == "???":
+        if name not in value and f.metadata.get("neutral", MISSING) is not MISSING:
+            converted[name] = f.metadata["neutral"]
+        elif name not in value or value[name] == "???":
             problems.append(f"{prefix}{name}: missing: {f.metadata.get('meaning', 'a group of keys')}")
         else:
             converted[name] = _convert(value[name], hints[name], prefix + name, problems, f.metadata)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from skiplab.schema import Config, Multistep, Sgd
+from skiplab.schema import Config, Multistep, Muon, Sgd
 
 INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}  # the block's inner width is 1/n of its width
-NUM_CONVS = {"bottleneck": 3}
+NUM_CONVS = {"bottleneck": 3, "airbench_residual": 3}
 STAGE_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -34,7 +34,7 @@ def across(config: Config) -> Iterable[str]:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):
         yield f"init_from={config.init_from}: starts a fresh run, resume={config.resume} goes on with an old one; take one of them"
-    if isinstance(config.optimizer, Sgd) and config.optimizer.nesterov and config.optimizer.momentum == 0:
+    if isinstance(config.optimizer, (Sgd, Muon)) and config.optimizer.nesterov and config.optimizer.momentum == 0:
         yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
     if isinstance(config.scheduler, Multistep) and list(config.scheduler.milestones) != sorted(set(config.scheduler.milestones)):
         yield f"scheduler.milestones={list(config.scheduler.milestones)}: must increase"
@@ -57,6 +57,12 @@ def _network_problems(config: Config) -> Iterable[str]:
         yield f"depth={depth} is no ImageNet ResNet: take {near} (of {', '.join(map(str, STAGE_DEPTHS))})"
     if model == "resnet" and depth < 1:
         yield f"depth={depth}: model=resnet needs at least 1 block a stage (depth=0 is for model=deepcnn)"
+    if model in ("airbench", "airbench96"):
+        if depth < 1:
+            yield f"depth={depth}: model={model} needs at least 1 block a stage"
+        if image_size(config) < 9:
+            key = "resize" if config.dataset.resize else "size"
+            yield f"dataset.{key}={image_size(config)}: model={model} halves the image three times; take images of at least 9x9"
     if model == "deepcnn" and image_size(config) < 8:
         key = "resize" if config.dataset.resize else "size"
         yield f"dataset.{key}={image_size(config)}: model=deepcnn pools three times, so images of at least 8x8"
@@ -78,10 +84,10 @@ def _data_problems(config: Config) -> Iterable[str]:
         yield f"batch_size={config.batch_size}: larger than the training set, {dataset.train_images - validation} images of {dataset.name}"
     if config.batch_size == 1 and config.norm == "batch":
         yield "batch_size=1: norm=batch cannot normalise one value; take at least 2, or norm=none"
-    if augment.flip == "random" and not dataset.flip_keeps_label:
-        yield f"augment.flip=random: a mirrored image of {dataset.name} does not keep its label; take auto or none"
-    if config.evaluator.tta == "flip" and not dataset.flip_keeps_label:
-        yield f"evaluator.tta=flip: a mirrored image of {dataset.name} does not keep its label; take none"
+    if augment.flip in ("random", "alternating") and not dataset.flip_keeps_label:
+        yield f"augment.flip={augment.flip}: a mirrored image of {dataset.name} does not keep its label; take auto or none"
+    if config.evaluator.tta != "none" and not dataset.flip_keeps_label:
+        yield f"evaluator.tta={config.evaluator.tta}: a mirrored image of {dataset.name} does not keep its label; take none"
     for name in ("crop", "cutout"):
         if getattr(augment, name) >= size:
             yield f"augment.{name}={getattr(augment, name)}: must be below the size of the image, {size}"

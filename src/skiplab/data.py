@@ -150,6 +150,8 @@ class Batches:
         self.last_batch_ends = whole * batch_size if drop_last else len(split)
         self.generator = torch.Generator(split.images.device)
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
+        # for an alternating flip
+        self.mirrored_first = (torch.rand(len(split), generator=generator(seed, "flip")) < 0.5).to(split.images.device)
 
     def index(self, step: int) -> Tensor:
         """Which images step `step` trains on: int64 (B,)."""
@@ -162,12 +164,18 @@ class Batches:
         is_last = position == self.steps_per_epoch - 1
         return self.order[position * self.batch_size : self.last_batch_ends if is_last else (position + 1) * self.batch_size]
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Step `step`'s images, augmented and normalised, float32 (B, C, H, W), and labels, int64 (B,), on the device."""
-        index = self.index(step)
+    def at(self, step: int, *, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+        """Step `step`'s images, augmented and normalised, float32 (B, C, H, W), and labels, int64 (B,), on the device.
+
+        Of `ranks` parts of the batch, in order and of nearly equal size, part `rank`; none is empty if the batch has `ranks` images.
+        """
+        whole = self.index(step)
+        first, last = (len(whole) * r // ranks for r in (rank, rank + 1))
+        index = whole[first:last]
         images = self.split.images.index_select(0, index)
         self.generator.manual_seed(fold(self.seed, "augment", step))
-        images = self.normalize(self.augment(images, self.generator))
+        mirrored = self.mirrored_first.index_select(0, index) ^ (step // self.steps_per_epoch % 2 == 1)
+        images = self.normalize(self.augment(images, self.generator, mirrored=mirrored, total=len(whole), first=first))
         return images, self.split.labels.index_select(0, index).to(images.device, non_blocking=True)
 
 

@@ -27,7 +27,8 @@ class Scores:
 class Predictor:
     """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 
-    With `tta=flip` the mean of the logits of the image and of its mirror image.
+    `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image; `multicrop` (Jordan 2024) of that,
+    by one half, and of the same for the image moved by one pixel up and left, and down and right, by a quarter each.
     """
 
     def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str):
@@ -35,10 +36,19 @@ class Predictor:
 
     def __call__(self, images: Tensor) -> Tensor:
         with self.autocast:
-            logits = self.model(images).float()
-            if self.tta == "flip":
-                logits = (logits + self.model(images.flip(3)).float()) / 2
+            if self.tta == "none":
+                return self.model(images).float()
+            logits = self.mirrored(images)
+            if self.tta == "multicrop":
+                height, width = images.shape[2:]
+                padded = F.pad(images, (1, 1, 1, 1), "reflect")  # (B, C, H + 2, W + 2)
+                moved = self.mirrored(padded[:, :, :height, :width]) + self.mirrored(padded[:, :, 2:, 2:])
+                logits = (logits + moved / 2) / 2
         return logits
+
+    def mirrored(self, images: Tensor) -> Tensor:
+        """The mean of the logits of the images and of their mirror images."""
+        return (self.model(images).float() + self.model(images.flip(3)).float()) / 2
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skiplab.blocks import BLOCKS, Block, Style, conv, make_norm
 
@@ -132,12 +133,93 @@ def imagenet_resnet(plan: Plan) -> Stages:
     return stages
 
 
+class Whitening(nn.Conv2d):
+    """2x2 filters that decorrelate an image's patches, and their negatives; fixed, only the bias is trained (Page 2018).
+
+    (B, C, H, W) -> (B, 8 C, H - 1, W - 1). Zero until `fit` has seen images.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, 2 * channels * 4, 2)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, *, eps: float = 5e-4) -> None:
+        """Filters v_i / sqrt(lambda_i + eps) from the eigenvectors of the patches' second moments; images (N, C, H, W), normalised."""
+        patches = F.unfold(images.float().contiguous(), 2).transpose(1, 2).reshape(-1, self.weight[0].numel())  # (N * (H-1) * (W-1), 4 C)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (values + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat((filters, -filters)))
+
+
+class GlobalMaxPool(nn.Module):
+    """(B, C, H, W) -> (B, C), the largest value of each plane."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax((2, 3))
+
+
+class Scale(nn.Module):
+    """factor x."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+def whitened(plan: Plan, widths: tuple[int, int, int], scale: float) -> Stages:
+    """A whitening layer, three stages that halve the image, maximum pooling, a linear layer without bias, its logits scaled."""
+    if plan.size < 9:
+        raise ValueError(f"model=airbench halves the image three times: {plan.size}x{plan.size} is too small, 9x9 is the least")
+    if plan.depth < 1:
+        raise ValueError(f"depth={plan.depth}: model=airbench needs at least 1 block a stage")
+    whitening = Whitening(plan.channels)
+    stages: Stages = OrderedDict(stem=nn.Sequential(whitening, nn.GELU()))
+    channels = whitening.out_channels
+    for i, width in enumerate(widths):
+        stages[f"stage{i + 1}"] = plan.stage(channels, width, plan.depth, stride=2)
+        channels = width
+    linear = nn.Linear(channels, plan.num_classes, bias=False)
+    stages["ending"] = plan.ending(channels)
+    stages["head"] = nn.Sequential(GlobalMaxPool(), nn.Dropout(plan.dropout), linear, Scale(scale))
+    return stages
+
+
+def airbench(plan: Plan) -> Stages:
+    """Jordan 2024's network of airbench94, with `depth` blocks a stage of `width`, 4 `width`, 4 `width` channels.
+
+    His head has weights of deviation 1 and divides by its inputs; ours has the quotient as its weights, the same function.
+    """
+    stages = whitened(plan, (plan.width, 4 * plan.width, 4 * plan.width), 1.0)
+    linear = next(m for m in stages["head"].modules() if isinstance(m, nn.Linear))
+    with torch.no_grad():
+        linear.weight.div_(linear.weight.std() * linear.in_features)
+    return stages
+
+
+def airbench96(plan: Plan) -> Stages:
+    """Jordan 2024's network of airbench96: stages of `width`, 3 `width`, 4 `width` channels, logits over nine."""
+    return whitened(plan, (plan.width, 3 * plan.width, 4 * plan.width), 1 / 9)
+
+
 MODELS: dict[str, Callable[[Plan], Stages]] = {
     "deepcnn": deepcnn,
     "resnet": resnet,
     "cifar_resnet": cifar_resnet,
     "imagenet_resnet": imagenet_resnet,
+    "airbench": airbench,
+    "airbench96": airbench96,
 }
+
+
+def fit_to_images(model: nn.Module, images: Tensor) -> None:
+    """In place: layers whose initial weights come from the data, here whitening; images (N, C, H, W) as the network sees them."""
+    for module in model.modules():
+        if isinstance(module, Whitening):
+            module.fit(images)
 
 
 def initialize(model: nn.Module, init: str) -> None:
@@ -149,7 +231,7 @@ def initialize(model: nn.Module, init: str) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
 

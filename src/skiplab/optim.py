@@ -1,35 +1,207 @@
-"""Optimizers, the learning rate as a function of the step, and the average of the weights."""
+"""Optimizers, the learning rate as a function of the step, and averages of the weights.
+
+The update rules are torch's own functions, fused. Its optimizer classes are not used: to construct one imports torch._dynamo,
+which takes half as long as torch itself.
+"""
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+from skiplab import muon
+
+State = dict[str, Tensor]
+
+
+class Rule(Protocol):
+    """How a group is updated in place, from gradients that are scaled by `grad_scale`, unless `found_inf` (both None without a scaler)."""
+
+    def __call__(
+        self,
+        params: Sequence[nn.Parameter],
+        states: Sequence[State],
+        *,
+        lr: float,
+        weight_decay: float,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> None: ...
+
+
+class Optimizer:
+    """Groups of parameters and their state; `step` updates each group by its rule, learning rate and decay.
+
+    A group is {params, rule, weight_decay, lr, lr_scale, ends}: its learning rate is the schedule's times `lr_scale`, or, where it
+    `ends` at a step, falls linearly from the peak to zero there; from then on its parameters are frozen.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, fused: bool):
+        self.param_groups = (
+            groups  # this name and `_step_supports_amp_scaling` are torch's GradScaler's, which sets grad_scale and found_inf
+        )
+        self.state: dict[nn.Parameter, State] = {}
+        self.peak = lr
+        self.can_freeze = True  # a reducer of gradients wants all of them
+        self._step_supports_amp_scaling = fused
+
+    def set_rate(self, lr: float, step: int) -> None:
+        """The learning rates of step `step`, at which the schedule gives `lr`."""
+        for group in self.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+            if group["ends"] is not None:
+                left = max(0.0, 1 - step / group["ends"])
+                group["lr"] = self.peak * left * group["lr_scale"]
+                for parameter in group["params"] if self.can_freeze else ():
+                    parameter.requires_grad_(left > 0)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        scaling = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                states = [self.state.setdefault(p, {}) for p in params]
+                group["rule"](params, states, lr=group["lr"], weight_decay=group["weight_decay"], **scaling)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def gradients(params: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The parameters' gradients, all of which are there."""
+    return [p.grad for p in params if p.grad is not None]
+
+
+def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
+    """torch's SGD: b <- momentum b + g; w <- w - lr b (Nesterov: g + momentum b), g the gradient + weight_decay w."""
+
+    def update(params: Sequence[nn.Parameter], states: Sequence[State], *, lr: float, weight_decay: float, **scaling: Any) -> None:
+        buffers = [state.get("momentum_buffer") for state in states]
+        options = {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0, "maximize": False, "foreach": False, "fused": fused}
+        sgd(list(params), gradients(params), buffers, lr=lr, weight_decay=weight_decay, **options, **scaling)
+        for state, buffer in zip(states, buffers, strict=True):
+            if buffer is not None:
+                state["momentum_buffer"] = buffer
+
+    return update
+
+
+def adam_rule(*, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, decoupled: bool, fused: bool) -> Rule:
+    """torch's Adam, and with `decoupled` its AdamW."""
+
+    def update(params: Sequence[nn.Parameter], states: Sequence[State], *, lr: float, weight_decay: float, **scaling: Any) -> None:
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=p.device if fused else None)
+                state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        options = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False, "foreach": False, "fused": fused}
+        options |= {"decoupled_weight_decay": decoupled}
+        adam(list(params), gradients(params), averages, squares, [], steps, lr=lr, weight_decay=weight_decay, **options, **scaling)
+
+    return update
+
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 
 def build(
-    name: str, model: nn.Module, *, weight_decay: float, decay_norm_and_bias: bool, device: torch.device, **hyperparameters: Any
-) -> torch.optim.Optimizer:
-    """Optimizer `name` over the model's parameters; norms and biases (one dimension) decay only if asked to."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    norms_and_biases = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": norms_and_biases, "weight_decay": weight_decay if decay_norm_and_bias else 0.0},
-    ]
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    device: torch.device,
+    ends: Mapping[str, int] | None = None,
+    **hyperparameters: Any,
+) -> Optimizer:
+    """Optimizer `name` over the parameters that take a gradient; norms and biases (one dimension) decay only if asked to.
+
+    `ends` names parameters that are trained up to a step, their learning rate falling linearly to zero there.
+    """
     fused = device.type in ("cpu", "cuda")
-    return OPTIMIZERS[name]([g for g in groups if g["params"]], fused=fused, **hyperparameters)
+    norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    decay = weight_decay if decay_norm_and_bias else 0.0
+    if name == "muon":
+        kind = muon_groups(lr=lr, weight_decay=weight_decay, decay=decay, fused=fused, **hyperparameters)
+    else:
+        scale = hyperparameters.pop("norm_scale", 1.0)
+        rule = (
+            sgd_rule(fused=fused, **hyperparameters)
+            if name == "sgd"
+            else adam_rule(fused=fused, decoupled=name == "adamw", **hyperparameters)
+        )
+        kind = norm_groups(rule, norms, weight_decay=weight_decay, decay=decay, scale=scale)
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((*kind(parameter), (ends or {}).get(path)), []).append(parameter)
+    return Optimizer(
+        [
+            {"params": params, "rule": rule, "weight_decay": decay, "lr": lr * scale, "lr_scale": scale, "ends": end}
+            for (rule, decay, scale, end), params in groups.items()
+        ],
+        lr=lr,
+        fused=fused and name != "muon",
+    )
 
 
-def state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+Kind = Callable[[nn.Parameter], tuple[Rule, float, float]]  # a parameter's rule, decay, and learning rate as a multiple of `lr`
+
+
+def norm_groups(rule: Rule, norms: set[int], *, weight_decay: float, decay: float, scale: float) -> Kind:
+    """One rule for all; norms (by id) have `scale` times the learning rate and decay no faster for it."""
+
+    def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
+        if id(p) in norms:
+            return rule, decay / scale, scale
+        return rule, weight_decay if p.ndim > 1 else decay, 1.0
+
+    return kind
+
+
+def muon_groups(
+    *,
+    lr: float,
+    weight_decay: float,
+    decay: float,
+    fused: bool,
+    momentum: float,
+    nesterov: bool,
+    iterations: int,
+    head_lr: float,
+    bias_lr: float,
+    sgd_momentum: float,
+) -> Kind:
+    """Muon for filters, SGD with Nesterov momentum for the rest.
+
+    Matrices (the head), and norms and biases, have learning rates of their own. `weight_decay` and `decay` are the shares that they
+    lose in a step at the peak of the schedule, whatever these are.
+    """
+    rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=fused)
+    filters = muon.muon_rule(momentum=momentum, nesterov=nesterov, iterations=iterations)
+
+    def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
+        if p.ndim > 2:
+            return filters, 0.0, 1.0
+        return (rest, weight_decay / head_lr, head_lr / lr) if p.ndim == 2 else (rest, decay / bias_lr, bias_lr / lr)
+
+    return kind
+
+
+def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's tensors by parameter name, `conv1.weight/momentum_buffer`: no hyperparameters, no numbering."""
     state = optimizer.state
     return {
@@ -40,7 +212,7 @@ def state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Te
     }
 
 
-def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_state(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put what `state_of` gave into a fresh optimizer over an equal model. Raises KeyError for a parameter it does not have."""
     parameters = dict(model.named_parameters())
     for path, value in tensors.items():
@@ -52,7 +224,7 @@ def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapp
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         elif key == "step":
             value = value.clone() if parameter.device.type == "cpu" else value.to(parameter.device)
-        optimizer.state[parameter][key] = value
+        optimizer.state.setdefault(parameter, {})[key] = value
 
 
 Schedule = Callable[[int], float]
@@ -75,11 +247,15 @@ def cosine(num_steps: int, *, warmup: float, final: float) -> Schedule:
     return warmed_up(num_steps, warmup, lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / num_after)) / 2)
 
 
-def multistep(num_steps: int, *, warmup: float, milestones: tuple[float, ...], gamma: float) -> Schedule:
-    """gamma ** (milestones passed), each at round(fraction * num_steps) (torch's MultiStepLR)."""
-    num_warmup = round(warmup * num_steps)
+def multistep(num_steps: int, *, warmup: float, milestones: tuple[float, ...], gamma: float, low: float, low_until: float) -> Schedule:
+    """gamma ** (milestones passed), each at round(fraction * num_steps) (torch's MultiStepLR); times `low` before `low_until`."""
+    num_warmup, num_low = round(warmup * num_steps), round(low_until * num_steps)
     passed_at = [round(fraction * num_steps) for fraction in milestones]
-    return warmed_up(num_steps, warmup, lambda step: gamma ** sum(step + num_warmup >= at for at in passed_at))
+
+    def factor(step: int) -> float:
+        return gamma ** sum(step >= at for at in passed_at) * (low if step < num_low else 1.0)
+
+    return warmed_up(num_steps, warmup, lambda step: factor(step + num_warmup))
 
 
 def onecycle(num_steps: int, *, warmup: float, start: float, final: float) -> Schedule:
@@ -98,11 +274,22 @@ def onecycle(num_steps: int, *, warmup: float, start: float, final: float) -> Sc
     return factor
 
 
+def linear(num_steps: int, *, warmup: float, start: float, final: float) -> Schedule:
+    """start + (1 - start) s / W over the first W = int(warmup * num_steps) steps, then linear to `final` at step num_steps, the end."""
+    num_warmup = int(warmup * num_steps)
+    return lambda step: (
+        start + (1 - start) * step / num_warmup
+        if step < num_warmup
+        else final + (1 - final) * (num_steps - step) / (num_steps - num_warmup)
+    )
+
+
 SCHEDULERS: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "cosine": cosine,
     "multistep": multistep,
     "onecycle": onecycle,
+    "linear": linear,
 }
 
 
@@ -131,3 +318,30 @@ class Average:
             average.lerp_(weight, 1 - self.decay)
         for average, weight in self.copied:
             average.copy_(weight)
+
+
+class Lookahead:
+    """Slow weights (Zhang et al. 2019): after every k-th step s of S, slow <- d slow + (1 - d) w and w <- slow; at the end w <- slow.
+
+    d = decay^k (s / S)^3 grows over the run (Jordan 2024); k = `every`, 0 for none. BatchNorm statistics count as weights.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int, decay: float, num_steps: int):
+        self.every, self.decay, self.num_steps = every, decay, num_steps
+        self.fast = {name: t for name, t in model.state_dict().items() if t.is_floating_point()} if every else {}
+        self.slow = {name: t.clone() for name, t in self.fast.items()}
+
+    def update(self, step: int) -> None:
+        """After `step` optimizer steps."""
+        if self.every and step % self.every == 0:
+            kept = self.decay**self.every * (step / self.num_steps) ** 3
+            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
+                fast.copy_(slow.lerp_(fast, 1 - kept))
+        if self.every and step == self.num_steps:
+            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
+                fast.copy_(slow)
+
+    def load(self, slow: Mapping[str, Tensor]) -> None:
+        """Take over slow weights. Raises KeyError where one is missing."""
+        for name, tensor in self.slow.items():
+            tensor.copy_(slow[name])

@@ -15,9 +15,10 @@ from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import Predictor
 from skiplab.files import default_root
 from skiplab.log import Log
+from skiplab.progress import Settings
 from skiplab.randomness import seed_default
-from skiplab.schema import Config
-from skiplab.trainer import Settings, Trainer
+from skiplab.schema import Airbench, Config
+from skiplab.trainer import Trainer
 
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
 
@@ -114,7 +115,7 @@ def make_trainer(
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
-    flip = augment.flip == "random" or (augment.flip == "auto" and dataset.flip_keeps_label)
+    automatic = "random" if dataset.flip_keeps_label else "none"
     mean_colour = torch.tensor([round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device)
     batches = data.Batches(
         training,
@@ -122,7 +123,7 @@ def make_trainer(
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(flip=flip, crop=augment.crop, cutout=augment.cutout, fill=mean_colour),
+        augment=Augment(**asdict(augment) | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}),
         normalize=normalizer(config, device),
     )
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
@@ -130,12 +131,14 @@ def make_trainer(
     if options.compile:
         model.compile()
     optimizer_options = asdict(config.optimizer)
+    ends = {"stem.0.bias": round(config.model.whiten_bias * num_steps)} if isinstance(config.model, Airbench) else {}
     scheduler_options = asdict(config.scheduler)
     return Trainer(
         settings_of(config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate),
         model=model,
         average=average,
-        optimizer=optim.build(optimizer_options.pop("name"), model, device=device, **optimizer_options),
+        lookahead=optim.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
+        optimizer=optim.build(optimizer_options.pop("name"), model, device=device, ends=ends, **optimizer_options),
         learning_rate=optim.learning_rate(scheduler_options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **scheduler_options),
         batches=batches,
         validation=validation,

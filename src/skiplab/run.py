@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from skiplab import folders, hardware, outcome, parts
+from skiplab import folders, hardware, models, outcome, parts
 from skiplab.errors import Diverged, OutOfMemory
 from skiplab.log import Log
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
 from skiplab.trainer import Trainer
+
+WHITENED = 5000  # images from which layers that whiten take their weights
 
 
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
@@ -48,6 +50,8 @@ def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_s
     training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device)
     resumed = folders.has_state(folder)
+    if not resumed:
+        models.fit_to_images(model, parts.normalizer(config, device)(training.images[:WHITENED]))
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
     accumulate = parts.accumulation(config, model, training, device, saved=folder / folders.LAST if resumed else None)

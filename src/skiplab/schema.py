@@ -17,9 +17,9 @@ def key(
     fixed: bool = False,
     neutral: Any = MISSING,
 ) -> Any:
-    """A field of the schema. `fixed`: cannot change when a run is resumed; `neutral`: the value that leaves it out of the identity.
+    """A field of the schema. `fixed`: cannot change when a run is resumed; `word`: what may stand for a number.
 
-    `word`: what may stand for a number.
+    `neutral`: the value that leaves it out of the identity, and that a config has which was stored before there was this key.
     """
     return field(
         metadata={
@@ -60,10 +60,21 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Airbench:
+    """model=airbench and model=airbench96."""
+
+    name: Literal["airbench", "airbench96"] = key("the network", fixed=True)
+    dropout: float = key("probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True)
+    whiten_bias: float = key("fraction of the run in which the whitening layer's bias is trained", above=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """What the network is built of."""
 
-    name: Literal["conv", "residual", "residual_down", "skip", "basic", "preact", "bottleneck"] = key("the block", fixed=True)
+    name: Literal["conv", "residual", "residual_down", "skip", "basic", "preact", "bottleneck", "airbench", "airbench_residual"] = key(
+        "the block", fixed=True
+    )
     bias: bool = key("whether convolutions have a bias", fixed=True)
     projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
 
@@ -78,6 +89,7 @@ class Sgd:
     nesterov: bool = key("look ahead by the momentum")
     weight_decay: float = key("L2 penalty", at_least=0)
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
+    norm_scale: float = key("learning rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +101,22 @@ class Adam:
     betas: tuple[float, float] = key("decay of the two moments", at_least=0, below=1)
     eps: float = key("added to the denominator", above=0)
     weight_decay: float = key("L2 penalty (adam) or decoupled decay (adamw)", at_least=0)
+    decay_norm_and_bias: bool = key("whether norms and biases decay too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """optimizer=muon: Muon for filters, SGD with Nesterov momentum for the rest."""
+
+    name: Literal["muon"] = key("the optimizer", fixed=True)
+    lr: float = key("learning rate of the filters at its peak", above=0)
+    momentum: float = key("share of the filters' last update that is kept", at_least=0, below=1)
+    nesterov: bool = key("look ahead by the momentum")
+    iterations: int = key("Newton-Schulz iterations that orthogonalise an update", at_least=1, at_most=20)
+    head_lr: float = key("learning rate of the last layer's weights", above=0)
+    bias_lr: float = key("learning rate of norms and biases", above=0)
+    sgd_momentum: float = key("momentum of these two", at_least=0, below=1)
+    weight_decay: float = key("share that these two lose in a step at the peak, whatever their learning rate", at_least=0)
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
 
 
@@ -120,6 +148,8 @@ class Multistep:
     warmup: float = key(WARMUP, at_least=0, below=1)
     milestones: tuple[float, ...] = key("fractions of the run at which lr is multiplied by gamma", above=0, below=1)
     gamma: float = key("factor at each milestone", above=0, at_most=1)
+    low: float = key("learning rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0)
+    low_until: float = key("fraction of the run up to which it is kept", at_least=0, below=1, neutral=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +163,26 @@ class OneCycle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Linear:
+    """scheduler=linear."""
+
+    name: Literal["linear"] = key("the schedule")
+    warmup: float = key(WARMUP, at_least=0, below=1)
+    start: float = key("first learning rate, as a multiple of lr", at_least=0, at_most=1)
+    final: float = key("learning rate at the end, as a multiple of lr", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Augment:
     """What happens to a batch of training images."""
 
-    flip: Literal["none", "auto", "random"] = key("mirror half of the images; auto: where that keeps the label", fixed=True)
+    flip: Literal["none", "auto", "random", "alternating"] = key(
+        "mirror half of the images; auto: where that keeps the label; alternating: the other half in every second epoch", fixed=True
+    )
     crop: int = key("pixels of border to crop from at random; 0: no crop", at_least=0, fixed=True)
+    padding_mode: Literal["zeros", "reflect"] = key("what that border holds: black, or the image mirrored", fixed=True, neutral="zeros")
     cutout: int = key("side of a covered square in pixels; 0: none", at_least=0, fixed=True)
+    cutout_inside: bool = key("whether the square never sticks out of the image", fixed=True, neutral=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +195,10 @@ class Trainer:
     compile: bool = key("torch.compile the network; it takes a minute or two at the start")
     clip: float | None = key("largest gradient norm", above=0)
     ema: float = key("decay per step of the average of the weights that is evaluated; 0: none", at_least=0, below=1, fixed=True)
+    lookahead: int = key(
+        "steps between updates of the slow weights, to which the weights return; 0: none", at_least=0, fixed=True, neutral=0
+    )
+    lookahead_decay: float = key("decay per step of the slow weights at the end of the run", at_least=0, below=1, neutral=0.95)
     label_smoothing: float = key("share of the target spread over all classes", at_least=0, below=1)
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
@@ -178,7 +226,9 @@ class Trainer:
 class Evaluator:
     """How predictions are made."""
 
-    tta: Literal["none", "flip"] = key("average the predictions for an image and its mirror image")
+    tta: Literal["none", "flip", "multicrop"] = key(
+        "test-time augmentation: mean of the logits for an image and its mirror image; multicrop: also of both moved by a pixel, two ways"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +241,11 @@ class Config:
     norm: Literal["batch", "none"] = key("normalisation", fixed=True)
     shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
     init: Literal["torch", "he"] = key("initial weights", fixed=True)
-    model: Model
+    model: Model | Airbench
     dataset: Dataset
     augment: Augment
-    optimizer: Sgd | Adam
-    scheduler: Constant | Cosine | Multistep | OneCycle
+    optimizer: Sgd | Adam | Muon
+    scheduler: Constant | Cosine | Multistep | OneCycle | Linear
     trainer: Trainer
     evaluator: Evaluator
     seed: int = key("seed of split, order, augmentation, weights and dropout", at_least=0, at_most=2**63 - 1, fixed=True)

@@ -1,10 +1,10 @@
-"""The training loop: optimizer steps only. `fit` is the loop, `train_step` the weight update, `Progress` all that is counted."""
+"""The training loop: optimizer steps only. `fit` is the loop, `train_step` the weight update, `progress.Progress` all that is counted."""
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +20,10 @@ from skiplab.errors import CheckpointError, Diverged, Stopped, UsageError
 from skiplab.evaluate import Predictor, Scores, evaluate
 from skiplab.folders import BEST, LAST
 from skiplab.log import Log
+from skiplab.progress import Progress, Settings
 from skiplab.randomness import seed_default
 
 ROLLBACK_FACTOR, MAX_ROLLBACKS = 0.5, 5  # of the learning rate, each time a run goes back; and how often it may
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """The numbers a run carries from step to step; with weights, average, optimizer and scaler this is its whole state."""
-
-    step: int = 0  # optimizer steps done
-    best_step: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = 0.0
-    evaluations_since_best: int = 0
-    loss_sum: float = 0.0  # of the batches' mean losses since the last evaluation, times their images
-    num_correct: int = 0
-    num_seen: int = 0
-    metrics_size: int = 0  # bytes of metrics.jsonl that belong to these steps
-    rollbacks: int = 0  # times that the run went back and lowered its learning rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Plain values the loop needs; `*_every` in optimizer steps, `max_time` in minutes (inf: no limit)."""
-
-    seed: int
-    num_steps: int
-    stop_at: int
-    num_classes: int
-    accumulate: int
-    amp: str
-    clip: float
-    label_smoothing: float
-    early_stop: float
-    eval_every: int
-    eval_train: bool
-    save_every: int
-    log_every: int
-    max_time: float
-    on_nonfinite: str
 
 
 class Trainer:
@@ -71,7 +35,8 @@ class Trainer:
         *,
         model: nn.Module,
         average: optim.Average,
-        optimizer: torch.optim.Optimizer,
+        lookahead: optim.Lookahead,
+        optimizer: optim.Optimizer,
         learning_rate: optim.Schedule,
         batches: Batches,
         validation: Split | None,
@@ -84,14 +49,15 @@ class Trainer:
     ):
         self.settings, self.folder, self.log, self.stop_signal = settings, folder, log, stop_signal
         self.network, self.machine = network, dict(machine)  # stored in checkpoints, compared when they are loaded
-        self.model, self.average, self.optimizer, self.learning_rate = model, average, optimizer, learning_rate
+        self.model, self.average, self.lookahead = model, average, lookahead
+        self.optimizer, self.learning_rate = optimizer, learning_rate
         self.batches, self.validation, self.predictor = batches, validation, predictor
         self.normalize: Normalize = batches.normalize
         self.device = self.normalize.device
         self.progress = Progress()
         dtype = torch.float16 if settings.amp == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(self.device.type, dtype, enabled=settings.amp != "off")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
+        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.parameters = list(model.parameters())
         # of the steps since the last log point, on the device: reading them earlier would wait for it
         self.losses = torch.zeros(settings.log_every, device=self.device)
@@ -152,8 +118,7 @@ class Trainer:
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
         lr = self.rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.set_rate(lr, step)
         seed_default(self.settings.seed, "dropout", step, device=self.device)
         images, labels = self.batches.at(step)  # (B, C, H, W), (B,)
         slot, num_images = len(self.pending), len(labels)
@@ -172,6 +137,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        self.lookahead.update(step + 1)
         self.average.update()
         self.pending.append((lr, num_images))
 
@@ -289,6 +255,7 @@ class Trainer:
         tensors |= {f"optimizer/{k}": v for k, v in optim.state_of(self.optimizer, self.model).items()}
         if self.average.model is not self.model:
             tensors |= {f"average/{k}": v for k, v in self.average.model.state_dict().items()}
+        tensors |= {f"lookahead/{k}": v for k, v in self.lookahead.slow.items()}
         facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
         facts["accumulate"] = self.settings.accumulate
         history = {"seconds": self.seconds, "images": self.images, "machine": self.machine}
@@ -299,6 +266,7 @@ class Trainer:
         self.model.load_state_dict(under("model/", tensors))
         if self.average.model is not self.model:
             self.average.model.load_state_dict(under("average/", tensors))
+        self.lookahead.load(under("lookahead/", tensors))
         optim.load_state(self.optimizer, self.model, under("optimizer/", tensors))
         if facts["scaler"]:  # none where the run began without fp16
             self.scaler.load_state_dict(facts["scaler"])
