@@ -38,7 +38,7 @@ def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
     """What was probably meant: "did you mean X?" (with `prefix` before it), or the choices."""
     names = sorted(choices)
     if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
-        return f"did you mean {prefix}{near[0]}?" + (f" Choices: {', '.join(names)}" if len(names) <= 8 else "")
+        return f"did you mean {prefix}{near[0]}?" + (f" Choices: {', '.join(names)}" if len(names) <= 10 else "")
     return f"choices: {', '.join(names)}"
 
 

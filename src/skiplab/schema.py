@@ -89,7 +89,7 @@ class Sgd:
     nesterov: bool = key("look ahead by the momentum")
     weight_decay: float = key("L2 penalty", at_least=0)
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
-    norm_scale: float = key("learning rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0)
+    norm_scale: float = key("rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +109,12 @@ class Muon:
     """optimizer=muon: Muon for filters, SGD with Nesterov momentum for the rest."""
 
     name: Literal["muon"] = key("the optimizer", fixed=True)
-    lr: float = key("learning rate of the filters at its peak", above=0)
+    lr: float = key("learning rate at its peak, of the filters", above=0)
     momentum: float = key("share of the filters' last update that is kept", at_least=0, below=1)
     nesterov: bool = key("look ahead by the momentum")
     iterations: int = key("Newton-Schulz iterations that orthogonalise an update", at_least=1, at_most=20)
-    head_lr: float = key("learning rate of the last layer's weights", above=0)
-    bias_lr: float = key("learning rate of norms and biases", above=0)
+    head_lr: float = key("rate at its peak for the last layer's weights", above=0)
+    bias_lr: float = key("rate at its peak for norms and biases", above=0)
     sgd_momentum: float = key("momentum of these two", at_least=0, below=1)
     weight_decay: float = key("share that these two lose in a step at the peak, whatever their learning rate", at_least=0)
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
@@ -148,7 +148,7 @@ class Multistep:
     warmup: float = key(WARMUP, at_least=0, below=1)
     milestones: tuple[float, ...] = key("fractions of the run at which lr is multiplied by gamma", above=0, below=1)
     gamma: float = key("factor at each milestone", above=0, at_most=1)
-    low: float = key("learning rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0)
+    low: float = key("rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0)
     low_until: float = key("fraction of the run up to which it is kept", at_least=0, below=1, neutral=0.0)
 
 
@@ -169,7 +169,7 @@ class Linear:
     name: Literal["linear"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
     start: float = key("first learning rate, as a multiple of lr", at_least=0, at_most=1)
-    final: float = key("learning rate at the end, as a multiple of lr", at_least=0, at_most=1)
+    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
