@@ -159,6 +159,15 @@ REFUSED: list[tuple[str, ...]] = [
     ("val_fraction=0.0001", "val_fraction=0.0001", "none of 1437 images"),
     ("trainer.accumulate=33", "trainer.accumulate=33", "batch_size=64", "at most 32"),
     ("trainer.accumulate=65 norm=none", "trainer.accumulate=65", "at most 64"),
+    ("trainer.devices=0", "trainer.devices=0: must be at least 1"),
+    ("trainer.devices=two", "trainer.devices=two: a whole number", "or auto"),
+    ("trainer.devices=1.5", "trainer.devices=1.5: a whole number"),
+    ("trainer.devices=null", "trainer.devices=null: a whole number"),
+    ("trainer.device=2", "trainer.device", "device"),
+    ("trainer.sync_bn=2", "trainer.sync_bn=2: true or false"),
+    ("trainer.devices=33", "trainer.devices=33", "batch_size=64", "two images a device", "at most 32"),
+    ("trainer.devices=65 norm=none", "trainer.devices=65", "one image a device", "at most 64"),
+    ("trainer.devices=2 trainer.accumulate=17", "trainer.accumulate=17", "batch_size=64", "at most 16"),
     ("trainer.early_stop=3 val_fraction=0", "trainer.early_stop=3", "val_fraction above 0"),
     ("augment.flip=random", "augment.flip=random", "digits", "auto or none"),
     ("evaluator.tta=flip", "evaluator.tta=flip", "digits", "none"),
@@ -430,7 +439,11 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["optimizer.lr=0.051", "seed=1", "epochs=21", "block=conv", "steps=10", "shortcut=false", "trainer=debug", "init_from=x"]
+    "text",
+    [
+        *("optimizer.lr=0.051", "seed=1", "epochs=21", "block=conv", "steps=10", "shortcut=false", "trainer=debug", "init_from=x"),
+        *("trainer.devices=2", "trainer.sync_bn=true"),
+    ],
 )
 def test_the_identity_changes_with_the_numbers(text: str) -> None:
     assert configs.identity(compose(text)) != DEFAULT_IDENTITY

@@ -24,7 +24,7 @@ FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "listing", "hel
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
-    *("errors", "files", "signals", "checkpoint"),
+    *("errors", "files", "signals", "checkpoint", "torchrun"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60
 
@@ -123,7 +123,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_trainer_knows_nothing_of_what_surrounds_it() -> None:
-    assert not reach("trainer", everywhere=True) & {"run", "parts", "outcome", "report", "plots", "cli", "config", "schema"}
+    assert not reach("trainer", everywhere=True) & {"run", "parts", "outcome", "report", "plots", "cli", "config", "schema", "processes"}
 
 
 @pytest.mark.parametrize("name", STARTS_WITHOUT_TORCH)

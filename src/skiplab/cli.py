@@ -11,7 +11,7 @@ from typing import Any
 
 from skiplab import __version__
 from skiplab.errors import CheckpointError, SkiplabError, Stopped, UsageError
-from skiplab.launch import complain, guarded, launch
+from skiplab.launch import as_one, complain, guarded, launch, settled
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
 
@@ -20,7 +20,7 @@ PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's g
 
 def train() -> None:
     """Entry point of `train`: exits with the codes that README lists."""
-    sys.exit(guarded(lambda: train_command(sys.argv[1:])))
+    sys.exit(as_one(lambda: guarded(lambda: train_command(sys.argv[1:]))))
 
 
 def skiplab() -> None:
@@ -171,7 +171,7 @@ def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
         prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
         if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
             raise folders.in_use(out)  # before torch is imported, which takes longer
-        check_device(config.device)
+        config = settled(config)
         check_init_from(config.init_from)
         with placement.held(config, parent, prefix) as (folder, is_new):
             if is_new:
@@ -184,13 +184,6 @@ def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
                 raise
     except SkiplabError as error:
         return Outcome(complain(error), folder, is_stop=isinstance(error, Stopped))
-
-
-def check_device(name: str) -> None:
-    """Import torch and raise UsageError if this machine lacks the device: before a folder is made or data are read."""
-    from skiplab.hardware import pick_device
-
-    pick_device(name)
 
 
 def check_data(config: Any) -> None:
@@ -224,12 +217,13 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
     with StopSignal() as stop_signal, folders.locked(folder):
         config = configs.load(folder / folders.CONFIG)
         changed = overrides.apply_to_stored(config, texts)
+        if changed != config or not folders.is_finished(folder):
+            changed = settled(changed)
         stood = folders.standing(folder) if folders.has_state(folder) else folders.State("stopped", step=0, num_steps=0)
         check_length(config, changed, stood)
         if folders.is_finished(folder) and not folders.has_state(folder) and changed != config:
             raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
         if changed != config:  # before anything of the run is touched
-            check_device(changed.device)
             check_data(changed)
         if changed != config and folders.is_finished(folder) and configs.identity(changed) != configs.identity(config):
             print(f"{folder} was finished; it goes on because the command changes it")

@@ -26,10 +26,14 @@ def across(config: Config) -> Iterable[str]:
     yield from _data_problems(config)
     trainer = config.trainer
     least = 2 if config.norm == "batch" else 1
-    if isinstance(trainer.accumulate, int) and trainer.accumulate > 1 and config.batch_size // trainer.accumulate < least:
-        need = "two images a part, since norm=batch cannot normalise one value" if least == 2 else "one image a part"
-        most = max(1, config.batch_size // least)
-        yield f"trainer.accumulate={trainer.accumulate}: batch_size={config.batch_size} leaves less than {need}; take at most {most}"
+    batch_size, devices = config.batch_size, trainer.devices if isinstance(trainer.devices, int) else 1
+    need = "two images {}, since norm=batch cannot normalise one value" if least == 2 else "one image {}"
+    if devices > 1 and batch_size // devices < least:
+        most, words = max(1, batch_size // least), need.format("a device")
+        yield f"trainer.devices={devices}: batch_size={batch_size} leaves less than {words}; take at most {most}"
+    elif isinstance(trainer.accumulate, int) and trainer.accumulate > 1 and batch_size // (trainer.accumulate * devices) < least:
+        most, words = max(1, batch_size // (least * devices)), need.format("a part")
+        yield f"trainer.accumulate={trainer.accumulate}: batch_size={batch_size} leaves less than {words}; take at most {most}"
     if trainer.early_stop is not None and config.val_fraction == 0:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):

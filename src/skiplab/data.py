@@ -179,8 +179,8 @@ class Batches:
         return images, self.split.labels.index_select(0, index).to(images.device, non_blocking=True)
 
 
-def in_order(split: Split, normalize: Normalize, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split once, as it stands, without augmentation: float32 (B, C, H, W) and labels int64 (B,)."""
-    for start in range(0, len(split), batch_size):
+def in_order(split: Split, normalize: Normalize, *, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """The split once, as it stands, without augmentation: float32 (B, C, H, W) and labels int64 (B,). Each of n ranks has every n-th."""
+    for start in range(rank * batch_size, len(split), ranks * batch_size):
         images = normalize(split.images[start : start + batch_size])
         yield images, split.labels[start : start + batch_size].to(images.device, non_blocking=True)

@@ -37,6 +37,14 @@ class OutOfMemory(SkiplabError):
     exit_code = 6
 
 
+class RankFailed(SkiplabError):
+    """Another process of a run on several devices has failed; `trace` is its traceback if that was unforeseen."""
+
+    def __init__(self, message: str, *, exit_code: int = 1, trace: str = ""):
+        super().__init__(message)
+        self.exit_code, self.trace = exit_code, trace
+
+
 class Stopped(SkiplabError):
     """Stopped on purpose after saving: 7 by max_time, 130 by SIGINT, 143 by SIGTERM."""
 

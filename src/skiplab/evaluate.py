@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skiplab.data import Normalize, Split, in_order
+from skiplab.dist import ALONE, Ranks
 
 BATCH_SIZE = 500  # of evaluation: bounds its memory, whatever the training batch
 
@@ -52,18 +53,23 @@ class Predictor:
 
 
 @torch.inference_mode()
-def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_classes: int) -> Scores:
-    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device."""
+def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_classes: int, ranks: Ranks = ALONE) -> Scores:
+    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device.
+
+    Several ranks share the batches among them: each is computed whole, so every number is that of one process, to the bit.
+    """
     was_training = predictor.model.training
     predictor.model.eval()
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
-    losses = []
-    for images, labels in in_order(split, normalize, batch_size=BATCH_SIZE):
+    losses = torch.zeros(-(-len(split) // BATCH_SIZE), device=normalize.device)  # of each batch; on one rank alone not zero
+    own, size = ranks.place.rank, ranks.size
+    for number, (images, labels) in enumerate(in_order(split, normalize, batch_size=BATCH_SIZE, rank=own, ranks=size)):
         logits = predictor(images)
-        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        losses[own + number * size] = F.cross_entropy(logits, labels, reduction="sum")
         confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
     predictor.model.train(was_training)
-    loss = torch.stack(losses).double().sum().item() if normalize.device.type != "mps" else torch.stack(losses).sum().item()
+    losses, confusion = ranks.sum(losses), ranks.sum(confusion)
+    loss = losses.double().sum().item() if normalize.device.type != "mps" else losses.sum().item()
     return Scores(confusion.cpu().view(num_classes, num_classes), loss / len(split))
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from skiplab.errors import UsageError
+from skiplab.torchrun import Place
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names in glibc's malloc.h
+FEW_PROCESSES = 4  # on a CPU, even where it has fewer cores: enough to try things
 LARGEST_KEPT = 128 * 2**20  # bytes; above, holes in the heap cost more memory than the page faults cost time
 
 
@@ -31,14 +33,43 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def num_devices(name: str, wanted: int | str, *, started: Place | None, sync_bn: bool) -> int:
+    """How many processes `wanted`, a number or auto, means on device `name`; `started`: torchrun has started them already.
+
+    Raises UsageError where there are not so many devices, or where `sync_bn` asks for what they cannot do.
+    """
+    device = pick_device(name)
+    if sync_bn and device.type != "cuda":
+        raise UsageError(f"trainer.sync_bn=true: torch has it for CUDA devices alone, this is {device.type}; leave it out")
+    if started is not None and wanted not in (1, "auto", started.size):
+        raise UsageError(f"trainer.devices={wanted}: torchrun has started {started.size} process(es); leave it out")
+    is_one = ":" in name or device.type == "mps"  # cuda:1 names one
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if wanted == "auto":
+        wanted = 1 if is_one else there
+    number, here = (started.size, started.local_size) if started is not None else (int(wanted), int(wanted))
+    if number > 1 and is_one:
+        raise UsageError(f"trainer.devices={number}: device={device} is one device; take device=cuda or device=cpu")
+    if number > 1 and not torch.distributed.is_available():
+        raise UsageError(f"trainer.devices={number}: torch {torch.__version__} is built without torch.distributed here; take 1")
+    most = there if device.type == "cuda" else max(FEW_PROCESSES, num_cores())
+    if here > most:
+        has = f"{there} CUDA device(s)" if device.type == "cuda" else f"{counted(num_cores(), 'core')} and device=cpu is in use"
+        raise UsageError(f"trainer.devices={here}: this machine has {has}; take at most {most}")
+    return number
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool) -> list[str]:
-    """Set the process's threads, algorithms and allocator; returns what could not be done here, a line each."""
-    torch.set_num_threads(threads or num_cores())
+def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, processes: int = 1) -> list[str]:
+    """Set the process's threads, algorithms and allocator; returns what could not be done here, a line each.
+
+    `threads` (None: one per core) are shared among so many `processes`.
+    """
+    torch.set_num_threads(max(1, (threads or num_cores()) // processes))
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
     if deterministic:
@@ -57,8 +88,10 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(libc.mallopt(M_TRIM_THRESHOLD, -1))
 
 
-def describe(device: torch.device) -> str:
-    """The device in words."""
+def describe(device: torch.device, *, processes: int = 1) -> str:
+    """The device in words, or the devices of so many processes."""
+    if processes > 1:
+        return f"{processes} x {describe(device)}"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()} ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else "Apple GPU"
@@ -91,12 +124,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def comparable(device: torch.device) -> dict[str, str]:
+def comparable(device: torch.device, *, processes: int = 1) -> dict[str, str]:
     """What must not change on the way for two runs to be equal to the bit."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    name = name if processes == 1 else f"{processes} x {name}"
     return {"device": name, "torch": str(torch.__version__), "processor": cpu_name()}
 
 
-def facts(device: torch.device) -> dict[str, Any]:
-    """What result.json says of the machine."""
-    return {"device": str(device), "hardware": describe(device), "threads": torch.get_num_threads(), "versions": versions()}
+def facts(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
+    """What result.json says of the machine; the threads are those of one process."""
+    words = describe(device, processes=processes)
+    threads = torch.get_num_threads()
+    return {"device": str(device), "devices": processes, "hardware": words, "threads": threads, "versions": versions()}

@@ -6,9 +6,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from skiplab import torchrun
 from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
 from skiplab.signals import StopSignal
 
@@ -27,6 +29,36 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
         sys.stderr.close()
         return 1
+
+
+def as_one(command: Callable[[], int]) -> int:
+    """Run a command. Where torchrun has started several processes with it, the first runs it and the others take part in its runs."""
+    place = torchrun.place()
+    if place is None or place.size == 1:
+        return command()
+    if place.rank > 0:
+        from skiplab import processes, run
+
+        processes.follow_torchrun(place, run.follow)
+        return 0
+    try:
+        return command()
+    finally:
+        from skiplab import processes
+
+        processes.tell_torchrun_over()
+
+
+def settled(config: Any) -> Any:
+    """The config with trainer.devices as the number of processes that it means here. Imports torch.
+
+    Raises UsageError if this machine lacks the devices: before a folder is made or data are read.
+    """
+    from skiplab import hardware
+
+    options = config.trainer
+    devices = hardware.num_devices(config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn)
+    return config if devices == options.devices else replace(config, trainer=replace(options, devices=devices))
 
 
 def complain(error: SkiplabError) -> int:

@@ -121,3 +121,26 @@ class Log:
         self.stop_bar()
         for file in (self.file, self.metrics, self.timing):
             file.close()
+
+
+class Silence(Log):
+    """The log of a process that writes and says nothing: another one does."""
+
+    def __init__(self) -> None:
+        self.console, self.bar, self.last_line = False, None, time.monotonic()
+
+    def record(self, text: str) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def metric(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+
+    def metrics_size(self) -> int:
+        return 0
+
+    def truncate_metrics(self, size: int) -> bool:
+        return True
+
+    def time(self, **row: Any) -> None: ...
+
+    def close(self) -> None: ...

@@ -73,7 +73,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
         "git_commit": git_commit(),
         "finished": folders.now(),
-    } | hardware.facts(device)
+    } | hardware.facts(device, processes=trainer.ranks.size)
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
     log.line("\n" + text)
     log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from skiplab import checkpoint, constraints, data, hardware, memory, models, optim
 from skiplab.augment import Augment
+from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import Predictor
 from skiplab.files import default_root
@@ -18,6 +19,7 @@ from skiplab.log import Log
 from skiplab.progress import Settings
 from skiplab.randomness import seed_default
 from skiplab.schema import Airbench, Config
+from skiplab.torchrun import Place
 from skiplab.trainer import Trainer
 
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
@@ -112,6 +114,7 @@ def make_trainer(
     stop_signal: Callable[[], int],
     *,
     accumulate: int,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
@@ -147,12 +150,20 @@ def make_trainer(
         log=log,
         stop_signal=stop_signal,
         network=describe(config),
-        machine=hardware.comparable(device),
+        machine=hardware.comparable(device, processes=ranks.size),
+        ranks=ranks,
+        sync_bn=options.sync_bn,
     )
 
 
-def accumulation(config: Config, model: nn.Module, training: data.Split, device: torch.device, *, saved: Path | None = None) -> int:
-    """How many parts a batch is computed in; `auto` keeps what the checkpoint `saved` says. Raises OutOfMemory where a step cannot fit."""
+def accumulation(
+    config: Config, model: nn.Module, training: data.Split, device: torch.device, *, saved: Path | None = None, place: Place = ALONE.place
+) -> int:
+    """How many parts a batch is computed in; `auto` keeps what the checkpoint `saved` says. Raises OutOfMemory where a step cannot fit.
+
+    Of several processes each computes its share of the batch in so many parts; those on one host share its memory.
+    """
+    batch_size = -(-config.batch_size // place.size)
     wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
     if saved is not None and wanted == "auto":
         before = checkpoint.peek_newest(saved).get("accumulate")
@@ -167,19 +178,20 @@ def accumulation(config: Config, model: nn.Module, training: data.Split, device:
     if device.type == "cuda":
         if isinstance(wanted, int):
             return wanted  # a step that does not fit says so itself
-        parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast))
+        parts = memory.fewest_parts(batch_size, least=least, fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast))
         if parts is None:
             raise OutOfMemory(f"{hardware.describe(device)}: not even {least} images of batch_size={config.batch_size} fit at once")
         return parts
     left = memory.available()
     if left is None:  # neither the system nor a cgroup tells
         return wanted if isinstance(wanted, int) else 1
+    left //= place.local_size
     takes = functools.cache(lambda n: memory.needed(model, batch, num_images=n, autocast=autocast))
-    if isinstance(wanted, int) and takes(-(-config.batch_size // wanted)) <= left:
+    if isinstance(wanted, int) and takes(-(-batch_size // wanted)) <= left:
         return wanted
-    parts = memory.fewest_parts(config.batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
+    parts = memory.fewest_parts(batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
     if isinstance(wanted, int) or parts is None:
-        size = takes(config.batch_size // wanted if isinstance(wanted, int) else least) / 2**30
+        size = takes(batch_size // wanted if isinstance(wanted, int) else least) / 2**30
         advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"
         raise OutOfMemory(f"batch_size={config.batch_size}: a step takes {size:.1f} GiB or more, {left / 2**30:.1f} GiB are free; {advice}")
     return parts

@@ -3,15 +3,17 @@
 import shlex
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from skiplab import folders, hardware, models, outcome, parts
-from skiplab.errors import Diverged, OutOfMemory
-from skiplab.log import Log
+from skiplab import config as configs, folders, hardware, models, outcome, parts, processes
+from skiplab.dist import ALONE, Ranks
+from skiplab.errors import Diverged, OutOfMemory, RankFailed
+from skiplab.log import Log, Silence
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
 from skiplab.trainer import Trainer
@@ -22,40 +24,70 @@ WHITENED = 5000  # images from which layers that whiten take their weights
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
     """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content.
 
-    The caller holds the folder's lock.
+    The caller holds the folder's lock. On several devices this process is the first rank, and the others `follow`.
     """
     device = hardware.pick_device(config.device)
     go_on = f"train resume={shlex.quote(str(folder))}"
     stop_signal.advice = f"stopped; go on with: {go_on}"
+    assert isinstance(config.trainer.devices, int)
+    told = {"config": asdict(config), "folder": str(folder.absolute()), "device": device.type}
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
-        trainer, checksum = prepare(config, folder, device, log, stop_signal)
         try:
-            with stop_signal.heeded():
-                trainer.fit()
-        except torch.OutOfMemoryError:
-            name = hardware.describe(device)
-            raise OutOfMemory(f"{name} is full at batch_size={config.batch_size}: set trainer.accumulate=auto") from None
-        except Diverged as error:
-            advice = "lower optimizer.lr, lengthen scheduler.warmup, set trainer.clip=1 or trainer.on_nonfinite=rollback"
-            raise Diverged(f"{error}: {advice}; the last save is from before, {go_on} optimizer.lr=SMALLER goes on from it") from None
+            with processes.leading(config.trainer.devices, follow, told, advice=f"go on with: {go_on}") as ranks:
+                trainer, checksum = prepare(config, folder, device, log, stop_signal, ranks=ranks)
+                with stop_signal.heeded():
+                    fit(config, trainer, go_on)
+        except RankFailed as error:
+            log.record(f"{error}\n{error.trace}".strip())
+            raise
         return outcome.finish(config, trainer, folder, log, checksum)
 
 
-def prepare(config: Config, folder: Path, device: torch.device, log: Log, stop_signal: Callable[[], int]) -> tuple[Trainer, str]:
+def follow(ranks: Ranks, told: processes.Told) -> None:
+    """What each process but the first does in a run: the same steps, on its parts of the batches. It writes and says nothing."""
+    config, folder = configs.check(told["config"]), Path(told["folder"])
+    device = processes.device_of(told, ranks.place)
+    trainer, _ = prepare(config, folder, device, Silence(), lambda: 0, ranks=ranks)
+    fit(config, trainer, "train resume=RUN")
+
+
+def fit(config: Config, trainer: Trainer, go_on: str) -> None:
+    """Train to the last step; what can go wrong there, with what to do about it."""
+    try:
+        trainer.fit()
+    except torch.OutOfMemoryError:
+        name = hardware.describe(trainer.device)
+        raise OutOfMemory(f"{name} is full at batch_size={config.batch_size}: set trainer.accumulate=auto") from None
+    except Diverged as error:
+        advice = "lower optimizer.lr, lengthen scheduler.warmup, set trainer.clip=1 or trainer.on_nonfinite=rollback"
+        raise Diverged(f"{error}: {advice}; the last save is from before, {go_on} optimizer.lr=SMALLER goes on from it") from None
+
+
+def prepare(
+    config: Config, folder: Path, device: torch.device, log: Log, stop_signal: Callable[[], int], *, ranks: Ranks = ALONE
+) -> tuple[Trainer, str]:
     """The run's trainer, at step 0 or where the folder's last checkpoint stands, and the SHA-256 of the training data."""
-    options = config.trainer
-    for remark in hardware.set_up(threads=options.threads, deterministic=options.deterministic, keep_allocator=options.keep_allocator):
+    options, place = config.trainer, ranks.place
+    for remark in hardware.set_up(
+        threads=options.threads,
+        deterministic=options.deterministic,
+        keep_allocator=options.keep_allocator,
+        processes=place.local_size,
+    ):
         log.line(remark)
-    training, validation, checksum = parts.training_data(config, device)
+    with ranks.main_first():  # which may have to fetch the files
+        training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device)
     resumed = folders.has_state(folder)
     if not resumed:
         models.fit_to_images(model, parts.normalizer(config, device)(training.images[:WHITENED]))
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
-    accumulate = parts.accumulation(config, model, training, device, saved=folder / folders.LAST if resumed else None)
-    trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate)
+    ranks.share(model.state_dict().values())
+    saved = folder / folders.LAST if resumed else None
+    accumulate = ranks.agreed(lambda: parts.accumulation(config, model, training, device, saved=saved, place=place))
+    trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate, ranks=ranks)
     describe(config, trainer, log)
     if resumed:
         trainer.resume()
@@ -78,7 +110,8 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     log.line("  ".join(f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()))
     log.line(
         f"{config.dataset.name}: {len(trainer.batches.split):,} training, {len(held) if held else 0:,} validation, "
-        f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images{cut} on {hardware.describe(trainer.device)}"
+        f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images{cut} on "
+        f"{hardware.describe(trainer.device, processes=trainer.ranks.size)}"
     )
     if trainer.batches.split.images.device != trainer.device:
         log.line("the images do not fit the device beside the network: they stay in pinned host memory")

@@ -218,7 +218,14 @@ class Trainer:
         neutral="stop",
     )
     deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
-    threads: int | None = key("CPU threads; null: one per core", at_least=1, changes_numbers=False)
+    threads: int | None = key("CPU threads, of all processes; null: one per core", at_least=1, changes_numbers=False)
+    devices: int | str = key(
+        "processes that train together, a device each, on their parts of each batch; auto: every CUDA device (on a CPU 1)",
+        at_least=1,
+        word="auto",
+        neutral=1,
+    )
+    sync_bn: bool = key("BatchNorm over the whole batch, not each device's part of it (CUDA only)", neutral=False)
     keep_allocator: bool = key("Linux: keep freed memory in the process; 1.4x the speed of Deep_CNN on a CPU", changes_numbers=False)
 
 

@@ -15,6 +15,40 @@ if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has none
 SAVE = -1  # what an asked StopSignal answers to SIGUSR1: save and go on
 
 
+ALL = (*EXIT_CODES, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))  # Windows has no SIGUSR1
+
+
+def ignore() -> None:
+    """Let them all pass: for a process that does what another decides. A terminal's Ctrl-C reaches every process."""
+    for number in ALL:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """`ignore` while entered."""
+    before = {number: signal.getsignal(number) for number in ALL}
+    ignore()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def kept_back() -> Iterator[None]:
+    """While entered, signals wait, and in a process that is started meanwhile they wait for good: it has no handlers as yet."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopSignal:
     """While entered, catches the signals.
 

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from skiplab import checkpoint, optim
 from skiplab.checkpoint import under
 from skiplab.data import Batches, Normalize, Split
+from skiplab.dist import ALONE, Ranks
 from skiplab.errors import CheckpointError, Diverged, Stopped, UsageError
 from skiplab.evaluate import Predictor, Scores, evaluate
 from skiplab.folders import BEST, LAST
@@ -27,7 +28,7 @@ ROLLBACK_FACTOR, MAX_ROLLBACKS = 0.5, 5  # of the learning rate, each time a run
 
 
 class Trainer:
-    """One run: trains `model` from wherever its state stands to the last step, and keeps `best` and `last` in `folder`."""
+    """One run, or one rank of it: trains `model` from wherever its state stands to the last step, keeps `best` and `last` in `folder`."""
 
     def __init__(
         self,
@@ -46,11 +47,15 @@ class Trainer:
         stop_signal: Callable[[], int],
         network: str,
         machine: Mapping[str, str],
+        ranks: Ranks = ALONE,
+        sync_bn: bool = False,
     ):
         self.settings, self.folder, self.log, self.stop_signal = settings, folder, log, stop_signal
         self.network, self.machine = network, dict(machine)  # stored in checkpoints, compared when they are loaded
         self.model, self.average, self.lookahead = model, average, lookahead
         self.optimizer, self.learning_rate = optimizer, learning_rate
+        self.ranks, self.replica = ranks, ranks.replicate(model, sync_bn=sync_bn)
+        optimizer.can_freeze = ranks.size == 1  # every rank waits for every gradient
         self.batches, self.validation, self.predictor = batches, validation, predictor
         self.normalize: Normalize = batches.normalize
         self.device = self.normalize.device
@@ -59,9 +64,9 @@ class Trainer:
         self.autocast = torch.autocast(self.device.type, dtype, enabled=settings.amp != "off")
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.parameters = list(model.parameters())
-        # of the steps since the last log point, on the device: reading them earlier would wait for it
-        self.losses = torch.zeros(settings.log_every, device=self.device)
-        self.corrects = torch.zeros(settings.log_every, dtype=torch.int64, device=self.device)
+        # of the steps since the last log point, on the device: reading them earlier would wait for it; and one that is never read
+        self.losses = torch.zeros(settings.log_every + 1, device=self.device)
+        self.corrects = torch.zeros(settings.log_every + 1, dtype=torch.int64, device=self.device)
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
         self.began = self.deadline = self.seconds = 0.0  # seconds of training: over all sittings
         self.images = 0
@@ -79,6 +84,8 @@ class Trainer:
         self.began = time.monotonic() - self.seconds
         self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
         self.model.train()
+        if self.ranks.size > 1:
+            self.rehearse()
         with self.writer:
             if progress.step == 0:
                 self.log.truncate_metrics(0)  # of a start that died before it had saved
@@ -105,34 +112,33 @@ class Trainer:
         if self.due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
-        self.asked = self.stop_signal() or self.asked or (7 if time.monotonic() > self.deadline else 0)
+        self.asked = self.ranks.agreed(self.decide)
         if self.due(settings.save_every) or self.is_best or self.asked:
             self.save()
-        self.writer.check()
         if self.asked > 0 or progress.step == settings.stop_at:
-            self.writer.wait()
+            self.ranks.agreed(self.writer.wait)
         if self.asked > 0:
             raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=self.asked)
         self.asked = 0
+
+    def decide(self) -> int:
+        """What to do after this step: 0 go on, -1 save, else the exit code to stop with. Raises what the last save has raised."""
+        self.writer.check()
+        return self.stop_signal() or self.asked or (7 if time.monotonic() > self.deadline else 0)
+
+    def rehearse(self) -> None:
+        """A pass that leaves nothing but the ranks' final layout of the gradients: sums depend on it, and it changes after the first."""
+        kept = checkpoint.snapshot(dict(self.model.named_buffers()))
+        self.add_gradients(self.progress.step)
+        self.optimizer.zero_grad()
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(kept[name])
 
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
         lr = self.rate(step)
         self.optimizer.set_rate(lr, step)
-        seed_default(self.settings.seed, "dropout", step, device=self.device)
-        images, labels = self.batches.at(step)  # (B, C, H, W), (B,)
-        slot, num_images = len(self.pending), len(labels)
-        # at least two images a part: BatchNorm cannot normalise one value
-        parts = max(1, min(self.settings.accumulate, num_images // 2))
-        self.losses[slot] = 0.0
-        self.corrects[slot] = 0
-        for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-            with self.autocast:
-                logits = self.model(x)  # (B, C, H, W) -> (B, K)
-                loss = F.cross_entropy(logits.float(), y, label_smoothing=self.settings.label_smoothing) * (len(y) / num_images)
-            self.scaler.scale(loss).backward()
-            self.losses[slot] += loss.detach()
-            self.corrects[slot] += (logits.detach().argmax(1) == y).sum()
+        num_images = self.add_gradients(step)
         self.clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -140,6 +146,25 @@ class Trainer:
         self.lookahead.update(step + 1)
         self.average.update()
         self.pending.append((lr, num_images))
+
+    def add_gradients(self, step: int) -> int:
+        """The gradient of the mean loss over the step's batch, of which each rank computes its part; returns the batch's size."""
+        seed_default(self.settings.seed, "dropout", step, *self.ranks.position, device=self.device)
+        slot, num_images, smoothing = len(self.pending), len(self.batches.index(step)), self.settings.label_smoothing
+        rank, ranks, weight = self.ranks.part_of(num_images)
+        images, labels = self.batches.at(step, rank=rank, ranks=ranks)  # (B, C, H, W), (B,)
+        # at least two images a part: BatchNorm cannot normalise one value
+        parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
+        self.losses[slot], self.corrects[slot], counted = 0.0, 0, slot if weight else -1
+        for number, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1):
+            with self.ranks.reducing(self.replica, is_last=number == parts):
+                with self.autocast:
+                    logits = self.replica(x)  # (B, C, H, W) -> (B, K)
+                    loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * (weight * (len(y) / num_images))
+                self.scaler.scale(loss).backward()
+            self.losses[counted] += loss.detach()
+            self.corrects[counted] += (logits.detach().argmax(1) == y).sum()
+        return num_images
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: the schedule's, lowered by the rollbacks so far."""
@@ -160,7 +185,7 @@ class Trainer:
         if not self.pending:
             return
         progress, count = self.progress, len(self.pending)
-        losses, corrects = self.losses[:count].tolist(), self.corrects[:count].tolist()
+        losses, corrects = self.ranks.mean(self.losses[:count]).tolist(), self.ranks.sum(self.corrects[:count]).tolist()
         first = progress.step - count
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -186,6 +211,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
         self.report_losses()
+        self.ranks.share(self.predictor.model.buffers())  # BatchNorm statistics: each rank's are of its own parts of the batches
         progress = self.progress
         row: dict[str, Any] = {
             "step": progress.step,
@@ -214,7 +240,7 @@ class Trainer:
 
     def scores(self, split: Split) -> Scores:
         """Confusion matrix and loss of the weights that count. Raises Diverged if they are not finite."""
-        scores = evaluate(self.predictor, split, self.normalize, num_classes=self.settings.num_classes)
+        scores = evaluate(self.predictor, split, self.normalize, num_classes=self.settings.num_classes, ranks=self.ranks)
         if not math.isfinite(scores.loss):
             raise self.diverged(f"the evaluation's loss is {scores.loss} at step {self.progress.step:,}")
         return scores
@@ -276,13 +302,15 @@ class Trainer:
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
 
     def save(self) -> None:
-        """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment."""
+        """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment; the first rank's."""
         self.report_losses()
-        self.writer.wait()  # at most one copy at a time
-        self.progress.metrics_size = self.log.metrics_size()
-        tensors, facts = self.state_dict()
-        tensors, is_best, self.is_best = checkpoint.snapshot(tensors), self.is_best, False
-        self.writer.submit(lambda: self.write(tensors, facts, is_best=is_best))
+        self.ranks.agreed(self.writer.wait)  # at most one copy at a time
+        is_best, self.is_best = self.is_best, False
+        if self.ranks.is_main:
+            self.progress.metrics_size = self.log.metrics_size()
+            tensors, facts = self.state_dict()
+            tensors = checkpoint.snapshot(tensors)
+            self.writer.submit(lambda: self.write(tensors, facts, is_best=is_best))
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool) -> None:
         """Write a state's files, in an order in which no crash leaves a `last` that lacks its best or its metrics."""
@@ -298,10 +326,11 @@ class Trainer:
     def resume(self) -> None:
         """Take over `last`, or the generation before it if it is damaged; CheckpointError if neither is whole: never a fresh start."""
         path = self.folder / LAST
-        (tensors, facts), problem = checkpoint.newest(path)
-        if problem is not None:
-            self.log.line(f"warning: {problem}; going on from the save before it")
-            checkpoint.promote(path)
+        with self.ranks.main_first():
+            (tensors, facts), problem = checkpoint.newest(path)
+            if problem is not None:
+                self.log.line(f"warning: {problem}; going on from the save before it")
+                checkpoint.promote(path)
         if facts.get("network") != self.network:
             raise UsageError(f"{path}: of {facts.get('network')}; this run is {self.network}")
         try:
@@ -315,4 +344,5 @@ class Trainer:
                 self.log.line(f"{name} was {before}, is {now}: the end will not be equal to the bit to that of an uninterrupted run")
         if not self.log.truncate_metrics(self.progress.metrics_size):
             self.log.line(f"warning: {self.folder / 'metrics.jsonl'} lacks rows, and curves.png will")
-        checkpoint.restore(self.folder / BEST, step=self.progress.best_step)
+        if self.ranks.is_main:
+            checkpoint.restore(self.folder / BEST, step=self.progress.best_step)

@@ -74,8 +74,9 @@ def verify_command(what: Sequence[str], *, kills: int, steps: int) -> int:
     else:
         overrides.check(what, multirun=False)
         config = overrides.compose_config(what)
-    from skiplab import verify
+    from skiplab import launch, verify
 
+    config = launch.settled(config)
     print(f"{steps} steps straight, then through {kills} kills; for a large network this takes minutes", flush=True)
     short = verify.shortened(config, steps=steps, steps_per_epoch=constraints.steps_per_epoch(config))
     verdict = verify.verify(short, kills=kills)
