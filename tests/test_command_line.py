@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -148,6 +149,77 @@ def test_completion_knows_keys_too(call: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("COMP_LINE", "train optimizer.l")
     assert call("-sc", "query=bash") == (0, "optimizer.lr=\n", "")
     assert call("-sc", "install=fish")[0] == 0
+
+
+# -------------------------------------------------------------------------------------------------------- plugins of Hydra's
+
+LAUNCHER = """
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+class Loud(BasicLauncher):
+    def launch(self, job_overrides, initial_job_idx):
+        raise AssertionError("nothing is launched here")
+
+ConfigStore.instance().store(group="hydra/launcher", name="loud", node={"_target_": "hydra_plugins.loud.Loud"})
+"""
+BROKEN = "raise ValueError('mutable default for field enqueue is not allowed')"  # as published launchers do on some Python
+
+
+@pytest.fixture
+def plugged(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Install a plugin of this text: the environment of a process that has it."""
+
+    def install(text: str) -> dict[str, str]:
+        (tmp_path / "extra/hydra_plugins").mkdir(parents=True)
+        (tmp_path / "extra/hydra_plugins/loud.py").write_text(text)
+        return {"PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH"))))}
+
+    return install
+
+
+@pytest.mark.parametrize("plugin", [LAUNCHER, BROKEN], ids=["slow", "broken"])
+@pytest.mark.parametrize(
+    ("arguments", "line", "expected"),
+    [
+        (("depth=x",), "", 2),
+        (("--cfg", "job", "dataset.root=/data/hydra/launcher"), "", 0),
+        (("-sc", "query=bash"), "/opt/hydra/bin/train model=res", 0),
+        (("-sc", "install=bash"), "", 0),
+    ],
+    ids=["a mistake", "cfg", "a tab", "installing completion"],
+)
+def test_plugins_are_left_alone(
+    plugged: Callable[[str], dict[str, str]], plugin: str, arguments: tuple[str, ...], line: str, expected: int
+) -> None:
+    code, _, err, modules = probe(*arguments, COMP_LINE=line, COMP_POINT=str(len(line)), **plugged(plugin))
+    assert code == expected, err
+    assert "Traceback" not in err
+    assert "torch" not in modules
+
+
+def test_a_plugin_is_loaded_for_who_names_it(plugged: Callable[[str], dict[str, str]], tmp_path: Path) -> None:
+    environment = plugged(LAUNCHER)
+    code, out, err, modules = probe("hydra/launcher=loud", "--cfg", "hydra", **environment)
+    assert (code, err) == (0, "")
+    assert "_target_: hydra_plugins.loud.Loud" in out
+    assert "torch" in modules
+    line = "train -m hydra/launcher=l"
+    code, out, err, _ = probe("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), **environment)
+    assert (code, out.split(), err) == (0, ["hydra/launcher=loud"], "")
+    (tmp_path / "extra/hydra_plugins/loud.py").write_text(BROKEN)
+    assert_refused(probe("hydra/launcher=basic", **environment)[:3], "loud.py", "cannot be imported", "mutable default for field enqueue")
+
+
+def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "conf_folder", lambda: tmp_path)
+    (tmp_path / "config.yaml").write_text("defaults:\n  - override hydra/job_logging: disabled\n  # - override hydra/launcher: joblib\n")
+    assert not overrides.needs_plugins(["seed=1", "name=hydra"])
+    assert overrides.needs_plugins(["+hydra/callbacks=x"])
+    for text in ("  - override /hydra/launcher: submitit_local\n", "hydra:\n  sweeper:\n    _target_: hydra_plugins.a.Sweeper\n"):
+        (tmp_path / "preset.yaml").write_text(text)
+        assert overrides.needs_plugins([])
 
 
 # ---------------------------------------------------------------------------------------------------------- flags, one line

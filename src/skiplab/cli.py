@@ -1,6 +1,7 @@
 """`train`, and the entry points of both commands (verbs.py has `skiplab`). Imports torch only once a config has passed its check."""
 
 import itertools
+import os
 import shlex
 import sys
 import time
@@ -48,6 +49,8 @@ def train_command(arguments: Sequence[str]) -> int:
     quoted.sort(key=lambda a: "=" in a and not a.startswith("-"))  # Hydra's parser refuses flags between overrides
     flags = overrides.parse_arguments(quoted)
     check_flags(flags)
+    if flags.shell_completion:
+        overrides.choose_plugins(os.environ.get("COMP_LINE", "").split()[1:])
     if flags.shell_completion or flags.hydra_help or flags.info:
         return hydra_main(quoted, lambda _cfg: None)
     resumed = [a.partition("=")[2] for a in arguments if a.startswith("resume=") and a not in ("resume=auto", "resume=never")]

@@ -6,6 +6,9 @@ import no torch.
 
 import itertools
 import math
+import re
+import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep, ValueType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -55,8 +59,34 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
+PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|none|null)\w)", re.MULTILINE)
+
+
+def needs_plugins(texts: Iterable[str]) -> bool:
+    """Whether these overrides or a file in conf/ may ask for a plugin of Hydra's, such as a launcher."""
+    presets = (path.read_text(encoding="utf-8", errors="replace") for path in conf_folder().rglob("*.yaml"))
+    return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(map(PLUGGED.search, presets))
+
+
+def choose_plugins(texts: Iterable[str]) -> None:
+    """Have Hydra leave its installed plugins alone where nobody asks for one: it would import them all, and stop at one that fails.
+
+    To Python None in sys.modules means that there is no such package, and to Hydra that means that no plugin is installed.
+    """
+    if not needs_plugins(texts):
+        sys.modules.setdefault("hydra_plugins", None)  # pyright: ignore[reportArgumentType]
+        return
+    try:
+        Plugins.instance()
+    except Exception as error:  # whatever somebody else's module raises
+        names = [frame.filename for frame in traceback.extract_tb(error.__traceback__) if "hydra_plugins" in frame.filename]
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it") from None
+
+
 def check(texts: Sequence[str], *, multirun: bool) -> None:
     """Raise UsageError with everything that is wrong with these overrides, one line each."""
+    choose_plugins(texts)
     problems: list[str] = []
     good: list[Override] = []
     texts, swallowed = join_pairs(texts)
