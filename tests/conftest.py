@@ -12,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this sm
 
 from skiplab import cli, files, overrides
 from skiplab.config import check
+from skiplab.launch import guarded
 from skiplab.schema import Config
 
 REAL_ROOT = files.default_root()  # before any test moves the cache
@@ -92,7 +93,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(sys, "argv", [command, *arguments])
         entry = cli.train_command if command == "train" else cli.skiplab_command
         try:
-            code = cli.guarded(lambda: entry(list(arguments)))
+            code = guarded(lambda: entry(list(arguments)))
         except SystemExit as error:
             code = int(error.code or 0)
         captured = capsys.readouterr()

@@ -21,11 +21,11 @@ from skiplab.errors import UsageError
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
 import sys
-from skiplab import cli
+from skiplab import cli, launch
 command, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = command
 try:
-    code = cli.guarded(lambda: getattr(cli, command + "_command")(sys.argv[1:]))
+    code = launch.guarded(lambda: getattr(cli, command + "_command")(sys.argv[1:]))
 except SystemExit as error:
     code = error.code
 with open("modules.txt", "w") as file:

@@ -1,6 +1,7 @@
 """A run as a command: what goes wrong in it becomes one line and an exit code. Imports torch only to run."""
 
 import errno
+import gc
 import shlex
 import sys
 import traceback
@@ -8,13 +9,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from skiplab import torchrun
 from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
 from skiplab.signals import StopSignal
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
+
+
+def leave(command: Callable[[], int]) -> NoReturn:
+    """Run a command and exit with its code."""
+    try:
+        sys.exit(guarded(command))
+    finally:
+        gc.freeze()  # Python would look for garbage in all that torch has made, which takes a second; it ends with the process anyway
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -85,6 +94,7 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     try:
         from skiplab.run import run
 
+        gc.enable()  # whoever started this process may have put it off
         run(config, folder, stop_signal)
     except Stopped as error:
         raise Stopped(f"{error}; go on with: {go_on}", exit_code=error.exit_code) from None

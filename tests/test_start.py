@@ -1,0 +1,93 @@
+"""What a start and an end cost: which modules are loaded by when, the collector's part, and CPU time against `import torch`."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL
+
+# Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that a run does not.
+PROBE = """
+import gc, json, sys
+from skiplab import cli, trainer
+
+def now():
+    return {"loaded": sorted({name.split(".")[0] for name in sys.modules}), "collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+
+def train_step(self, step, of_old=trainer.Trainer.train_step):
+    of_old(self, step)
+    seen.setdefault("first step", now())
+
+def fit(self, of_old=trainer.Trainer.fit):
+    of_old(self)
+    seen["end of training"] = now()
+
+seen = {}
+trainer.Trainer.train_step, trainer.Trainer.fit = train_step, fit
+try:
+    cli.train()
+except SystemExit as error:
+    seen["exit code"] = error.code
+seen["end"] = now()
+with open("seen.json", "w") as file:
+    json.dump(seen, file)
+"""
+FOR_THE_END = {"sklearn", "matplotlib", "PIL"}
+NEVER = {"torchvision", "pandas", "scipy"}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a whole run on digits had loaded at its first step, at the end of training and at its end."""
+    folder = tmp_path_factory.mktemp("seen")
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *SMALL, "epochs=1", "out=run"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "seen.json").read_text())
+
+
+@pytest.mark.parametrize("when", ["first step", "end of training"])
+def test_what_the_end_needs_is_not_loaded_before(seen: dict[str, Any], when: str) -> None:
+    loaded = set(seen[when]["loaded"])
+    assert {"torch", "numpy", "skiplab"} <= loaded
+    assert loaded & (FOR_THE_END | NEVER) == set()
+
+
+def test_a_run_never_loads_what_it_has_no_use_for(seen: dict[str, Any]) -> None:
+    loaded = set(seen["end"]["loaded"])
+    assert seen["exit code"] == 0
+    assert "matplotlib" in loaded
+    assert loaded & NEVER == set()
+
+
+def test_the_collector_rests_at_the_start_and_at_the_end_only(seen: dict[str, Any]) -> None:
+    assert seen["first step"]["collects"]
+    assert not seen["end of training"]["frozen"]
+    assert seen["end"]["frozen"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- CPU time
+
+
+def cpu_seconds(*command: str, **environment: str) -> float:
+    """User and system time of a process: what other processes do at the same time hardly changes it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
+    """Twice what is promised, because machines are noisy: help and version 0.1, a mistake and a tab 0.25 of `import torch`."""
+    train, tab = str(Path(sys.executable).parent / "train"), {"COMP_LINE": "train mod", "COMP_POINT": "9", "COMP_TYPE": "9"}
+    whole = cpu_seconds(sys.executable, "-c", "import torch")
+    for limit, arguments in ((0.1, ("--help",)), (0.1, ("--version",)), (0.25, ("depth=x",)), (0.25, ("-sc", "query=bash"))):
+        taken = min(cpu_seconds(train, *arguments, **tab) for _ in range(2))
+        assert taken < 2 * limit * whole, f"train {' '.join(arguments)}: {taken:.2f} s of CPU time, import torch {whole:.2f} s"
