@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init
 ONLY_IN = {
     "hydra": {"cli", "overrides"},
     "omegaconf": {"cli", "overrides", "placement"},
-    "sklearn": {"report"},
+    "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
     "matplotlib": {"plots"},
 }
@@ -99,10 +99,9 @@ def test_a_heavy_package_stays_in_its_place(package: str) -> None:
     assert {name for name in NAMES if package in packages(name, everywhere=True)} <= ONLY_IN[package]
 
 
-@pytest.mark.parametrize("package", ["torchvision", "sklearn"])
-def test_a_slow_package_is_imported_where_it_is_used(package: str) -> None:
-    assert [name for name in NAMES if package in packages(name, everywhere=False)] == []
-    assert [name for name in NAMES if package in packages(name, everywhere=True)] != []
+def test_a_slow_package_is_imported_where_it_is_used() -> None:
+    assert [name for name in NAMES if "torchvision" in packages(name, everywhere=False)] == []
+    assert [name for name in NAMES if "torchvision" in packages(name, everywhere=True)] != []
 
 
 @pytest.mark.parametrize("name", NAMES)

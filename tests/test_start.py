@@ -38,8 +38,8 @@ seen["end"] = now()
 with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
-FOR_THE_END = {"sklearn", "matplotlib", "PIL"}
-NEVER = {"torchvision", "pandas", "scipy"}
+FOR_THE_END = {"matplotlib", "PIL"}
+NEVER = {"torchvision", "sklearn", "pandas", "scipy"}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         )
         saved |= {"val_labels": held.labels, "val_predictions": held.predicted, "val_probabilities": held.probabilities}
     heading = f"{config.dataset.name} test set, {config.model.name} of {config.block.name} blocks ({chosen})"
-    text = report.text(tested, classes, found, heading=heading)
+    text = report.text(found, heading=heading)
     checkpoint.write_atomically(folder / "report.txt", text.encode())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **saved)
@@ -100,11 +100,9 @@ def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, teste
 
     classes = config.dataset.classes
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
-    matrix = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(matrix, (tested.labels, tested.predicted), 1)
     plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=trainer.progress.best_step)
-    plots.confusion(matrix, classes, folder / "confusion.png", title=f"{title}\n{100 * accuracy:.2f} % on test")
-    confidence = tested.probabilities.max(1)
+    plots.confusion(tested.confusion, classes, folder / "confusion.png", title=f"{title}\n{100 * accuracy:.2f} % on test")
+    confidence = tested.confidence
     wrong = np.flatnonzero(tested.predicted != tested.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
     captions = [f"{classes[tested.labels[i]]} as {classes[tested.predicted[i]]}\n{100 * confidence[i]:.1f} %" for i in worst]
@@ -153,4 +151,4 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     tested = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
     found = report.metrics(tested, config.dataset.classes)
     heading = f"{config.dataset.name} {split} set, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
-    return report.text(tested, config.dataset.classes, found, heading=heading)
+    return report.text(found, heading=heading)

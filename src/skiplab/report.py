@@ -1,8 +1,12 @@
-"""The end of a run in words and numbers: scikit-learn's classification report, calibration, interval, result.json."""
+"""The end of a run in words and numbers: the classification report as scikit-learn writes it, calibration, interval, result.json.
+
+All of it comes from one pass over the predictions and the confusion matrix; tests hold it to scikit-learn on the raw predictions.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,18 +22,21 @@ class Predictions:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The most probable class of each image, int64 (N,)."""
         return self.probabilities.argmax(1)
 
+    @cached_property
+    def confidence(self) -> NDArray[np.float32]:
+        """The probability of that class, float32 (N,)."""
+        return self.probabilities[np.arange(len(self.labels)), self.predicted]
 
-def classification(predictions: Predictions, classes: Sequence[str], **options: Any) -> Any:
-    """scikit-learn's classification report over all classes, also those that the split lacks or that are never predicted."""
-    from sklearn.metrics import classification_report  # 1.5 s to import: once, at the end of a run
-
-    names: dict[str, Any] = {"labels": range(len(classes)), "target_names": list(classes), "zero_division": 0}
-    return classification_report(predictions.labels, predictions.predicted, **names, **options)
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts, int64 (K, K): rows true classes, columns predictions."""
+        num_classes = self.probabilities.shape[1]
+        return np.bincount(self.labels * num_classes + self.predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
@@ -37,42 +44,39 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
 
     A class that the split does not hold, or that is never predicted, scores 0 with a support that says so.
     """
-    labels, probabilities, predicted = predictions.labels, predictions.probabilities, predictions.predicted
-    rows: dict[str, Any] = classification(predictions, classes, output_dict=True)
-    correct = int((predicted == labels).sum())
+    labels, confusion = predictions.labels, predictions.confusion
+    hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    precision, recall, f1 = ratio(hits, chosen), ratio(hits, support), ratio(2 * hits, support + chosen)
+    correct = int(hits.sum())
     low, high = wilson_interval(correct, len(labels))
     found = {
         "images": len(labels),
         "accuracy": correct / len(labels),
         "accuracy_95": [low, high],
-        "loss": cross_entropy(labels, probabilities),
-        "expected_calibration_error": calibration_error(labels, probabilities),
-        "f1_macro": float(rows["macro avg"]["f1-score"]),
-        "f1_weighted": float(rows["weighted avg"]["f1-score"]),
+        "loss": cross_entropy(labels, predictions.probabilities),
+        "expected_calibration_error": calibration_error(predictions),
+        "f1_macro": float(f1.mean()),
+        "f1_weighted": float(np.average(f1, weights=support)),
     }
     if len(classes) > 10:
-        top5 = np.argpartition(probabilities, -5, axis=1)[:, -5:]
-        found["top5_accuracy"] = float((top5 == labels[:, np.newaxis]).any(1).mean())
-    per_class = {
-        name: {
-            "precision": float(rows[name]["precision"]),
-            "recall": float(rows[name]["recall"]),
-            "f1": float(rows[name]["f1-score"]),
-            "support": int(rows[name]["support"]),
-        }
-        for name in classes
-    }
-    return found | {"classes": per_class}
+        found["top5_accuracy"] = top_accuracy(labels, predictions.probabilities, k=5)
+    columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
+    names = ("precision", "recall", "f1", "support")
+    return found | {"classes": {name: dict(zip(names, row, strict=True)) for name, *row in zip(classes, *columns, strict=True)}}
 
 
-def text(predictions: Predictions, classes: Sequence[str], found: dict[str, Any], *, heading: str) -> str:
+def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, and 0 where there is nothing to be a part of."""
+    return part / np.maximum(whole, 1)
+
+
+def text(found: dict[str, Any], *, heading: str) -> str:
     """report.txt: the classification report and the figures below it; nothing of clock, machine or history."""
-    table: str = classification(predictions, classes, digits=4)
     low, high = found["accuracy_95"]
     lines = [
         heading,
         "",
-        table,
+        table(found),
         f"accuracy {100 * found['accuracy']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} % ({found['images']} images)",
         f"loss {found['loss']:.4f}, expected calibration error {100 * found['expected_calibration_error']:.2f} %, "
         f"F1 macro {found['f1_macro']:.4f}, weighted {found['f1_weighted']:.4f}",
@@ -82,19 +86,44 @@ def text(predictions: Predictions, classes: Sequence[str], found: dict[str, Any]
     return "\n".join(lines) + "\n"
 
 
+def table(found: dict[str, Any]) -> str:
+    """scikit-learn's classification_report of these figures with four digits, to the character, without importing it."""
+    rows: dict[str, dict[str, Any]] = found["classes"]
+    width = max(map(len, [*rows, "weighted avg"]))
+    lines = [f"{'':>{width}}  {'precision':>9} {'recall':>9} {'f1-score':>9} {'support':>9}", ""]
+    lines += [
+        f"{name:>{width}}  {row['precision']:>9.4f} {row['recall']:>9.4f} {row['f1']:>9.4f} {row['support']:>9}"
+        for name, row in rows.items()
+    ]
+    lines += ["", f"{'accuracy':>{width}}  {'':>9} {'':>9} {found['accuracy']:>9.4f} {found['images']:>9}"]
+    support = [row["support"] for row in rows.values()]
+    for name, weights in (("macro avg", None), ("weighted avg", support)):
+        means = [np.average([row[key] for row in rows.values()], weights=weights) for key in ("precision", "recall", "f1")]
+        lines.append(f"{name:>{width}}  {' '.join(f'{mean:>9.4f}' for mean in means)} {found['images']:>9}")
+    return "\n".join(lines) + "\n"
+
+
 def cross_entropy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
     """Mean negative log probability of the true class, in nats."""
     chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
 
 
-def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+def calibration_error(predictions: Predictions) -> float:
     """Expected calibration error: sum over bins of (n / N) |accuracy - confidence| (Guo et al. 2017), 15 bins of equal width."""
-    confidence = probabilities.max(1).astype(np.float64)
-    correct = (probabilities.argmax(1) == labels).astype(np.float64)
+    confidence = predictions.confidence.astype(np.float64)
+    correct = predictions.predicted == predictions.labels
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = np.bincount(bins, correct, NUM_BINS) - np.bincount(bins, confidence, NUM_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(predictions.labels))
+
+
+def top_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32], *, k: int) -> float:
+    """Share of the images whose true class is among the k most probable; of equal ones the later counts first, as in scikit-learn."""
+    truth = probabilities[np.arange(len(labels)), labels][:, np.newaxis]
+    is_later = np.arange(probabilities.shape[1]) > labels[:, np.newaxis]
+    ahead = (probabilities > truth) | ((probabilities == truth) & is_later)
+    return float((ahead.sum(1) < k).mean())
 
 
 def wilson_interval(successes: int, trials: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
