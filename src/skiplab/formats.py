@@ -168,8 +168,11 @@ def cifar_arrays(planes: Bytes, labels: Bytes, path: Path, *, num_classes: int) 
     """Planes (N, 3072) and labels (N,) as Arrays: images (N, 32, 32, 3)."""
     if int(labels.max()) >= num_classes:
         raise UsageError(f"{path}: label {int(labels.max())} is out of range: {num_classes} classes, so 0 to {num_classes - 1}")
-    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, 3, 32, 32) -> (N, 32, 32, 3)
-    return Arrays(np.ascontiguousarray(images), np.ascontiguousarray(labels), path)
+    images = np.empty((len(planes), 32 * 32, 3), np.uint8)  # (N, 3 * 1024) -> (N, 1024, 3)
+    for start in range(0, len(planes), 500):  # plane by plane, so many images as fit the processor's cache: a third of transpose's time
+        for channel, plane in enumerate(np.split(planes[start : start + 500], 3, axis=1)):
+            images[start : start + 500, :, channel] = plane
+    return Arrays(images.reshape(-1, 32, 32, 3), np.ascontiguousarray(labels), path)
 
 
 class Inert:
