@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import compose
-from skiplab import checkpoint, folders
+from conftest import Cli, compose
+from skiplab import checkpoint, folders, verify
 from skiplab.errors import Stopped
 from skiplab.log import Log
 from skiplab.run import prepare
@@ -204,3 +204,16 @@ def test_compiled_and_eager_checkpoints_are_the_same_kind(tmp_path: Path) -> Non
     eager = sit(compose(*SMALL, "model.dropout=0.0"), tmp_path / "eager")
     tensors, _ = checkpoint.load(tmp_path / "straight" / folders.LAST)
     assert {key.removeprefix("model/") for key in tensors if key.startswith("model/")} == set(eager.model.state_dict())
+
+
+@pytest.mark.parametrize("switches", [(), ("optimizer=adam", "trainer.ema=0.9", "trainer.lookahead=2", "trainer.amp=bf16")])
+def test_rehearsing_for_a_compiler_leaves_no_trace(call: Cli, monkeypatch: pytest.MonkeyPatch, switches: tuple[str, ...]) -> None:
+    """What torch would compile is left as it is here; the steps before the first one are taken, and taken back."""
+    compiled: list[object] = []
+    monkeypatch.setattr("skiplab.hardware.compile_in_place", lambda networks, **_: compiled.extend(networks))
+    assert call(*SMALL, *switches, "out=straight")[0] == 0
+    code, out, _ = call(*SMALL, *switches, "trainer.compile=true", "out=rehearsed")
+    assert code == 0
+    assert "which are not counted as training" in out
+    assert len(compiled) == (2 if switches else 1)  # the average too
+    assert verify.digests(Path("straight")) == verify.digests(Path("rehearsed"))

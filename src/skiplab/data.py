@@ -159,10 +159,11 @@ class Batches:
         """Which images step `step` trains on: int64 (B,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
-            order = torch.arange(len(self.split))
+            device = self.split.images.device  # there, and not copied to it
+            self.epoch, self.order = epoch, torch.arange(len(self.split), device=device)
             if self.shuffle:
-                order = torch.randperm(len(self.split), generator=generator(self.seed, "order", epoch))
-            self.epoch, self.order = epoch, order.to(self.split.images.device)
+                draws = generator(self.seed, "order", epoch, device=device)
+                self.order = torch.randperm(len(self.split), generator=draws, device=device)
         is_last = position == self.steps_per_epoch - 1
         return self.order[position * self.batch_size : self.last_batch_ends if is_last else (position + 1) * self.batch_size]
 

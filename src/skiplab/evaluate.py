@@ -49,7 +49,8 @@ class Predictor:
 
     def mirrored(self, images: Tensor) -> Tensor:
         """The mean of the logits of the images and of their mirror images."""
-        return (self.model(images).float() + self.model(images.flip(3)).float()) / 2
+        logits = self.model(images).float().clone()  # a recorded graph writes its next output where this one was
+        return (logits + self.model(images.flip(3)).float()) / 2
 
 
 @torch.inference_mode()

@@ -4,11 +4,14 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from skiplab.errors import UsageError
+from skiplab.files import cache_folder
 from skiplab.torchrun import Place
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names in glibc's malloc.h
@@ -78,6 +81,16 @@ def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, pr
     if keep_allocator and not keep_freed_memory():
         return ["trainer.keep_allocator: only glibc on Linux can; training runs without, slower on a CPU"]
     return []
+
+
+def compile_in_place(networks: Iterable[nn.Module], *, mode: str, device: torch.device) -> None:
+    """Have torch compile these networks at their first call, with static shapes; what it makes is kept for later runs.
+
+    `mode` is for CUDA: on a CPU there are no graphs to record.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    for network in networks:
+        network.compile(mode=mode if device.type == "cuda" else "default", dynamic=False)
 
 
 def keep_freed_memory() -> bool:

@@ -26,8 +26,10 @@ def orthogonalize(matrix: Tensor, *, iterations: int) -> Tensor:
     return (x.T if is_tall else x).to(matrix.dtype)
 
 
-def muon_rule(*, momentum: float, nesterov: bool, iterations: int) -> Callable[..., None]:
+def muon_rule(*, momentum: float, nesterov: bool, iterations: int, compiled: bool) -> Callable[..., None]:
     """b <- momentum b + g; w <- sqrt(out_channels) w / |w| - lr orthogonalize(b, or with Nesterov g + momentum b), as (out, in * H * W)."""
+
+    whiten = torch.compile(orthogonalize, dynamic=False) if compiled else orthogonalize
 
     def update(
         params: Sequence[nn.Parameter], states: Sequence[dict[str, Tensor]], *, lr: float, grad_scale: Tensor | None, **_: Any
@@ -41,6 +43,6 @@ def muon_rule(*, momentum: float, nesterov: bool, iterations: int) -> Callable[.
             average = state["momentum_buffer"].mul_(momentum).add_(gradient)
             direction = gradient.add(average, alpha=momentum) if nesterov else average
             p.mul_(len(p) ** 0.5 / p.norm())
-            p.add_(orthogonalize(direction.reshape(len(p), -1), iterations=iterations).reshape(p.shape), alpha=-lr)
+            p.add_(whiten(direction.reshape(len(p), -1), iterations=iterations).reshape(p.shape), alpha=-lr)
 
     return update

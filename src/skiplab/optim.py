@@ -125,6 +125,7 @@ def build(
     decay_norm_and_bias: bool,
     device: torch.device,
     ends: Mapping[str, int] | None = None,
+    compiled: bool = False,
     **hyperparameters: Any,
 ) -> Optimizer:
     """Optimizer `name` over the parameters that take a gradient; norms and biases (one dimension) decay only if asked to.
@@ -135,7 +136,7 @@ def build(
     norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
     decay = weight_decay if decay_norm_and_bias else 0.0
     if name == "muon":
-        kind = muon_groups(lr=lr, weight_decay=weight_decay, decay=decay, fused=fused, **hyperparameters)
+        kind = muon_groups(lr=lr, weight_decay=weight_decay, decay=decay, fused=fused, compiled=compiled, **hyperparameters)
     else:
         scale = hyperparameters.pop("norm_scale", 1.0)
         rule = (
@@ -178,6 +179,7 @@ def muon_groups(
     weight_decay: float,
     decay: float,
     fused: bool,
+    compiled: bool,
     momentum: float,
     nesterov: bool,
     iterations: int,
@@ -191,7 +193,7 @@ def muon_groups(
     lose in a step at the peak of the schedule, whatever these are.
     """
     rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=fused)
-    filters = muon.muon_rule(momentum=momentum, nesterov=nesterov, iterations=iterations)
+    filters = muon.muon_rule(momentum=momentum, nesterov=nesterov, iterations=iterations, compiled=compiled)
 
     def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
         if p.ndim > 2:

@@ -132,7 +132,7 @@ def make_trainer(
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
     average = optim.Average(model, decay=options.ema)
     if options.compile:
-        model.compile()
+        hardware.compile_in_place({model, average.model}, mode=options.compile_mode, device=device)
     optimizer_options = asdict(config.optimizer)
     ends = {"stem.0.bias": round(config.model.whiten_bias * num_steps)} if isinstance(config.model, Airbench) else {}
     scheduler_options = asdict(config.scheduler)
@@ -141,7 +141,9 @@ def make_trainer(
         model=model,
         average=average,
         lookahead=optim.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
-        optimizer=optim.build(optimizer_options.pop("name"), model, device=device, ends=ends, **optimizer_options),
+        optimizer=optim.build(
+            optimizer_options.pop("name"), model, device=device, ends=ends, compiled=options.compile, **optimizer_options
+        ),
         learning_rate=optim.learning_rate(scheduler_options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **scheduler_options),
         batches=batches,
         validation=validation,
@@ -206,6 +208,7 @@ def settings_of(config: Config, *, num_steps: int, steps_per_epoch: int, accumul
         stop_at=min(num_steps, options.limit_steps or num_steps),
         num_classes=len(config.dataset.classes),
         accumulate=accumulate,
+        compiled=options.compile,
         amp=options.amp,
         clip=options.clip or float("inf"),
         label_smoothing=options.label_smoothing,

@@ -28,6 +28,7 @@ class Settings:
     stop_at: int
     num_classes: int
     accumulate: int
+    compiled: bool
     amp: str
     clip: float
     label_smoothing: float

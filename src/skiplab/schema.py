@@ -192,7 +192,10 @@ class Trainer:
     accumulate: int | str = key("parts a batch is computed in, to save memory; auto: as few as fit", at_least=1, word="auto")
     amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
     channels_last: bool = key("memory format of images and weights")
-    compile: bool = key("torch.compile the network; it takes a minute or two at the start")
+    compile: bool = key("torch.compile the network; it takes a minute or two at the start, seconds when it was done before")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = key(
+        "how: reduce-overhead records CUDA graphs, max-autotune also tries kernels", neutral="reduce-overhead"
+    )
     clip: float | None = key("largest gradient norm", above=0)
     ema: float = key("decay per step of the average of the weights that is evaluated; 0: none", at_least=0, below=1, fixed=True)
     lookahead: int = key(

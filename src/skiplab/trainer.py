@@ -23,6 +23,7 @@ from skiplab.folders import BEST, LAST
 from skiplab.log import Log
 from skiplab.progress import Progress, Settings
 from skiplab.randomness import seed_default
+from skiplab.rehearsal import rehearse
 
 ROLLBACK_FACTOR, MAX_ROLLBACKS = 0.5, 5  # of the learning rate, each time a run goes back; and how often it may
 
@@ -80,12 +81,11 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
         progress, settings = self.progress, self.settings
+        self.model.train()
+        rehearse(self)
         self.deadline = time.monotonic() + 60 * settings.max_time  # of this sitting
         self.began = time.monotonic() - self.seconds
         self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
-        self.model.train()
-        if self.ranks.size > 1:
-            self.rehearse()
         with self.writer:
             if progress.step == 0:
                 self.log.truncate_metrics(0)  # of a start that died before it had saved
@@ -125,14 +125,6 @@ class Trainer:
         """What to do after this step: 0 go on, -1 save, else the exit code to stop with. Raises what the last save has raised."""
         self.writer.check()
         return self.stop_signal() or self.asked or (7 if time.monotonic() > self.deadline else 0)
-
-    def rehearse(self) -> None:
-        """A pass that leaves nothing but the ranks' final layout of the gradients: sums depend on it, and it changes after the first."""
-        kept = checkpoint.snapshot(dict(self.model.named_buffers()))
-        self.add_gradients(self.progress.step)
-        self.optimizer.zero_grad()
-        for name, buffer in self.model.named_buffers():
-            buffer.copy_(kept[name])
 
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
@@ -202,10 +194,8 @@ class Trainer:
         epoch = progress.step / self.batches.steps_per_epoch
         train_accuracy = progress.num_correct / progress.num_seen
         values = {"epoch": f"{epoch:.1f}", "loss": f"{losses[-1]:.3f}", "train": f"{train_accuracy:.1%}"}
-        if self.val_accuracy is not None:
-            values["val"] = f"{self.val_accuracy:.1%}"
-        if self.seconds:
-            values["img/s"] = f"{self.images / self.seconds:.0f}"
+        values |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
+        values |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
         self.log.show({"step": f"{progress.step:,}"} | values, always=self.settings.log_every == 1)
 
     def evaluate(self) -> None:
