@@ -1,6 +1,5 @@
 """From verified files to batches: read a split, hold out validation, feed uint8 images that live on the device."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skiplab import formats
+from skiplab import decoded, formats
 from skiplab.augment import Augment
 from skiplab.errors import UsageError
 from skiplab.randomness import fold, generator
@@ -59,7 +58,7 @@ def load(
     Raises UsageError naming the file where it is missing, damaged, or not what the data set's config states.
     """
     try:
-        arrays = DATASETS[name](root, split)
+        arrays, digest = read(name, split, root)
     except OSError as error:  # a folder that may not be searched, a disk that fails
         raise UsageError(f"{error.filename or root}: {name} cannot be read ({error.strerror or error})") from None
     stated = (num_images, size, size, channels)
@@ -71,12 +70,18 @@ def load(
         raise UsageError(
             f"{arrays.path}: label {int(arrays.labels.max())} is out of range: {num_classes} classes, so 0 to {num_classes - 1}"
         )
-    digest = hashlib.sha256(arrays.images.data)
-    digest.update(arrays.labels.data)
     images = torch.from_numpy(arrays.images)
     if resize is not None and resize != size:
         images = resized(images, resize)
-    return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest.hexdigest()
+    return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest
+
+
+def read(name: str, split: str, root: Path) -> tuple[formats.Arrays, str]:
+    """A split's arrays and their SHA-256: those of official files decoded once and then mapped, the others read each time."""
+    if name in FILES:
+        return decoded.read(f"{name}-{split}", FILES[name](root, split), lambda: DATASETS[name](root, split))
+    arrays = DATASETS[name](root, split)
+    return arrays, decoded.digest_of(arrays)
 
 
 def find(name: str, split: str, *, root: Path) -> None:

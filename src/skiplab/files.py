@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from skiplab.errors import UsageError
 
@@ -66,7 +67,7 @@ def verify(path: Path, md5: str) -> None:
     remember(key, fact)
 
 
-def remembered() -> dict[str, list[object]]:
+def remembered() -> dict[str, list[Any]]:
     """The good verdicts: path -> size, mtime, MD5."""
     try:
         verdicts = json.loads((cache_folder() / "verified.json").read_text())
@@ -75,7 +76,7 @@ def remembered() -> dict[str, list[object]]:
     return verdicts if isinstance(verdicts, dict) else {}
 
 
-def remember(key: str, fact: list[object]) -> None:
+def remember(key: str, fact: list[Any]) -> None:
     """Add a good verdict, if the cache can be written."""
     path = cache_folder() / "verified.json"
     try:
