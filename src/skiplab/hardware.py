@@ -1,10 +1,13 @@
 """The machine under a run: device, threads, allocator, determinism; and what `result.json` and `skiplab info` say of it."""
 
 import ctypes
+import math
 import os
 import platform
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -62,9 +65,31 @@ def num_devices(name: str, wanted: int | str, *, started: Place | None, sync_bn:
     return number
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, at least 1: its affinity, and its cgroup's CPU quota, of which a part of a core counts whole."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *map(math.ceil, cpu_quotas(root))])
+
+
+def cpu_quotas(root: Path) -> list[float]:
+    """How many cores' time this process's cgroup and each one above it may take; those without a limit are left out."""
+    quotas: list[float] = []
+    with suppress(OSError, ValueError):  # no such file, or not what Linux writes into it
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                mounts, names = [""], ["cpu.max"]
+            elif "cpu" in controllers.split(","):
+                mounts, names = [controllers, "cpu"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            else:
+                continue
+            own = PurePosixPath(path.lstrip("/"))
+            for group in (root / "sys/fs/cgroup" / mount / each for mount in mounts for each in (own, *own.parents)):
+                with suppress(OSError, ValueError, ZeroDivisionError):
+                    quota, period = " ".join((group / name).read_text() for name in names).split()
+                    if float(quota) > 0:  # -1 and "max": no limit
+                        quotas.append(float(quota) / float(period))
+    return quotas
 
 
 def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, processes: int = 1) -> list[str]:
