@@ -59,8 +59,8 @@ def plain(setting: Setting, *, model: str) -> dict[str, Any]:
     steps = -(-setting.pace(model).images // config.batch_size)
     split, _ = bench_setup.images_of(setting, config, (steps + warmup) * config.batch_size)
     steps = len(split) // config.batch_size - warmup
-    options = asdict(config.optimizer)
-    optimizer, _ = options.pop("name"), options.pop("decay_norm_and_bias")
+    options = {name: value for name, value in asdict(config.optimizer).items() if name not in ("decay_norm_and_bias", "norm_scale")}
+    optimizer = options.pop("name")
     seconds, workers = plain_loops.with_workers(
         model,
         split.images.numpy(),

@@ -73,7 +73,7 @@ def bare_loop(config: "Config", split: "Split", model: Any) -> "BareLoop":
         shuffle=config.trainer.shuffle,
         crop=augment.crop,
         flip=augment.flip == "random" or (augment.flip == "auto" and dataset.flip_keeps_label),
-        optimizer=asdict(config.optimizer),
+        optimizer={name: value for name, value in asdict(config.optimizer).items() if name != "norm_scale"},
     )
 
 
