@@ -28,7 +28,7 @@ class Tape:
         assert weight.shape[1:] == (x.shape[1], kernel, kernel)
         return F.conv2d(x, weight, self.take() if self.bias else None, stride, padding=(kernel - 1) // 2)
 
-    def norm(self, x: Tensor) -> Tensor:
+    def norm(self, x: Tensor, *, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
         if not self.has_norm:
             return x
         scale, shift, mean, variance, count = (self.take() for _ in range(5))
@@ -37,10 +37,11 @@ class Tape:
             mean = x.mean((0, 2, 3))
             variance = ((x - mean[:, None, None]) ** 2).mean((0, 2, 3))
             unbiased = variance * num_values / (num_values - 1)
-            self.statistics += [0.9 * old_mean + 0.1 * mean.detach(), 0.9 * old_variance + 0.1 * unbiased.detach(), count + 1]
+            kept, fresh = (1 - momentum) * old_mean, momentum * mean.detach()
+            self.statistics += [kept + fresh, (1 - momentum) * old_variance + momentum * unbiased.detach(), count + 1]
         else:
             self.statistics += [mean, variance, count]
-        return (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5) ** 0.5 * scale[:, None, None] + shift[:, None, None]
+        return (x - mean[:, None, None]) / (variance[:, None, None] + eps) ** 0.5 * scale[:, None, None] + shift[:, None, None]
 
     def linear(self, x: Tensor) -> Tensor:
         return x @ self.take().T + self.take()
@@ -151,6 +152,20 @@ def bottleneck_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
     return (out + (x if out.shape == x.shape else tape.conv(x, 1, stride))).relu()
 
 
+# ------------------------------------------------------------------------------------------------------------- airbench
+
+
+def airbench_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    x = F.gelu(tape.norm(F.max_pool2d(tape.conv(x, 3), stride), momentum=0.4, eps=1e-12))
+    return F.gelu(tape.norm(tape.conv(x, 3), momentum=0.4, eps=1e-12))
+
+
+def airbench_residual_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
+    x = F.gelu(tape.norm(F.max_pool2d(tape.conv(x, 3), stride), eps=1e-12))
+    out = F.gelu(tape.norm(tape.conv(x, 3), eps=1e-12))
+    return F.gelu(tape.norm(tape.conv(out, 3), eps=1e-12) + x)
+
+
 BLOCKS: dict[str, Rendering] = {
     "conv": conv_block,
     "residual": res_block,
@@ -159,6 +174,8 @@ BLOCKS: dict[str, Rendering] = {
     "basic": mnist_block,
     "preact": preact_block,
     "bottleneck": bottleneck_block,
+    "airbench": airbench_block,
+    "airbench_residual": airbench_residual_block,
 }
 
 
@@ -184,7 +201,7 @@ def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool
     """`model` and `rendering(tape, x)` give the same output, gradients and BatchNorm statistics in the model's present mode."""
     tape = Tape(model, bias=bias)
     x = x.clone().requires_grad_()
-    inputs = [x, *model.parameters()]
+    inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
     expected = rendering(tape, x)
     assert not tape.tensors  # all used
     out = model(x)

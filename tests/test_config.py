@@ -455,7 +455,15 @@ def test_the_identity_is_of_values_not_of_their_spelling() -> None:
 
 def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None:
     kept = {path: value for path, value in configs.flat(compose()).items() if path not in NOT_OF_THE_NUMBERS}
-    neutral = ["trainer.on_nonfinite", "trainer.lookahead", "trainer.lookahead_decay", "optimizer.norm_scale"]
+    neutral = [
+        "trainer.on_nonfinite",
+        "trainer.devices",
+        "trainer.sync_bn",
+        "trainer.compile_mode",
+        "trainer.lookahead",
+        "trainer.lookahead_decay",
+        "optimizer.norm_scale",
+    ]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
     assert configs.identity(compose()) == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 `conv`, `residual`, `residual_down` and `skip` are document 1's blocks, `basic` is document 2's; where the documents keep the
 shape and a network here changes it, `conv` and `skip` stride their first convolution, `residual` and `preact` project the
-shortcut by 1x1, `residual_down` strides its side convolution.
+shortcut by 1x1, `residual_down` strides its side convolution. Odd sides are rounded up, by `airbench`, which pools, down.
 """
 
 from dataclasses import dataclass

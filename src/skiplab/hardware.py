@@ -102,7 +102,8 @@ def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, pr
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask for what is so already imports torch._inductor
+        torch.use_deterministic_algorithms(deterministic)
     if keep_allocator and not keep_freed_memory():
         return ["trainer.keep_allocator: only glibc on Linux can; training runs without, slower on a CPU"]
     return []

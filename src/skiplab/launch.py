@@ -23,7 +23,9 @@ def leave(command: Callable[[], int]) -> NoReturn:
     try:
         sys.exit(guarded(command))
     finally:
-        gc.freeze()  # Python would look for garbage in all that torch has made, which takes a second; it ends with the process anyway
+        # Python would look for garbage in all that torch has made, which takes a second; it ends with the process anyway.
+        if "triton" not in sys.modules:  # a compiler's binding, which reports what is never freed
+            gc.freeze()
 
 
 def guarded(command: Callable[[], int]) -> int:
