@@ -1,5 +1,6 @@
 """Several processes train as one: the same numbers, the same decisions, one folder; and they end together, whatever ends one of them."""
 
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ import torch
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from conftest import Cli, compose
-from skiplab import checkpoint, data, folders, hardware, launch, parts, torchrun, verify
-from skiplab.dist import ALONE, Team
-from skiplab.errors import UsageError
+from skiplab import checkpoint, data, folders, hardware, launch, parts, processes, torchrun, verify
+from skiplab.dist import ALONE, Ranks, Team
+from skiplab.errors import RankFailed, UsageError
 from skiplab.evaluate import BATCH_SIZE, evaluate
 from skiplab.log import Log, Silence
 from skiplab.torchrun import Place
@@ -241,6 +243,73 @@ def free_port() -> int:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
+    """Three numbers have more than one sum: gradients are added in another order in DistributedDataParallel's first step than later."""
+    config = compose(*SMALL, "width=16", "trainer.devices=3", "trainer.accumulate=2", "steps=14")
+    verify.to_the_end(config, tmp_path / "straight")
+    short = replace(config, trainer=replace(config.trainer, max_time=1e-9))
+    for step in (1, 2):
+        process = verify.start(short, tmp_path / "run")
+        process.join()
+        assert process.exitcode == 7
+        assert verify.step_of(tmp_path / "run") == step
+    verify.to_the_end(config, tmp_path / "run")
+    assert verify.differences(verify.digests(tmp_path / "straight"), verify.digests(tmp_path / "run")) == []
+
+
+@pytest.mark.slow
+def test_decisions_are_the_same_on_all_ranks(call: Cli) -> None:
+    """A loss that is not finite, early stopping, a changed number of processes: nobody waits for a rank that has gone another way."""
+    two = (*SMALL, "trainer.devices=2", "epochs=3")
+    code, out, err = call(*two, "optimizer.lr=1e30", "trainer.on_nonfinite=rollback", "out=diverged")
+    assert code == 5
+    assert out.count("going back to step 0") == 5
+    assert err.count("\n") == 1
+    code, out, err = call(*two, "epochs=30", "optimizer.lr=1e-12", "trainer.early_stop=2", "out=early")
+    assert (code, err) == (0, "")
+    assert folders.state_of(Path("early")).step == 3 * 7
+    code, out, err = call("resume=diverged", "optimizer.lr=0.01", "trainer.devices=1")
+    assert (code, err) == (0, "")
+    assert "device was 2 x cpu, 1 threads, is cpu, 2 threads: the end will not be equal to the bit" in out
+
+
+def misbehave(ranks: Ranks, told: processes.Told) -> None:
+    """What the second rank does in the test below."""
+    for number in itertools.count():
+        if number == 20 and ranks.position == (1,):
+            if told["how"] == "bug":
+                raise ValueError("of\ntwo lines")
+            if told["how"] == "usage":
+                raise UsageError("FILE: damaged")
+            os.kill(os.getpid(), signal.SIGSEGV)
+        ranks.agreed(lambda: 0)
+
+
+@pytest.mark.slow
+def test_what_ends_one_rank_ends_all_and_is_said_by_the_first() -> None:
+    for how, code, words in (
+        ("bug", 1, "rank 1: ValueError: of two lines; ADVICE"),
+        ("usage", 2, "rank 1: FILE: damaged; ADVICE"),
+        ("crash", 1, r"rank 1 \(pid \d+\) was ended by SIGSEGV; ADVICE"),
+        ("mine", None, "of the first rank"),
+    ):
+        began = time.monotonic()
+        with pytest.raises((RankFailed, KeyError), match=words) as caught:
+            lead(how)
+        assert getattr(caught.value, "exit_code", None) == code
+        assert ('raise ValueError("of' in getattr(caught.value, "trace", "")) == (how == "bug")
+        assert time.monotonic() - began < 40
+
+
+def lead(how: str) -> None:
+    with processes.leading(3, misbehave, {"how": how, "device": "cpu"}, advice="ADVICE") as ranks:
+        for number in itertools.count():
+            if number == 20 and how == "mine":
+                raise KeyError("of the first rank")
+            ranks.agreed(lambda: 0)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused, and why

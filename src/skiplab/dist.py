@@ -3,19 +3,23 @@
 The trainer makes the same calls in every run. `Ranks` is one process alone, for which they do nothing; `Team` is several.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
 from skiplab.errors import Diverged
 from skiplab.torchrun import Place
+
+if TYPE_CHECKING or torch_dist.is_available():
+    from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
 # For a rank that hangs. One that dies is noticed at once, and the others' patience has to outlast a network that one of them
 # compiles, or a checkpoint on a slow disk.
@@ -53,11 +57,11 @@ class Ranks:
         return NOTHING
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The ranks' sum, in place."""
+        """The ranks' sum, in place; of numbers whose sum is exact, since its order is not fixed."""
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The ranks' mean."""
+        """The ranks' mean, added up from the first to the last."""
         return tensor
 
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -78,7 +82,7 @@ ALONE = Ranks()
 class Team(Ranks):
     """Several processes, connected. All make the same calls in the same order."""
 
-    def __init__(self, store: Store, place: Place, *, device: torch.device, check: Callable[[], None]):
+    def __init__(self, store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]):
         self.store, self.place, self.device = store, place, device
         self.position = (place.rank,) if place.rank else ()
         self.check = check  # raises if one of the others is gone
@@ -112,7 +116,9 @@ class Team(Ranks):
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        return self.sum(tensor) / self.size
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch_dist.all_gather(parts, tensor)
+        return functools.reduce(torch.add, parts) / self.size
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
@@ -155,7 +161,7 @@ class Team(Ranks):
 
 
 @contextmanager
-def connected(store: Store, place: Place, *, device: torch.device, check: Callable[[], None]) -> Iterator[Team]:
+def connected(store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]) -> Iterator[Team]:
     """The team of the processes that meet in `store`, whose keys are this run's alone."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -19,15 +19,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from skiplab import signals, torchrun
 from skiplab.dist import ALONE, Ranks, connected
 from skiplab.errors import RankFailed, SkiplabError
 from skiplab.torchrun import Place
+
+if TYPE_CHECKING or torch.distributed.is_available():
+    from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 Told = dict[str, Any]
 Work = Callable[[Ranks, Told], None]  # what the other processes do in a run, from what the first has told them
@@ -79,7 +81,7 @@ def device_of(told: Told, place: Place) -> torch.device:
 class Others:
     """The other processes of a run, seen from the first. Those of torchrun's are started and ended by it."""
 
-    def __init__(self, store: Store, place: Place):
+    def __init__(self, store: "Store", place: Place):
         self.store, self.place = store, place
 
     @classmethod
@@ -124,13 +126,17 @@ class Children(Others):
         stay_on_this_machine()
         # a fresh interpreter each: a fork of a process that has run OpenMP hangs in its first operation, and CUDA forbids it
         context = multiprocessing.get_context("spawn")
-        self.processes: list[BaseProcess] = [
-            context.Process(target=be_child, args=(Place(rank, size, rank, size), port, work)) for rank in range(1, size)
-        ]
-        resource_tracker.ensure_running()  # it would let the signals in again
-        with signals.kept_back():
-            for process in self.processes:
-                process.start()
+        self.processes: list[BaseProcess] = []
+        resource_tracker.ensure_running()  # started later, it would let the signals in again
+        try:
+            with signals.kept_back():
+                for rank in range(1, size):
+                    process = context.Process(target=be_child, args=(Place(rank, size, rank, size), port, work))
+                    process.start()
+                    self.processes.append(process)
+        except OSError:  # the system has no room for more
+            self.end(done=False)
+            raise
         threading.Thread(target=self.watch, daemon=True).start()
 
     def failure(self) -> RankFailed | None:
@@ -148,9 +154,12 @@ class Children(Others):
 
     def watch(self) -> None:
         """End this process if another is gone and it does not notice: it may wait for what never comes."""
-        waiting = {process.sentinel for process in self.processes}
+        waiting = {process.sentinel: process for process in self.processes}
         while waiting:
-            waiting -= set(map(int, connection.wait(waiting)))  # pyright: ignore[reportArgumentType]
+            for sentinel in connection.wait(list(waiting)):
+                process = waiting.pop(sentinel)  # pyright: ignore[reportArgumentType]
+                with self.lock:
+                    process.join()  # it has let go of its end of a pipe, and is about to leave
             if (failure := self.death()) is not None:
                 if not self.over.wait(PATIENCE):
                     with suppress(OSError):
@@ -195,7 +204,7 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def follow(store: Store, place: Place, work: Work) -> int:
+def follow(store: "Store", place: Place, work: Work) -> int:
     """This process's part in the run that `store` tells of; its exit code. What goes wrong is left there, for the first to tell."""
 
     def check() -> None:
@@ -242,7 +251,7 @@ def tell_torchrun_over() -> None:
 
 
 @functools.cache
-def torchrun_store() -> Store:
+def torchrun_store() -> "Store":
     """Where the processes that torchrun started meet."""
     if (place := torchrun.place()) is not None and place.local_size == place.size:
         stay_on_this_machine()
