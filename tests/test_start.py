@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, Train, compose
+from skiplab import config as configs
 
 # Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that a run does not.
 PROBE = """
@@ -91,3 +92,49 @@ def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
     for limit, arguments in ((0.1, ("--help",)), (0.1, ("--version",)), (0.25, ("depth=x",)), (0.25, ("-sc", "query=bash"))):
         taken = min(cpu_seconds(train, *arguments, **tab) for _ in range(2))
         assert taken < 2 * limit * whole, f"train {' '.join(arguments)}: {taken:.2f} s of CPU time, import torch {whole:.2f} s"
+
+
+# ---------------------------------------------------------------------------------------------------- launchers of Hydra's
+
+FORKED = """
+import os, sys
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+
+class Forked(BasicLauncher):
+    def launch(self, job_overrides, initial_job_idx):
+        return [self.launch_one(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+
+    def launch_one(self, overrides, number):
+        sys.stdout.flush()
+        if (child := os.fork()) == 0:
+            ended = super().launch([overrides], number)[0]
+            sys.stdout.flush()
+            os._exit(ended.status != JobStatus.COMPLETED)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended = JobReturn(status=JobStatus.FAILED if code else JobStatus.COMPLETED)
+        ended.return_value = RuntimeError("of the run") if code else None
+        return ended
+
+ConfigStore.instance().store(group="hydra/launcher", name="forked", node={"_target_": "hydra_plugins.forked.Forked"})
+"""
+
+
+def test_a_launcher_may_run_a_sweep_in_other_processes(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "extra/hydra_plugins").mkdir(parents=True)
+    (tmp_path / "extra/hydra_plugins/forked.py").write_text(FORKED)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH")))))
+    (tmp_path / "run-1/foreign").mkdir(parents=True)
+    finished = tmp_path / "run-0"
+    finished.mkdir()
+    for name, text in (("config.yaml", configs.dump(compose(*SMALL))), ("report.txt", "its report\n"), ("result.json", "{}\n")):
+        (finished / name).write_text(text)
+    sweep = ("-m", "hydra/launcher=forked", *SMALL, "out=run-${seed}")
+    failed = train(*sweep, "seed=0,1")
+    assert failed.returncode == 1
+    assert "its report" in failed.stdout
+    assert "error: out=run-1: exists and is not a run folder" in failed.stderr
+    done = train(*sweep, "seed=0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("sweep: the launcher ran it in processes of its own, and none failed; skiplab list shows the runs\n")

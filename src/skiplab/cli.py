@@ -70,9 +70,12 @@ def train_command(arguments: Sequence[str]) -> int:
     if flags.cfg:
         return hydra_main(quoted, lambda _cfg: None)
     outcomes: list[Outcome] = []
+    here = os.getpid()
 
     def task(cfg: Any) -> None:
         outcomes.append(cell(cfg, stop_signal, in_sweep=flags.multirun))
+        if os.getpid() != here and outcomes[-1].exit_code:  # in a process of a launcher's, whose list nobody sees
+            raise RuntimeError(f"exit code {outcomes[-1].exit_code}")
         if flags.multirun and outcomes[-1].is_stop:
             raise SystemExit  # whoever stops a run of a sweep means the sweep
 
@@ -100,6 +103,9 @@ def close_sweep(outcomes: Sequence[Outcome]) -> int:
     """The sweep's table and summary; its exit code."""
     from skiplab import listing
 
+    if not outcomes:
+        print("sweep: the launcher ran it in processes of its own, and none failed; skiplab list shows the runs")
+        return 0
     if found := [outcome.folder for outcome in outcomes if outcome.folder is not None and outcome.folder.exists()]:
         print(f"\n{listing.table(found)}\n")
     done, failed = (sum(outcome.exit_code == 0 for outcome in outcomes), sum(bool(o.exit_code) and not o.is_stop for o in outcomes))
