@@ -19,7 +19,8 @@ import gc, json, sys
 from skiplab import cli, trainer
 
 def now():
-    return {"loaded": sorted({name.split(".")[0] for name in sys.modules}), "collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+    loaded = {name.split(".")[0] for name in sys.modules} | {"torch._dynamo", "torch._inductor"} & set(sys.modules)
+    return {"loaded": sorted(loaded), "collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
 
 def train_step(self, step, of_old=trainer.Trainer.train_step):
     of_old(self, step)
@@ -40,7 +41,7 @@ with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
 FOR_THE_END = {"matplotlib", "PIL"}
-NEVER = {"torchvision", "sklearn", "pandas", "scipy"}
+NEVER = {"torchvision", "sklearn", "pandas", "scipy", "torch._dynamo", "torch._inductor", "triton"}
 
 
 @pytest.fixture(scope="module")
