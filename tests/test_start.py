@@ -72,7 +72,7 @@ def test_a_run_never_loads_what_it_has_no_use_for(seen: dict[str, Any]) -> None:
 def test_the_collector_rests_at_the_start_and_at_the_end_only(seen: dict[str, Any]) -> None:
     assert seen["first step"]["collects"]
     assert not seen["end of training"]["frozen"]
-    assert seen["end"]["frozen"]
+    assert seen["end"]["frozen"] == ("triton" not in seen["end"]["loaded"])  # it would complain of leaks on stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------- CPU time
