@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import torch
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from conftest import Cli, compose
-from skiplab import checkpoint, data, folders, hardware, launch, parts, processes, torchrun, verify
+from skiplab import checkpoint, data, folders, hardware, launch, memory, parts, processes, torchrun, verify
 from skiplab.dist import ALONE, Ranks, Team
 from skiplab.errors import RankFailed, UsageError
 from skiplab.evaluate import BATCH_SIZE, evaluate
@@ -39,7 +40,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def children_of(pid: int) -> list[int]:
+def children_of(pid: int, *, mark: bytes = b"spawn_main") -> list[int]:
     """The ranks that the process has started."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
@@ -48,7 +49,7 @@ def children_of(pid: int) -> list[int]:
             command = status.with_name("cmdline").read_bytes()
         except OSError:  # it has ended
             continue
-        if parent == pid and b"spawn_main" in command:
+        if parent == pid and mark in command:
             found.append(int(status.parent.name))
     return found
 
@@ -215,34 +216,59 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
     assert (scores.loss, scores.accuracy) == (row["val_loss"], row["val_accuracy"])
 
 
+def with_torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """`train` in two processes."""
+    script = str(Path(sys.executable).parent / "train")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", script, *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_torchrun_makes_one_folder_a_run(tmp_path: Path) -> None:
     """In a sweep, so that both processes meet twice; the second one is silent."""
-    script = str(Path(sys.executable).parent / "train")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", script]
-    done = subprocess.run(
-        [*command, "-m", "seed=0,1", *SMALL, "epochs=1"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    process = with_torchrun("-m", "seed=0,1", *SMALL, "epochs=1", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     found = folders.runs_under(tmp_path / "outputs")
     assert [folders.state_of(folder).state for folder in found] == ["finished", "finished"]
-    assert len(re.findall("^run folder outputs/", done.stdout, re.MULTILINE)) == 4
-    assert done.stdout.endswith("sweep: 2 of 2 runs done\n")
+    assert len(re.findall("^run folder outputs/", out, re.MULTILINE)) == 4
+    assert out.endswith("sweep: 2 of 2 runs done\n")
     for folder in found:
         assert "devices: 2\n" in (folder / folders.CONFIG).read_text()
         assert folder.name.split("-")[0] in ("0", "1")
 
 
-def free_port() -> int:
-    import socket
+@pytest.mark.slow
+@on_linux
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_torchrun_with_a_rank_killed_and_given_again(victim: str, tmp_path: Path) -> None:
+    """All end, nothing is left behind, and the end is that of the same run with processes of our own."""
+    config, folder = compose(*TWO), tmp_path / "run"
+    verify.to_the_end(config, tmp_path / "straight")
+    process = with_torchrun(*TWO, "out=run", cwd=tmp_path)
+    wait_until(lambda: process.poll() is not None or verify.step_of(folder) > 0)
+    ranks = {rank_of(pid): pid for pid in children_of(process.pid, mark=b"train")}
+    assert set(ranks) == {"0", "1"}, process.communicate()
+    os.kill(ranks[victim], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    wait_until(lambda: not any(map(is_alive, ranks.values())), seconds=60)
+    process = with_torchrun(*TWO, "out=run", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert verify.differences(verify.digests(tmp_path / "straight"), verify.digests(folder)) == []
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+
+def rank_of(pid: int) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(variable.decode() for variable in variables if variable.startswith(b"RANK=")).removeprefix("RANK=")
 
 
 @pytest.mark.slow
@@ -350,6 +376,21 @@ def test_devices_mean_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> N
     ):
         with pytest.raises(UsageError, match=re.escape(words)):
             number(name, wanted, started)
+
+
+def test_processes_on_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has half of it for half of the batch."""
+    config, device = compose("batch_size=256", "trainer.accumulate=auto"), torch.device("cpu")
+    training, _, _ = parts.training_data(config, device)
+    model = parts.network(config, device)
+    found = set()
+    for free in (2**30, 2**22, 2**21):
+        monkeypatch.setattr(memory, "available", lambda free=free: free)
+        alone = parts.accumulation(replace(config, batch_size=128), model, training, device)
+        monkeypatch.setattr(memory, "available", lambda free=free: 2 * free)
+        assert parts.accumulation(config, model, training, device, place=Place(0, 2, 0, 2)) == alone
+        found.add(alone)
+    assert len(found) > 1
 
 
 def test_torchrun_is_known_by_all_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ All that passes between them is JSON in a store that the first process holds (to
 import functools
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -212,6 +213,7 @@ def follow(store: "Store", place: Place, work: Work) -> int:
             raise RankFailed("the first process has ended")
 
     told = json.loads(store.get("told"))
+    logging.disable()  # what torch remarks, it remarks in the first process too
     with ExitStack() as stack:  # the connections are closed last: the first process looks here when they are
         try:
             team = stack.enter_context(connected(store, place, device=device_of(told, place), check=check))
