@@ -231,7 +231,8 @@ def with_torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("seeds", ["0", pytest.param("0,1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
 def test_torchrun_makes_one_folder_a_run(seeds: str, tmp_path: Path) -> None:
     """In a sweep too, where both processes meet twice; the second one is silent."""
     is_sweep = ["-m"] if "," in seeds else []
