@@ -68,10 +68,15 @@ def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks
                 if (failure := others.explain(error)) is not None:
                     raise failure from None
                 raise
+            finally:
+                if not done:
+                    others.leave()  # they may wait in an operation that this process has left
     except RankFailed as failure:
         raise RankFailed(f"{failure}; {advice}", exit_code=failure.exit_code, trace=failure.trace) from None
     finally:
-        others.end(done=done)
+        if not done:
+            others.leave()
+        others.end()
 
 
 def device_of(told: Told, place: Place) -> torch.device:
@@ -110,8 +115,11 @@ class Others:
             return RankFailed(f"another process of this run is gone ({' '.join(str(error).split())[:120]})")
         return failure
 
-    def end(self, *, done: bool) -> None:
-        """The run is over for this process, and so for all; `done`: the others have nothing left to do either."""
+    def leave(self) -> None:
+        """This process has left the run before its end."""
+
+    def end(self) -> None:
+        """The run is over for this process, and so for all."""
         self.store.set("end", "")
 
 
@@ -136,7 +144,7 @@ class Children(Others):
                     process.start()
                     self.processes.append(process)
         except OSError:  # the system has no room for more
-            self.end(done=False)
+            self.leave()
             raise
         threading.Thread(target=self.watch, daemon=True).start()
 
@@ -168,12 +176,17 @@ class Children(Others):
                     os._exit(failure.exit_code)
                 return
 
-    def end(self, *, done: bool) -> None:
-        self.over.set()
-        super().end(done=done)
+    def leave(self) -> None:
         for process in self.processes:
             with self.lock:
-                process.join(PATIENCE if done else 0)
+                process.kill()
+
+    def end(self) -> None:
+        self.over.set()
+        super().end()
+        for process in self.processes:
+            with self.lock:
+                process.join(PATIENCE)
                 process.kill()
                 process.join()
 
@@ -194,7 +207,9 @@ def be_child(place: Place, port: int, work: Work) -> None:
     signals.ignore()  # whoever stops a run means the first process, which decides for all
     threading.Thread(target=end_with_parent, daemon=True).start()
     store = TCPStore(HOST, port, is_master=False, wait_for_workers=False, timeout=STORE_LIMIT)
-    os._exit(follow(PrefixStore("run", store), place, work))
+    if (giving_up := follow(PrefixStore("run", store), place, work)) is not None:
+        giving_up.join()
+    os._exit(0)
 
 
 def end_with_parent() -> None:
@@ -205,16 +220,20 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def follow(store: "Store", place: Place, work: Work) -> int:
-    """This process's part in the run that `store` tells of; its exit code. What goes wrong is left there, for the first to tell."""
+def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
+    """This process's part in the run that `store` tells of; None if all went well.
+
+    What goes wrong is left in the store, for the first process to tell. Should it not notice, the timer that is returned ends this one.
+    """
 
     def check() -> None:
         if store.check(["end"]):
             raise RankFailed("the first process has ended")
 
+    giving_up = None
     told = json.loads(store.get("told"))
     logging.disable()  # what torch remarks, it remarks in the first process too
-    with ExitStack() as stack:  # the connections are closed last: the first process looks here when they are
+    with ExitStack() as stack:  # the connections are closed last: when they are, the first process looks into the store
         try:
             team = stack.enter_context(connected(store, place, device=device_of(told, place), check=check))
             work(team, told)
@@ -223,10 +242,20 @@ def follow(store: "Store", place: Place, work: Work) -> int:
             ours = isinstance(error, SkiplabError)
             line = str(error) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             code, trace = (error.exit_code, "") if ours else (1, traceback.format_exc())
+            said = {"message": f"rank {place.rank}: {line}", "exit_code": code, "trace": trace}
             with suppress(RuntimeError):  # of a store that is gone with its process
-                store.compare_set("error", "", json.dumps({"message": f"rank {place.rank}: {line}", "exit_code": code, "trace": trace}))
-            return code
-    return 0
+                store.compare_set("error", "", json.dumps(said))
+            giving_up = threading.Timer(2 * PATIENCE, give_up, kwargs=said)
+            giving_up.daemon = True
+            giving_up.start()
+    return giving_up
+
+
+def give_up(message: str, exit_code: int, trace: str) -> None:
+    """End this process, which has failed, though the first has not noticed: an operation of the device's waits for what never comes."""
+    with suppress(OSError):
+        os.write(2, f"{trace}error: {message}\n".encode())
+    os._exit(exit_code)
 
 
 def follow_torchrun(place: Place, work: Work) -> None:
@@ -241,9 +270,11 @@ def follow_torchrun(place: Place, work: Work) -> None:
                     return
                 time.sleep(0.05)
             with signals.ignored():
-                follow(run, place, work)
+                giving_up = follow(run, place, work)
             while not run.check(["end"]):
                 time.sleep(0.05)
+            if giving_up is not None:
+                giving_up.cancel()
 
 
 def tell_torchrun_over() -> None:
