@@ -60,8 +60,8 @@ def num_devices(name: str, wanted: int | str, *, started: Place | None, sync_bn:
         raise UsageError(f"trainer.devices={number}: torch {torch.__version__} is built without torch.distributed here; take 1")
     most = there if device.type == "cuda" else max(FEW_PROCESSES, num_cores())
     if here > most:
-        has = f"{there} CUDA device(s)" if device.type == "cuda" else f"{counted(num_cores(), 'core')} and device=cpu is in use"
-        raise UsageError(f"trainer.devices={here}: this machine has {has}; take at most {most}")
+        has = f"{there} CUDA device(s);" if device.type == "cuda" else f"{counted(num_cores(), 'core')}; on device=cpu"
+        raise UsageError(f"trainer.devices={here}: this machine has {has} take at most {most}")
     return number
 
 
