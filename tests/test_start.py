@@ -122,6 +122,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="forked", node={"_targ
 """
 
 
+@pytest.mark.slow
 def test_a_launcher_may_run_a_sweep_in_other_processes(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "extra/hydra_plugins").mkdir(parents=True)
     (tmp_path / "extra/hydra_plugins/forked.py").write_text(FORKED)
