@@ -215,6 +215,11 @@ MODELS: dict[str, Callable[[Plan], Stages]] = {
 }
 
 
+def wants_images(model: nn.Module) -> bool:
+    """Whether `fit_to_images` has anything to do here."""
+    return any(isinstance(module, Whitening) for module in model.modules())
+
+
 def fit_to_images(model: nn.Module, images: Tensor) -> None:
     """In place: layers whose initial weights come from the data, here whitening; images (N, C, H, W) as the network sees them."""
     for module in model.modules():

@@ -80,7 +80,7 @@ def prepare(
         training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device)
     resumed = folders.has_state(folder)
-    if not resumed:
+    if not resumed and models.wants_images(model):
         models.fit_to_images(model, parts.normalizer(config, device)(training.images[:WHITENED]))
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)

@@ -26,8 +26,7 @@ from skiplab.signals import StopSignal
 
 COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
 NUM_SAVES = 6  # of a shortened run, and as many evaluations
-# imported once, in the process that the runs are forked from; an optimizer imports torch._dynamo when it is made
-PRELOADED = ["skiplab.verify", "skiplab.run", "skiplab.plots", "torch._dynamo"]
+PRELOADED = ["skiplab.verify", "skiplab.run", "skiplab.plots"]  # imported once, in the process that the runs are forked from
 
 
 class Unfinished(SkiplabError):
