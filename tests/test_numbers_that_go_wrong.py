@@ -15,8 +15,9 @@ from conftest import Cli, compose
 from skiplab import checkpoint, folders, memory, models, parts
 from skiplab.errors import Diverged, Stopped
 from skiplab.log import Log
+from skiplab.rollback import MAX_ROLLBACKS
 from skiplab.run import prepare
-from skiplab.trainer import MAX_ROLLBACKS, Trainer
+from skiplab.trainer import Trainer
 
 # 18 steps; a save and an evaluation every sixth
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.log_every=3", "scheduler=constant")

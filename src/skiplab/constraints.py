@@ -20,6 +20,18 @@ def steps_per_epoch(config: Config) -> int:
     return max(1, images // config.batch_size if config.trainer.drop_last else -(-images // config.batch_size))
 
 
+def num_selected(config: Config) -> int:
+    """Images of a batch that are trained on (trainer.select)."""
+    return round(config.trainer.select * config.batch_size)
+
+
+def width_divisor(config: Config) -> int:
+    """What a width must be a multiple of."""
+    block, model = config.block.name, config.model.name
+    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")  # there the width is the inner one
+    return 1 if expands else INNER_WIDTH.get(block, 1)
+
+
 def across(config: Config) -> Iterable[str]:
     """What is wrong between keys that are right one by one."""
     yield from _network_problems(config)
@@ -34,6 +46,15 @@ def across(config: Config) -> Iterable[str]:
     elif isinstance(trainer.accumulate, int) and trainer.accumulate > 1 and batch_size // (trainer.accumulate * devices) < least:
         most, words = max(1, batch_size // (least * devices)), need.format("a part")
         yield f"trainer.accumulate={trainer.accumulate}: batch_size={batch_size} leaves less than {words}; take at most {most}"
+    if trainer.select < 1 and not trainer.drop_last:
+        yield f"trainer.select={trainer.select}: chooses from batches of one size; set trainer.drop_last=true"
+    if trainer.select < 1 and num_selected(config) < least * devices:
+        yield f"trainer.select={trainer.select}: of batch_size={batch_size} leaves less than {need.format('a device')}"
+    if trainer.compile and "activations" in trainer.probe:
+        yield f"trainer.probe={trainer.probe}: activations cannot be seen in compiled code; set trainer.compile=false"
+    if (config.match == "none") != (config.target is None):
+        given = f"target={config.target}" if config.match == "none" else f"match={config.match}"
+        yield f"{given}: a budget takes both, match=params or match=macs and target=NUMBER, which then choose the width"
     if trainer.early_stop is not None and config.val_fraction == 0:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):
@@ -45,13 +66,13 @@ def across(config: Config) -> Iterable[str]:
 
 
 def _network_problems(config: Config) -> Iterable[str]:
-    model, block, depth, width = config.model.name, config.block.name, config.depth, config.width
-    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")  # there the width is the inner one
-    divisor = 1 if expands else INNER_WIDTH.get(block, 1)
-    if width % divisor:
-        below, above = max(1, width // divisor) * divisor, (width // divisor + 1) * divisor
-        near = f"{below} or {above}" if below < width else f"{above}"
-        yield f"width={width}: block={block} works at 1/{divisor} of its width, so take a multiple of {divisor}: {near}"
+    model, block, depth = config.model.name, config.block.name, config.depth
+    divisor = width_divisor(config)
+    for key, width in (("width", config.width), ("trainer.select_width", config.trainer.select_width or config.width)):
+        if width % divisor and (key != "width" or config.match == "none") and (key == "width" or width != config.width):
+            below, above = max(1, width // divisor) * divisor, (width // divisor + 1) * divisor
+            near = f"{below} or {above}" if below < width else f"{above}"
+            yield f"{key}={width}: block={block} works at 1/{divisor} of its width, so take a multiple of {divisor}: {near}"
     layers = 3 * NUM_CONVS.get(block, 2)
     if model == "cifar_resnet" and (depth < layers + 2 or (depth - 2) % layers):
         below = max(1, (depth - 2) // layers) * layers + 2

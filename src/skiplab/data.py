@@ -172,19 +172,29 @@ class Batches:
         is_last = position == self.steps_per_epoch - 1
         return self.order[position * self.batch_size : self.last_batch_ends if is_last else (position + 1) * self.batch_size]
 
-    def at(self, step: int, *, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    def at(self, step: int, *, chosen: Tensor | None = None, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
         """Step `step`'s images, augmented and normalised, float32 (B, C, H, W), and labels, int64 (B,), on the device.
 
         Of `ranks` parts of the batch, in order and of nearly equal size, part `rank`; none is empty if the batch has `ranks` images.
+        With `chosen`, positions int (n,), of these images alone, each augmented as in the whole batch.
         """
         whole = self.index(step)
-        first, last = (len(whole) * r // ranks for r in (rank, rank + 1))
-        index = whole[first:last]
+        first, last = (len(whole if chosen is None else chosen) * r // ranks for r in (rank, rank + 1))
+        if chosen is not None:
+            images, labels = self.augmented(step, whole, first=0, total=len(whole)), self.split.labels.index_select(0, whole)
+            images, labels = (t.index_select(0, chosen[first:last].to(t.device)) for t in (images, labels))
+        else:
+            index = whole[first:last]
+            images, labels = self.augmented(step, index, first=first, total=len(whole)), self.split.labels.index_select(0, index)
+        images = self.normalize(images)
+        return images, labels.to(images.device, non_blocking=True)
+
+    def augmented(self, step: int, index: Tensor, *, first: int, total: int) -> Tensor:
+        """The images `index`, which are first .. first + B of the step's `total`, augmented: uint8 (B, H, W, C)."""
         images = self.split.images.index_select(0, index)
         self.generator.manual_seed(fold(self.seed, "augment", step))
         mirrored = self.mirrored_first.index_select(0, index) ^ (step // self.steps_per_epoch % 2 == 1)
-        images = self.normalize(self.augment(images, self.generator, mirrored=mirrored, total=len(whole), first=first))
-        return images, self.split.labels.index_select(0, index).to(images.device, non_blocking=True)
+        return self.augment(images, self.generator, mirrored=mirrored, total=total, first=first)
 
 
 def in_order(split: Split, normalize: Normalize, *, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

@@ -25,6 +25,11 @@ class Scores:
         return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
 
 
+def first_batch(split: Split) -> Split:
+    """So many images of a split as an evaluation takes at once."""
+    return Split(split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
+
+
 class Predictor:
     """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 

@@ -1,18 +1,16 @@
 """The machine under a run: device, threads, allocator, determinism; and what `result.json` and `skiplab info` say of it."""
 
 import ctypes
-import math
 import os
 import platform
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import nn
 
+from skiplab.cores import counted, num_cores
 from skiplab.errors import UsageError
 from skiplab.files import cache_folder
 from skiplab.torchrun import Place
@@ -65,33 +63,6 @@ def num_devices(name: str, wanted: int | str, *, started: Place | None, sync_bn:
     return number
 
 
-def num_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use, at least 1: its affinity, and its cgroup's CPU quota, of which a part of a core counts whole."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([cores, *map(math.ceil, cpu_quotas(root))])
-
-
-def cpu_quotas(root: Path) -> list[float]:
-    """How many cores' time this process's cgroup and each one above it may take; those without a limit are left out."""
-    quotas: list[float] = []
-    with suppress(OSError, ValueError):  # no such file, or not what Linux writes into it
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:  # version 2
-                mounts, names = [""], ["cpu.max"]
-            elif "cpu" in controllers.split(","):
-                mounts, names = [controllers, "cpu"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            else:
-                continue
-            own = PurePosixPath(path.lstrip("/"))
-            for group in (root / "sys/fs/cgroup" / mount / each for mount in mounts for each in (own, *own.parents)):
-                with suppress(OSError, ValueError, ZeroDivisionError):
-                    quota, period = " ".join((group / name).read_text() for name in names).split()
-                    if float(quota) > 0:  # -1 and "max": no limit
-                        quotas.append(float(quota) / float(period))
-    return quotas
-
-
 def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, processes: int = 1) -> list[str]:
     """Set the process's threads, algorithms and allocator; returns what could not be done here, a line each.
 
@@ -134,11 +105,6 @@ def describe(device: torch.device, *, processes: int = 1) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()} ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else "Apple GPU"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 core`, `2 cores`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def cpu_name() -> str:

@@ -112,7 +112,8 @@ class Log:
         return whole
 
     def time(self, **row: Any) -> None:
-        """Append a row to timing.jsonl."""
+        """Append a row to timing.jsonl; whoever looks on can read it now, and the metrics up to here."""
+        self.metrics.flush()
         self.timing.write(json.dumps(row) + "\n")
         self.timing.flush()
 

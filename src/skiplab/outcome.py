@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 import subprocess
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from skiplab import checkpoint, config as configs, data, folders, hardware, part
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
+from skiplab.rollback import ROLLBACK_FACTOR
 from skiplab.schema import Config
-from skiplab.trainer import ROLLBACK_FACTOR, Trainer
+from skiplab.trainer import Trainer
 
 
 def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> dict[str, Any]:
@@ -28,7 +30,9 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     if facts.get("step") != progress.best_step:
         raise CheckpointError(f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best")
     test = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
+    began = time.monotonic()
     tested = predictions_on(config, trainer.predictor, test, device)
+    test_seconds = time.monotonic() - began
     found = report.metrics(tested, classes)
     saved = {"test_labels": tested.labels, "test_predictions": tested.predicted, "test_probabilities": tested.probabilities}
     chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
@@ -45,40 +49,50 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **saved)
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
-    draw(config, trainer, folder, test, tested, found["accuracy"])
-    assert isinstance(model, nn.Sequential)
-    summary = parts.summary_of(config, model)
-    result = {
-        "state": "finished",
-        "name": config.name,
-        "dataset": config.dataset.name,
-        "model": config.model.name,
-        "block": config.block.name,
-        "depth": config.depth,
-        "width": config.width,
-        "seed": config.seed,
-        "identity": configs.identity(config),
-        "data_sha256": checksum,
-        "steps": progress.step,
-        "epochs": progress.step / trainer.batches.steps_per_epoch,
-        "best_step": progress.best_step,
-        "accumulate": trainer.settings.accumulate,
-        "rollbacks": progress.rollbacks,
-        "lr_factor": ROLLBACK_FACTOR**progress.rollbacks,
-        "best_val_accuracy": progress.best_accuracy if trainer.validation is not None else None,
-        "best_val_loss": progress.best_loss if trainer.validation is not None else None,
-        "test": found,
-        "summary": asdict(summary),
-        "train_seconds": trainer.seconds,
-        "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
-        "git_commit": git_commit(),
-        "finished": folders.now(),
-    } | hardware.facts(device, processes=trainer.ranks.size)
+    if config.pictures != "never":
+        draw(config, folder, trainer.batches, test, tested, best_step=progress.best_step)
+    result = result_of(config, trainer, found, data_sha256=checksum, test_seconds=test_seconds)
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
     log.line("\n" + text)
     log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")
     log.line(f"run folder {folder}\nagain from the folder alone: skiplab evaluate {folder}")
     return result
+
+
+def result_of(config: Config, trainer: Trainer, found: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The content of result.json: what was run on what, and what came out; `found` is the report on the test set."""
+    progress, model = trainer.progress, trainer.average.model
+    assert isinstance(model, nn.Sequential)
+    summary = parts.summary_of(config, model)
+    return (
+        {
+            "state": "finished",
+            "name": config.name,
+            "dataset": config.dataset.name,
+            "model": config.model.name,
+            "block": config.block.name,
+            "depth": config.depth,
+            "width": config.width,
+            "seed": config.seed,
+            "identity": configs.identity(config),
+            "steps": progress.step,
+            "epochs": progress.step / trainer.batches.steps_per_epoch,
+            "best_step": progress.best_step,
+            "accumulate": trainer.settings.accumulate,
+            "rollbacks": progress.rollbacks,
+            "lr_factor": ROLLBACK_FACTOR**progress.rollbacks,
+            "best_val_accuracy": progress.best_accuracy if trainer.validation is not None else None,
+            "best_val_loss": progress.best_loss if trainer.validation is not None else None,
+            "test": found,
+            "summary": asdict(summary),
+            "train_seconds": trainer.seconds,
+            "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
+            "git_commit": git_commit(),
+            "finished": folders.now(),
+        }
+        | more
+        | hardware.facts(trainer.device, processes=trainer.ranks.size)
+    )
 
 
 def open_test_set(config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str) -> data.Split:
@@ -94,13 +108,14 @@ def predictions_on(config: Config, predictor: Predictor, split: data.Split, devi
     return report.Predictions(split.labels.numpy(), probabilities.numpy())
 
 
-def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, tested: report.Predictions, accuracy: float) -> None:
+def draw(config: Config, folder: Path, batches: data.Batches, test: data.Split, tested: report.Predictions, *, best_step: int) -> None:
     """The four pictures of a run."""
     from skiplab import plots  # matplotlib: half a second, and only here
 
     classes = config.dataset.classes
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
-    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=trainer.progress.best_step)
+    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=best_step)
+    accuracy = float((tested.predicted == tested.labels).mean())
     plots.confusion(tested.confusion, classes, folder / "confusion.png", title=f"{title}\n{100 * accuracy:.2f} % on test")
     confidence = tested.confidence
     wrong = np.flatnonzero(tested.predicted != tested.labels)
@@ -108,12 +123,28 @@ def draw(config: Config, trainer: Trainer, folder: Path, test: data.Split, teste
     captions = [f"{classes[tested.labels[i]]} as {classes[tested.predicted[i]]}\n{100 * confidence[i]:.1f} %" for i in worst]
     pictures, heading = test.images[torch.from_numpy(worst)].numpy(), f"{title}: most confident mistakes, TRUE as PREDICTED"
     plots.images(pictures, captions, folder / "mistakes.png", title=heading)
-    fed, labels = trainer.batches.at(0)
+    fed, labels = batches.at(0)
     fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)
     pictures = (255 * fed).round().clamp(0, 255).byte().numpy()
     plots.images(
         pictures, [classes[i] for i in labels[:32].tolist()], folder / "samples.png", title=f"{title}: the first batch, as it is fed"
     )
+
+
+def draw_run(folder: Path) -> None:
+    """`skiplab draw`: the pictures of a finished run, from its folder and the data. Raises UsageError if it is not finished."""
+    if not folders.is_finished(folder):
+        raise UsageError(f"{folder}: is not finished, and pictures are of the end; go on with: train resume={shlex.quote(str(folder))}")
+    config, device = configs.load(folder / folders.CONFIG), torch.device("cpu")
+    try:
+        with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+            tested = report.Predictions(arrays["test_labels"], arrays["test_probabilities"])
+        best_step = int(json.loads((folder / folders.RESULT).read_text())["best_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: its predictions.npz or {folders.RESULT} is damaged ({' '.join(str(error).split())[:80]})") from None
+    training, _, _ = parts.training_data(config, device)
+    test = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")
+    draw(config, folder, parts.batches_of(config, training, device), test, tested, best_step=best_step)
 
 
 def git_commit() -> str | None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import Predictor
 from skiplab.files import default_root
 from skiplab.log import Log
+from skiplab.probe import Probe
 from skiplab.progress import Settings
 from skiplab.randomness import seed_default
 from skiplab.schema import Airbench, Config
+from skiplab.selection import Proxy, Selection
 from skiplab.torchrun import Place
 from skiplab.trainer import Trainer
 
+WHITENED = 5000  # images from which layers that whiten take their weights
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
 
 
@@ -75,6 +78,12 @@ def network(config: Config, device: torch.device) -> nn.Sequential:
     return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
+def fit_to_images(config: Config, model: nn.Module, training: data.Split, device: torch.device) -> None:
+    """In place: the initial weights that come from the training images, where the network has such."""
+    if models.wants_images(model):
+        models.fit_to_images(model, normalizer(config, device)(training.images[:WHITENED]))
+
+
 def describe(config: Config) -> str:
     """What a checkpoint's weights fit, in words: network and data set."""
     style = (", norm=none" if config.norm == "none" else "") + ("" if config.shortcut else ", shortcut=false")
@@ -103,6 +112,22 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
     return Predictor(model, autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"), tta=config.evaluator.tta)
 
 
+def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:
+    """The training images as batches, augmented and normalised as the config says."""
+    options, augment, dataset = config.trainer, config.augment, config.dataset
+    automatic = "random" if dataset.flip_keeps_label else "none"
+    mean_colour = torch.tensor([round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device)
+    return data.Batches(
+        training,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=options.shuffle,
+        drop_last=options.drop_last,
+        augment=Augment(**asdict(augment) | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}),
+        normalize=normalizer(config, device),
+    )
+
+
 def make_trainer(
     config: Config,
     model: nn.Sequential,
@@ -117,37 +142,23 @@ def make_trainer(
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
-    options, augment, dataset = config.trainer, config.augment, config.dataset
-    automatic = "random" if dataset.flip_keeps_label else "none"
-    mean_colour = torch.tensor([round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device)
-    batches = data.Batches(
-        training,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        shuffle=options.shuffle,
-        drop_last=options.drop_last,
-        augment=Augment(**asdict(augment) | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}),
-        normalize=normalizer(config, device),
-    )
+    options, batches = config.trainer, batches_of(config, training, device)
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
     average = optim.Average(model, decay=options.ema)
     if options.compile:
         hardware.compile_in_place({model, average.model}, mode=options.compile_mode, device=device)
-    optimizer_options = asdict(config.optimizer)
-    ends = {"stem.0.bias": round(config.model.whiten_bias * num_steps)} if isinstance(config.model, Airbench) else {}
-    scheduler_options = asdict(config.scheduler)
     return Trainer(
         settings_of(config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate),
         model=model,
         average=average,
         lookahead=optim.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
-        optimizer=optim.build(
-            optimizer_options.pop("name"), model, device=device, ends=ends, compiled=options.compile, **optimizer_options
-        ),
-        learning_rate=optim.learning_rate(scheduler_options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **scheduler_options),
+        optimizer=optimizer_of(config, model, device, num_steps=num_steps),
+        learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
+        selection=selection_of(config, batches, device, num_steps=num_steps),
         validation=validation,
         predictor=predictor_of(config, average.model, device),
+        probe=Probe(model, kinds=() if options.probe == "none" else tuple(options.probe.split(",")), every=options.probe_every),
         folder=folder,
         log=log,
         stop_signal=stop_signal,
@@ -155,6 +166,45 @@ def make_trainer(
         machine=hardware.comparable(device, processes=ranks.size),
         ranks=ranks,
         sync_bn=options.sync_bn,
+    )
+
+
+def optimizer_of(config: Config, model: nn.Module, device: torch.device, *, num_steps: int) -> optim.Optimizer:
+    """The config's optimizer over a network's parameters."""
+    options = asdict(config.optimizer)
+    ends = {"stem.0.bias": round(config.model.whiten_bias * num_steps)} if isinstance(config.model, Airbench) else {}
+    return optim.build(options.pop("name"), model, device=device, ends=ends, compiled=config.trainer.compile, **options)
+
+
+def schedule_of(config: Config, *, num_steps: int) -> optim.Schedule:
+    """The config's learning rate as a function of the step."""
+    options = asdict(config.scheduler)
+    return optim.learning_rate(options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options)
+
+
+def selection_of(config: Config, batches: data.Batches, device: torch.device, *, num_steps: int) -> Selection:
+    """Which images of each batch are trained on, as a network of the run's kind and trainer.select_width chooses; by default all."""
+    options = config.trainer
+    if options.select == 1:
+        return Selection(None)
+    small = replace(config, width=options.select_width or config.width)
+    model = network(small, device)
+    fit_to_images(small, model, batches.split, device)
+    predictor = predictor_of(small, model, device)
+    if options.compile:
+        hardware.compile_in_place([model], mode=options.compile_mode, device=device)
+    return Selection(
+        Proxy(
+            model,
+            optimizer=optimizer_of(small, model, device, num_steps=num_steps),
+            learning_rate=schedule_of(small, num_steps=num_steps),
+            batches=batches,
+            autocast=predictor.autocast,
+            scaler=torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),  # pyright: ignore[reportPrivateImportUsage]
+            label_smoothing=options.label_smoothing,
+            count=constraints.num_selected(config),
+            num_steps=num_steps,
+        )
     )
 
 

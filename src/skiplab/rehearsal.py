@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from skiplab.checkpoint import snapshot
-from skiplab.evaluate import evaluate
+from skiplab.evaluate import evaluate, first_batch
 
 if TYPE_CHECKING:
     from skiplab.trainer import Trainer
@@ -23,14 +23,16 @@ def rehearse(trainer: "Trainer") -> None:
         return
     tensors, facts = trainer.state_dict()
     tensors, steps = snapshot(tensors), {trainer.progress.step}
+    trainer.selection.rehearse(COMPILED_AFTER if compiled else 1)
     if compiled:
         steps |= {trainer.batches.steps_per_epoch - 1, trainer.settings.num_steps - 1}
     for step in sorted(steps) * (COMPILED_AFTER if compiled else 1):
         trainer.train_step(step)
         trainer.pending.clear()
-        if compiled and trainer.validation is not None:
-            num_classes = trainer.settings.num_classes
-            evaluate(trainer.predictor, trainer.validation, trainer.normalize, num_classes=num_classes, ranks=trainer.ranks)
+        trainer.probe.rows()
+        if compiled:  # without a validation set, what the test at the end will meet
+            held = trainer.validation or first_batch(trainer.batches.split)
+            evaluate(trainer.predictor, held, trainer.normalize, num_classes=trainer.settings.num_classes, ranks=trainer.ranks)
     trainer.optimizer.state.clear()
     trainer.load_state_dict(tensors, facts)
     if compiled:

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from skiplab import config as configs, folders, hardware, models, outcome, parts, processes
+from skiplab import config as configs, folders, hardware, outcome, parts, processes
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import Diverged, OutOfMemory, RankFailed
 from skiplab.log import Log, Silence
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
 from skiplab.trainer import Trainer
-
-WHITENED = 5000  # images from which layers that whiten take their weights
 
 
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
@@ -80,8 +78,8 @@ def prepare(
         training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device)
     resumed = folders.has_state(folder)
-    if not resumed and models.wants_images(model):
-        models.fit_to_images(model, parts.normalizer(config, device)(training.images[:WHITENED]))
+    if not resumed:
+        parts.fit_to_images(config, model, training, device)
     if config.init_from is not None and not resumed:
         parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
     ranks.share(model.state_dict().values())

@@ -205,6 +205,14 @@ class Trainer:
     label_smoothing: float = key("share of the target spread over all classes", at_least=0, below=1)
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
+    select: float = key(
+        "share of each batch that is trained on: the images that are hardest for a small network trained beforehand; 1: all",
+        above=0,
+        at_most=1,
+        fixed=True,
+        neutral=1.0,
+    )
+    select_width: int | None = key("width of that network; null: the run's own", at_least=1, fixed=True, neutral=None)
     early_stop: int | None = key("evaluations without a better one before the run ends", at_least=1)
     max_time: float | None = key("minutes of a sitting after which the run saves and exits with 7", above=0, changes_numbers=False)
     limit_steps: int | None = key("end after so many optimizer steps, the schedule unchanged", at_least=1)
@@ -215,6 +223,15 @@ class Trainer:
         "optimizer steps between log points (the host waits there); 1 prints each step",
         at_least=1,
         changes_numbers=False,
+    )
+    probe: str = key(
+        "none, or what is recorded per layer: gradients, activations, updates, with commas between",
+        pattern=r"none|(?:gradients|activations|updates)(?:,(?:gradients|activations|updates))*",
+        changes_numbers=False,
+        neutral="none",
+    )
+    probe_every: int = key(
+        "optimizer steps between two such records; the first step is one", at_least=1, changes_numbers=False, neutral=100
     )
     on_nonfinite: Literal["stop", "rollback"] = key(
         "what a loss that is not finite does: stop, or rollback to the last save with half the learning rate, five times at most",
@@ -266,5 +283,28 @@ class Config:
     device: str = key("auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|cuda(:\d+)?|mps", changes_numbers=False)
     out: str | None = key("run folder; null: outputs/DATE/TIME-...", changes_numbers=False, fixed=True)
     name: str | None = key("a label for `skiplab list`", changes_numbers=False)
+    pictures: Literal["auto", "always", "never"] = key(
+        "the four pictures of a run; auto: of single runs, not of a sweep's, where `skiplab draw RUN` makes them later",
+        changes_numbers=False,
+        neutral="auto",
+    )
     resume: str = key("auto, never, or a run folder or checkpoint", changes_numbers=False)
     init_from: str | None = key("run folder whose best weights to start from", fixed=True)
+    study: str | None = key(
+        "a sweep's name: its folder is outputs/studies/NAME; null: made of the keys that are swept",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+        changes_numbers=False,
+        neutral=None,
+    )
+    jobs: int | str = key(
+        "runs of a sweep at once; auto: one a GPU, or on the CPU one a core", at_least=1, word="auto", changes_numbers=False, neutral="auto"
+    )
+    retries: int = key("how often a failed run of a sweep is tried again, from its last save", at_least=0, changes_numbers=False, neutral=0)
+    on_error: Literal["continue", "stop"] = key(
+        "whether a failed run of a sweep stops the others, after saving", changes_numbers=False, neutral="continue"
+    )
+    match: Literal["none", "params", "macs"] = key(
+        "a budget that the width is chosen to meet: parameters, or multiply-accumulates an image", changes_numbers=False, neutral="none"
+    )
+    target: int | None = key("the budget's size", at_least=1, changes_numbers=False, neutral=None)
+    force: bool = key("run a very large sweep", changes_numbers=False, neutral=False)

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from skiplab.errors import CheckpointError, Diverged, Stopped, UsageError
 from skiplab.evaluate import Predictor, Scores, evaluate
 from skiplab.folders import BEST, LAST
 from skiplab.log import Log
+from skiplab.probe import Probe
 from skiplab.progress import Progress, Settings
 from skiplab.randomness import seed_default
 from skiplab.rehearsal import rehearse
-
-ROLLBACK_FACTOR, MAX_ROLLBACKS = 0.5, 5  # of the learning rate, each time a run goes back; and how often it may
+from skiplab.rollback import ROLLBACK_FACTOR, roll_back
+from skiplab.selection import Selection
 
 
 class Trainer:
@@ -41,8 +41,10 @@ class Trainer:
         optimizer: optim.Optimizer,
         learning_rate: optim.Schedule,
         batches: Batches,
+        selection: Selection,
         validation: Split | None,
         predictor: Predictor,
+        probe: Probe,
         folder: Path,
         log: Log,
         stop_signal: Callable[[], int],
@@ -57,8 +59,9 @@ class Trainer:
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.ranks, self.replica = ranks, ranks.replicate(model, sync_bn=sync_bn)
         optimizer.can_freeze = ranks.size == 1  # every rank waits for every gradient
-        self.batches, self.validation, self.predictor = batches, validation, predictor
+        self.batches, self.selection, self.validation, self.predictor = batches, selection, validation, predictor
         self.normalize: Normalize = batches.normalize
+        self.probe = probe
         self.device = self.normalize.device
         self.progress = Progress()
         dtype = torch.float16 if settings.amp == "fp16" else torch.bfloat16
@@ -85,6 +88,8 @@ class Trainer:
         rehearse(self)
         self.deadline = time.monotonic() + 60 * settings.max_time  # of this sitting
         self.began = time.monotonic() - self.seconds
+        if said := self.selection.prepare(self.check_stop):
+            self.log.line(said)
         self.log.start_bar(step=progress.step, num_steps=settings.stop_at)
         with self.writer:
             if progress.step == 0:
@@ -94,7 +99,7 @@ class Trainer:
                 try:
                     self.advance()
                 except Diverged as error:
-                    self.roll_back(error)
+                    roll_back(self, error)
             if progress.num_seen:  # the run was told to end where it already stood
                 self.evaluate()
             if progress.step < settings.stop_at or self.is_best:  # stopped early
@@ -126,15 +131,23 @@ class Trainer:
         self.writer.check()
         return self.stop_signal() or self.asked or (7 if time.monotonic() > self.deadline else 0)
 
+    def check_stop(self) -> None:
+        """Raise Stopped if the run is told to stop before its first step: then nothing is there to be saved."""
+        if (code := self.ranks.agreed(self.decide)) > 0:
+            raise Stopped(f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=code)
+
     def train_step(self, step: int) -> None:
         """One optimizer step: w <- w - lr(step) * update(gradient of the mean loss over the batch)."""
         lr = self.rate(step)
         self.optimizer.set_rate(lr, step)
-        num_images = self.add_gradients(step)
+        with self.probe.forward(step):
+            num_images = self.add_gradients(step)
+        self.probe.after_backward(step, scaler=self.scaler)
         self.clip_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        self.probe.after_update(step)
         self.lookahead.update(step + 1)
         self.average.update()
         self.pending.append((lr, num_images))
@@ -142,9 +155,10 @@ class Trainer:
     def add_gradients(self, step: int) -> int:
         """The gradient of the mean loss over the step's batch, of which each rank computes its part; returns the batch's size."""
         seed_default(self.settings.seed, "dropout", step, *self.ranks.position, device=self.device)
-        slot, num_images, smoothing = len(self.pending), len(self.batches.index(step)), self.settings.label_smoothing
+        slot, smoothing, chosen = len(self.pending), self.settings.label_smoothing, self.selection.at(step)
+        num_images = len(self.batches.index(step) if chosen is None else chosen)
         rank, ranks, weight = self.ranks.part_of(num_images)
-        images, labels = self.batches.at(step, rank=rank, ranks=ranks)  # (B, C, H, W), (B,)
+        images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)  # (B, C, H, W), (B,)
         # at least two images a part: BatchNorm cannot normalise one value
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
         self.losses[slot], self.corrects[slot], counted = 0.0, 0, slot if weight else -1
@@ -185,6 +199,7 @@ class Trainer:
         self.log.metric(
             {"step": first + i + 1, "lr": lr, "loss": loss} for i, (loss, (lr, _)) in enumerate(zip(losses, self.pending, strict=True))
         )
+        self.log.metric(self.probe.rows())
         for loss, correct, (_, num_images) in zip(losses, corrects, self.pending, strict=True):
             progress.loss_sum += loss * num_images
             progress.num_correct += correct
@@ -250,21 +265,6 @@ class Trainer:
         weights = checkpoint.not_finite(self.model.state_dict()) or "all weights are finite"
         return Diverged(f"{what} (learning rate {lr:.4g}{scale}; {weights})")
 
-    def roll_back(self, error: Diverged) -> None:
-        """Under on_nonfinite=rollback go back to the last save with a lower learning rate, else raise the error again."""
-        rollbacks = self.progress.rollbacks + 1
-        if self.settings.on_nonfinite == "stop" or rollbacks > MAX_ROLLBACKS:
-            raise error
-        with suppress(Diverged):  # a save of such weights, refused
-            self.writer.wait()
-        self.pending, self.is_best = [], False
-        self.optimizer.zero_grad()
-        self.resume()
-        self.progress.rollbacks = rollbacks
-        back = f"going back to step {self.progress.step:,}, from there with {ROLLBACK_FACTOR**rollbacks:g} of the learning rate"
-        self.log.line(f"{error}; {back} (rollback {rollbacks} of at most {MAX_ROLLBACKS})")
-        self.save()
-
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole state as named tensors and JSON facts; `history` alone may differ between a straight and a resumed run."""
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
@@ -272,6 +272,7 @@ class Trainer:
         if self.average.model is not self.model:
             tensors |= {f"average/{k}": v for k, v in self.average.model.state_dict().items()}
         tensors |= {f"lookahead/{k}": v for k, v in self.lookahead.slow.items()}
+        tensors |= {f"selection/{k}": v for k, v in self.selection.state().items()}
         facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
         facts["accumulate"] = self.settings.accumulate
         history = {"seconds": self.seconds, "images": self.images, "machine": self.machine}
@@ -283,6 +284,7 @@ class Trainer:
         if self.average.model is not self.model:
             self.average.model.load_state_dict(under("average/", tensors))
         self.lookahead.load(under("lookahead/", tensors))
+        self.selection.load(under("selection/", tensors))
         optim.load_state(self.optimizer, self.model, under("optimizer/", tensors))
         if facts["scaler"]:  # none where the run began without fp16
             self.scaler.load_state_dict(facts["scaler"])

@@ -1,0 +1,44 @@
+"""Equal budgets: the width at which a network has a given number of parameters or multiply-accumulates."""
+
+from dataclasses import replace
+
+import torch
+
+from skiplab import constraints, parts
+from skiplab.errors import UsageError
+from skiplab.schema import Config
+
+NEAR = 0.1  # of the target: how far off the nearest width may be
+WIDEST = 2**14  # channels
+
+
+def solved(config: Config) -> Config:
+    """The config with the width that comes nearest to `target`, or as it is under match=none. UsageError if none is within a tenth."""
+    if config.match == "none":
+        return config
+    assert config.target is not None
+    step = constraints.width_divisor(config)
+    low, high = 1, WIDEST // step  # in multiples of `step`; cost grows with the width
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if cost(config, middle * step) < config.target else (low, middle)
+    target = config.target
+    width = min((w * step for w in (low - 1, low) if w >= 1), key=lambda w: abs(cost(config, w) - target))
+    if abs(cost(config, width) / config.target - 1) > NEAR:
+        around = " and ".join(f"{cost(config, w):,} at width={w}" for w in sorted({width, max(step, width - step), width + step}))
+        raise UsageError(f"target={config.target:,}: no width of {parts.describe(config)} comes within 10 % ({config.match}: {around})")
+    return replace(config, width=width)
+
+
+def in_words(config: Config) -> str:
+    """What a solved config's width was chosen for, and how near it comes."""
+    assert config.target is not None
+    found = cost(config, config.width)
+    return f"width={config.width}: {found:,} {config.match}, {100 * (found / config.target - 1):+.1f} % of the target"
+
+
+def cost(config: Config, width: int) -> int:
+    """Parameters or multiply-accumulates of the config's network at a width; no memory is taken for it."""
+    with torch.device("meta"):
+        summary = parts.summary_of(config, parts.network(replace(config, width=width), torch.device("meta")))
+    return summary.parameters if config.match == "params" else summary.macs
