@@ -11,6 +11,7 @@ from bench_table import Table
 # name -> its title, model, batch size; training images on a CPU and on CUDA, validation images, warm-up steps
 CASES: dict[str, tuple[str, str, int, tuple[int, int], int, int]] = {
     "deepcnn": ("document 1's Deep_CNN, batch 256", "deepcnn", 256, (9216, 36_864), 1024, 3),
+    "deepcnn_bf16": ("the same, ours with trainer.amp=bf16", "deepcnn", 256, (9216, 36_864), 1024, 3),
     "resnet256": ("document 2's ResNet, batch 256", "resnet", 256, (2048, 51_200), 0, 1),
     "resnet2048": ("document 2's ResNet, batch 2048", "resnet", 2048, (4096, 53_248), 0, 1),
 }
@@ -18,9 +19,11 @@ CASES: dict[str, tuple[str, str, int, tuple[int, int], int, int]] = {
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """One table."""
+    from skiplab import cores
+
     table = Table("documents", "everything on, against plain renderings of the two documents' loops", ("ours", "plain"))
     for case, (title, model, *_) in CASES.items():
-        if model not in models:
+        if model not in models or (case.endswith("_bf16") and not setting.is_cuda and not cores.has_bf16()):
             continue
         functions = {"ours": "bench_documents:ours", "plain": "bench_documents:plain"}
         found = bench_setup.in_turns(functions, setting, case=case)
@@ -38,7 +41,7 @@ def overrides(case: str) -> list[str]:
     """What `train` is told."""
     _, model, batch_size, *_ = CASES[case]
     texts = [text for text in MODELS[model].overrides if not text.startswith("batch_size=")]
-    return [*texts, f"batch_size={batch_size}", "epochs=1"]
+    return [*texts, f"batch_size={batch_size}", "epochs=1", *(["trainer.amp=bf16"] if case.endswith("_bf16") else [])]
 
 
 def splits(setting: Setting, case: str, config: Any) -> tuple[Any, Any, str]:

@@ -22,6 +22,7 @@ HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and 
 
 # 18 steps; a save and an evaluation every second one
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
+SMALL = (*SMALL, "pictures=never")  # which take a second
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -87,7 +88,7 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr."""
-    monkeypatch.setattr("skiplab.outcome.draw", lambda *_: None)
+    monkeypatch.setattr("skiplab.outcome.draw", lambda *_, **__: None)
 
     def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [command, *arguments])

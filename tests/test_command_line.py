@@ -447,7 +447,7 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     [
         ((), "VERB"),
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
-        (("train",), "skiplab train: no such verb; choices: evaluate, info, list"),
+        (("train",), "skiplab train: no such verb; choices: compare, draw, evaluate, info, list, search"),
         (("evaluate",), "run"),
         (("evaluate", "x", "--split", "train"), "choose from 'test', 'val'"),
         (("list", "a", "b"), "unrecognized arguments: b"),

@@ -423,7 +423,16 @@ NOT_OF_THE_NUMBERS = {
     "out": "out=elsewhere",
     "name": "name=mine",
     "resume": "resume=never",
+    "trainer.probe": "trainer.probe=updates",
+    "trainer.probe_every": "trainer.probe_every=3",
+    "pictures": "pictures=never",
+    "study": "study=mine",
+    "jobs": "jobs=2",
+    "retries": "retries=1",
+    "on_error": "on_error=stop",
+    "force": "force=true",
 }
+BUDGET = {"match", "target"}  # the width that they have chosen counts, and they come together
 
 
 def test_the_identity_of_the_default_run_is_pinned() -> None:
@@ -431,7 +440,8 @@ def test_the_identity_of_the_default_run_is_pinned() -> None:
 
 
 def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
-    assert {path for path, f in configs.leaves().items() if not f.metadata["changes_numbers"]} == set(NOT_OF_THE_NUMBERS)
+    assert {path for path, f in configs.leaves().items() if not f.metadata["changes_numbers"]} == {*NOT_OF_THE_NUMBERS, *BUDGET}
+    assert configs.identity(compose("match=params", "target=80k")) == DEFAULT_IDENTITY
     for path, text in NOT_OF_THE_NUMBERS.items():
         changed = compose(text)
         assert configs.flat(changed)[path] != configs.flat(compose())[path]
@@ -454,7 +464,7 @@ def test_the_identity_is_of_values_not_of_their_spelling() -> None:
 
 
 def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None:
-    kept = {path: value for path, value in configs.flat(compose()).items() if path not in NOT_OF_THE_NUMBERS}
+    kept = {path: value for path, value in configs.flat(compose()).items() if path not in {*NOT_OF_THE_NUMBERS, *BUDGET}}
     neutral = [
         "trainer.on_nonfinite",
         "trainer.devices",
@@ -463,6 +473,8 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
         "trainer.lookahead",
         "trainer.lookahead_decay",
         "optimizer.norm_scale",
+        "trainer.select",
+        "trainer.select_width",
     ]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
@@ -473,7 +485,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
 class LaterTrainer(Trainer):
     """The trainer of a later release, with one key more."""
 
-    probe: int = key("something new; 0: as before", at_least=0, neutral=0)
+    later: int = key("something new; 0: as before", at_least=0, neutral=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -486,16 +498,16 @@ class LaterConfig(Config):
 def test_a_key_added_later_at_its_neutral_default_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     default = compose()
     later = configs.leaves(LaterConfig)
-    assert set(later) - set(configs.leaves()) == {"trainer.probe"}
+    assert set(later) - set(configs.leaves()) == {"trainer.later"}
     monkeypatch.setattr(configs, "leaves", lambda: later)
 
-    def with_probe(probe: int) -> Config:
+    def with_later(later: int) -> Config:
         values: dict[str, Any] = {f.name: getattr(default, f.name) for f in dataclasses.fields(Config)}
-        values["trainer"] = LaterTrainer(**dataclasses.asdict(default.trainer), probe=probe)
+        values["trainer"] = LaterTrainer(**dataclasses.asdict(default.trainer), later=later)
         return LaterConfig(**values)
 
-    assert configs.identity(with_probe(0)) == DEFAULT_IDENTITY
-    assert configs.identity(with_probe(1)) != DEFAULT_IDENTITY
+    assert configs.identity(with_later(0)) == DEFAULT_IDENTITY
+    assert configs.identity(with_later(1)) != DEFAULT_IDENTITY
 
 
 # ------------------------------------------------------------------------------------------------------------ stored configs

@@ -9,29 +9,37 @@ import pytest
 import skiplab
 
 SOURCE = Path(skiplab.__file__).parent
-NAMES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")
+NAMES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.py") if path.stem != "__init__")
 
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
-    "hydra": {"cli", "overrides"},
+    "hydra": {"cli", "overrides", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search"},
     "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"plots", "study.pictures"},
+    "optuna": {"study.search"},
+    "rich": {"study.view"},
 }
 # these may read a Config
-FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "listing", "help_text", "placement", "launch", "verbs", "verify"}
+FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "grid", "listing", "help_text", "placement", "launch", "verbs", "verify"}
+FACES_THE_USER |= {"budget", *(name for name in NAMES if name.startswith("study."))}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
-    *("errors", "files", "signals", "checkpoint", "torchrun"),
+    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid"),
+    *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60
 
 
 @cache
 def tree(name: str) -> ast.Module:
-    return ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse(source(name))
+
+
+def source(name: str) -> str:
+    return (SOURCE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 def _is_type_checking(node: ast.AST) -> bool:
@@ -50,7 +58,8 @@ def imports(name: str, *, everywhere: bool) -> set[str]:
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{name}:{node.lineno}: imports are absolute here"
                 assert node.module is not None
-                found |= {f"skiplab.{alias.name}" for alias in node.names} if node.module == "skiplab" else {node.module}
+                is_package = node.module in ("skiplab", "skiplab.study")
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} if is_package else {node.module}
             elif not _is_type_checking(node) and (everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
                 queue.append(node)
     return found
@@ -62,7 +71,7 @@ def packages(name: str, *, everywhere: bool) -> set[str]:
 
 def ours(name: str, *, everywhere: bool) -> set[str]:
     """The modules of skiplab among the imports (`from skiplab import __version__` is none)."""
-    found = {module.split(".")[1] for module in imports(name, everywhere=everywhere) if module.startswith("skiplab.")}
+    found = {module.partition(".")[2] for module in imports(name, everywhere=everywhere) if module.startswith("skiplab.")}
     return found & set(NAMES)
 
 
@@ -200,7 +209,7 @@ def test_modules_public_classes_and_public_functions_say_what_they_do(name: str)
 
 @pytest.mark.parametrize("name", ["__init__", *NAMES])
 def test_a_file_and_a_function_can_be_read_in_one_go(name: str) -> None:
-    text = (SOURCE / f"{name}.py").read_text(encoding="utf-8")
+    text = source(name)
     assert text.isascii(), name
     assert len(text.splitlines()) <= MAX_LINES, name
     for node in ast.walk(tree(name)):

@@ -151,7 +151,8 @@ def test_a_preset_opens_with_a_sentence_and_a_command_that_runs(path: Path) -> N
     for command in found:
         first, *texts = shlex.split(command)
         assert first == "train"
-        overrides.check([text for text in texts if text != "-m"], multirun="-m" in texts)
+        is_sweep = "-m" in texts or any(text.startswith("sweep=") for text in texts)
+        overrides.check([text for text in texts if text != "-m"], multirun=is_sweep)
 
 
 def test_a_command_in_a_preset_uses_this_preset() -> None:
@@ -166,7 +167,7 @@ def test_a_command_in_a_preset_uses_this_preset() -> None:
 
 def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
     """A preset may pick options and set root values; keys inside a group that the user may swap stay in that group's files."""
-    allowed = {"experiment": {"evaluator"}, "dataset": {"dataset"}, "model": {"model", "block"}}
+    allowed = {"experiment": {"evaluator"}, "dataset": {"dataset"}, "model": {"model", "block"}, "sweep": {"hydra", "trainer"}}
     groups = set(GROUPS)
     for path in PRESETS:
         if "@package _global_" not in path.read_text().splitlines()[0]:
@@ -174,7 +175,10 @@ def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
         content = yaml.safe_load(path.read_text())
         inside = {name for name, value in content.items() if isinstance(value, dict)}
         assert inside <= allowed[path.parent.name], path
-        assert inside <= groups | {"evaluator"}  # which has no options
+        assert inside <= groups | {"evaluator", "hydra"}  # which have no options
+        if path.parent.name == "sweep":  # what is recorded, which changes no number
+            assert {*content.get("trainer", {})} <= {"probe", "probe_every"}
+            assert set(content["hydra"]) == {"mode", "sweeper"}
 
 
 @pytest.mark.parametrize("option", GROUPS["dataset"])

@@ -49,7 +49,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a whole run on digits had loaded at its first step, at the end of training and at its end."""
     folder = tmp_path_factory.mktemp("seen")
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *SMALL, "epochs=1", "out=run"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", PROBE, *SMALL, "pictures=always", "epochs=1", "out=run"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "seen.json").read_text())

@@ -7,17 +7,17 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skiplab import __version__
-from skiplab.errors import CheckpointError, SkiplabError, Stopped, UsageError
+from skiplab import __version__, torchrun
+from skiplab.errors import CheckpointError, SkiplabError, UsageError
 from skiplab.launch import as_one, complain, launch, leave, settled
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
 
-PATH_KEYS = ("resume", "init_from", "dataset.root")  # taken as typed: Hydra's grammar stumbles over = , ( in a path
+# taken as typed: Hydra's grammar stumbles over = , ( in a path, and would sweep over a list
+AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
 
 
 def train() -> None:
@@ -44,7 +44,7 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    from skiplab import overrides, placement
+    from skiplab import grid, overrides, placement
 
     check_dashes(arguments)
     quoted = [quote_path(a) for a in arguments]
@@ -66,56 +66,24 @@ def train_command(arguments: Sequence[str]) -> int:
                 f"resume={resumed[-1]}: one run goes on at a time; leave out -m (in a sweep resume=auto finds each cell's own run)"
             )
         return resume_command(Path(resumed[-1]).expanduser(), [a for a in flags.overrides if not a.startswith("resume=")])
-    overrides.check(flags.overrides, multirun=flags.multirun)
+    is_sweep = flags.multirun or grid.preset_of(flags.overrides) is not None
+    overrides.check(flags.overrides, multirun=is_sweep)
     if flags.cfg:
         return hydra_main(quoted, lambda _cfg: None)
-    outcomes: list[Outcome] = []
-    here = os.getpid()
+    if is_sweep:
+        from skiplab.study.command import sweep_command
+
+        placement.check_outputs()
+        arguments = quoted if flags.multirun else ["-m", *quoted]
+        return sweep_command(flags.overrides, arguments, hydra_main, in_process=torchrun.place() is not None)
+    codes: list[int] = []
 
     def task(cfg: Any) -> None:
-        outcomes.append(cell(cfg, stop_signal, in_sweep=flags.multirun))
-        if os.getpid() != here and outcomes[-1].exit_code:  # in a process of a launcher's, whose list nobody sees
-            raise RuntimeError(f"exit code {outcomes[-1].exit_code}")
-        if flags.multirun and outcomes[-1].is_stop:
-            raise SystemExit  # whoever stops a run of a sweep means the sweep
+        codes.append(single_run(cfg, stop_signal))
 
-    try:
-        with StopSignal() as stop_signal:
-            if flags.multirun:
-                placement.check_outputs()
-            hydra_main(quoted, task)
-    except SystemExit:
-        if not outcomes or not outcomes[-1].is_stop:
-            raise
-    return close_sweep(outcomes) if flags.multirun else outcomes[0].exit_code
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of Hydra's ended, and where."""
-
-    exit_code: int
-    folder: Path | None = None  # None: it failed before it had one
-    is_stop: bool = False
-
-
-def close_sweep(outcomes: Sequence[Outcome]) -> int:
-    """The sweep's table and summary; its exit code."""
-    from skiplab import listing
-
-    if not outcomes:
-        print("sweep: the launcher ran it in processes of its own, and none failed; skiplab list shows the runs")
-        return 0
-    if found := [outcome.folder for outcome in outcomes if outcome.folder is not None and outcome.folder.exists()]:
-        print(f"\n{listing.table(found)}\n")
-    done, failed = (sum(outcome.exit_code == 0 for outcome in outcomes), sum(bool(o.exit_code) and not o.is_stop for o in outcomes))
-    print(f"sweep: {done} of {len(outcomes)} runs done" + (f", {failed} failed" if failed else ""))
-    if len(outcomes) == 1 and done:
-        print("no key was given several values, so this sweep was one run; several are written seed=0,1,2")
-    if outcomes[-1].is_stop:
-        print("stopped: what would come after was not started", file=sys.stderr)
-        return outcomes[-1].exit_code
-    return 1 if failed else 0
+    with StopSignal() as stop_signal:
+        hydra_main(quoted, task)
+    return codes[0]
 
 
 def check_dashes(arguments: Sequence[str]) -> None:
@@ -152,7 +120,7 @@ def quote_path(argument: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     name, equals, value = argument.partition("=")
-    if name not in PATH_KEYS or not equals or value[:1] in ("'", '"') or value in ("", "null"):
+    if name not in AS_TYPED or not equals or value[:1] in ("'", '"') or value in ("", "null"):
         return argument
     return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
 
@@ -168,33 +136,30 @@ def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
     return 0
 
 
-def cell(cfg: Any, stop_signal: StopSignal, *, in_sweep: bool) -> Outcome:
-    """One run of Hydra's; its errors are told here, so that they end this cell alone."""
+def single_run(cfg: Any, stop_signal: StopSignal) -> int:
+    """The run that a command line without a sweep asks for; its errors are told here, for Hydra would wrap them."""
     from hydra.core.hydra_config import HydraConfig
 
     from skiplab import config as configs, folders, overrides, placement
 
-    folder = None
     try:
         config = configs.check(overrides.plain(cfg))
-        hydra_config = HydraConfig.get()
-        parent = Path(hydra_config.sweep.dir) if in_sweep else placement.OUTPUTS / time.strftime("%Y-%m-%d")
-        prefix = str(hydra_config.job.num) if in_sweep else time.strftime("%H-%M-%S")
         if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
             raise folders.in_use(out)  # before torch is imported, which takes longer
         config = settled(config)
         check_init_from(config.init_from)
+        parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
         with placement.held(config, parent, prefix) as (folder, is_new):
             if is_new:
-                placement.record(folder, cfg, hydra_config)
+                placement.record(folder, cfg, HydraConfig.get())
             try:
-                return Outcome(launch(config, folder, stop_signal), folder)
+                return launch(config, folder, stop_signal)
             except UsageError:
                 if is_new:
                     placement.discard(folder)
                 raise
     except SkiplabError as error:
-        return Outcome(complain(error), folder, is_stop=isinstance(error, Stopped))
+        return complain(error)
 
 
 def check_data(config: Any) -> None:

@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows: two runs in one folder are not noticed
     fcntl = None
 
-CONFIG, LAST, BEST, RESULT = "config.yaml", "last.ckpt", "best.ckpt", "result.json"
+CONFIG, LAST, BEST, RESULT, LOG = "config.yaml", "last.ckpt", "best.ckpt", "result.json", "run.log"
 IDENTITY_LINE = re.compile(r"# skiplab \S+ identity ([0-9a-f]{64})\n")
 
 

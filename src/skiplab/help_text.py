@@ -42,7 +42,7 @@ def train() -> str:
     from skiplab.paths import conf_folder
 
     lines = [HEAD.format(version=__version__)]
-    for group in ("dataset", "model", "block", "optimizer", "scheduler", "augment", "trainer", "experiment"):
+    for group in ("dataset", "model", "block", "optimizer", "scheduler", "augment", "trainer", "experiment", "sweep"):
         lines.append(f"  {group}")
         for path in sorted((conf_folder() / group).glob("*.yaml")):
             lines.append(f"    {path.stem:<24} {describe(path)}")

@@ -61,12 +61,15 @@ def as_one(command: Callable[[], int]) -> int:
 
 
 def settled(config: Any) -> Any:
-    """The config with trainer.devices as the number of processes that it means here. Imports torch.
+    """The config with trainer.devices as the number of processes that it means here, and the width that a budget asks for. Imports torch.
 
-    Raises UsageError if this machine lacks the devices: before a folder is made or data are read.
+    Raises UsageError if this machine lacks the devices, or no width meets the budget: before a folder is made or data are read.
     """
-    from skiplab import hardware
+    from skiplab import budget, hardware
 
+    if config.match != "none":
+        config = budget.solved(config)
+        print(budget.in_words(config))
     options = config.trainer
     devices = hardware.num_devices(config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn)
     return config if devices == options.devices else replace(config, trainer=replace(options, devices=devices))

@@ -9,13 +9,15 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep, ValueType
 from hydra.core.plugins import Plugins
@@ -25,16 +27,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from skiplab import config
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder
+from skiplab.grid import each_of, num_values, parsed, with_preset
+from skiplab.paths import conf_folder, groups
 from skiplab.schema import Config
 
 MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
-MAX_VALUES = 10_000  # of one key in a sweep
-
-
-def groups() -> dict[str, list[str]]:
-    """The config groups and their options, by the files in conf/."""
-    return {folder.name: sorted(f.stem for f in folder.glob("*.yaml")) for folder in sorted(conf_folder().iterdir()) if folder.is_dir()}
+MAX_VALUES, MOST_OF_A_KEY = 10_000, 200  # of one key in a sweep; of a larger one so many of its first and last values are checked
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -59,12 +57,13 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
-PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|none|null)\w)", re.MULTILINE)
+PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)", re.MULTILINE)
 
 
 def needs_plugins(texts: Iterable[str]) -> bool:
     """Whether these overrides or a file in conf/ may ask for a plugin of Hydra's, such as a launcher."""
-    presets = (path.read_text(encoding="utf-8", errors="replace") for path in conf_folder().rglob("*.yaml"))
+    own = conf_folder() / "hydra"  # launchers to be asked for
+    presets = (path.read_text(encoding="utf-8", errors="replace") for path in conf_folder().rglob("*.yaml") if own not in path.parents)
     return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(map(PLUGGED.search, presets))
 
 
@@ -84,9 +83,10 @@ def choose_plugins(texts: Iterable[str]) -> None:
         raise UsageError(f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it") from None
 
 
-def check(texts: Sequence[str], *, multirun: bool) -> None:
-    """Raise UsageError with everything that is wrong with these overrides, one line each."""
+def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> None:
+    """Raise UsageError with everything that is wrong with these overrides, one line each; a search takes intervals too."""
     choose_plugins(texts)
+    texts = with_preset(texts) if multirun else texts
     problems: list[str] = []
     good: list[Override] = []
     texts, swallowed = join_pairs(texts)
@@ -97,8 +97,8 @@ def check(texts: Sequence[str], *, multirun: bool) -> None:
             problems.append(problem)
         elif override is not None:
             good.append(override)
-    if not any(o.key_or_group == "hydra/sweeper" for o in good):
-        rule = "an interval is for a sweeper that searches; list the values, or write range(START,STOP,STEP)"
+    if not is_search and not any(o.key_or_group == "hydra/sweeper" for o in good):
+        rule = "an interval is for skiplab search; list the values, or write range(START,STOP,STEP)"
         problems += [f"{o.input_line}: {rule}" for o in good if o.value_type == ValueType.INTERVAL_SWEEP]
     problems += [line for line in check_values(good) if line not in problems]
     if problems:
@@ -142,6 +142,8 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
         return f"{text}: several values are a sweep; add -m", None
     if override.is_sweep_override() and (problem := _sweep_problem(override, known_groups.get(name))):
         return f"{text}: {problem}", None
+    if multirun and name == "resume" and override.value() == "never":
+        return "resume=never: what a study has done stays done; take another study=NAME to run it all afresh", None
     if multirun and name == "out" and override.value() is not None and "${" not in text:
         return (
             f"{text}: the runs of a sweep get folders of their own; leave it out, or tell them apart: out=runs/${{block.name}}-${{seed}}",
@@ -198,24 +200,13 @@ def _check_choices(group: str, override: Override, options: list[str]) -> tuple[
     return None, override
 
 
-def each_of(override: Override) -> list[Override]:
-    """The override once for each of its values, all of a sweep's; an interval has none."""
-    if not override.is_sweep_override():
-        return [override]
-    value = override.value()
-    if isinstance(value, Glob):
-        texts = value.filter(groups().get(override.key_or_group, []))
-    else:
-        texts = [] if override.value_type == ValueType.INTERVAL_SWEEP else list(override.sweep_string_iterator())
-    return [OverridesParser.create().parse_override(f"{override.get_key_element()}={text}") for text in texts]
-
-
 def check_values(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with the composed configs: of every cell of a small sweep, of every value of a large one."""
-    choices = [each for o in overrides if (each := each_of(o))]
+    is_large = math.prod(map(num_values, overrides)) > MAX_CELLS
+    choices = [each for o in overrides if (each := each_of(o, most=MOST_OF_A_KEY if is_large else None))]
     num_composed = math.prod(len(each) for each in choices if not _is_plain_value(each[0]))
     cells: Iterable[tuple[Override, ...]] = itertools.product(*choices)
-    if num_composed > MAX_COMPOSED or math.prod(map(len, choices)) > MAX_CELLS:
+    if num_composed > MAX_COMPOSED or is_large:
         first = [each[0] for each in choices]
         cells = [(*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each]
     problems: dict[str, None] = {}  # a set that keeps its order
@@ -238,8 +229,38 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
 
 def compose_config(texts: Sequence[str]) -> Config:
     """The config of a command line that has passed `check`."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return config.check(plain(compose("config", list(texts))))
+    return compose_all([texts])[0]
+
+
+def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
+    """The config of each list of overrides; what takes composing is composed once for all that share it."""
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    configs: list[Config] = []
+    with composing():
+        for overrides in map(parsed, jobs):
+            chosen = tuple(str(o.input_line) for o in overrides if not _is_plain_value(o))
+            if chosen not in composed:
+                composed[chosen] = plain(compose("config", list(chosen)))
+            values = [o for o in overrides if _is_plain_value(o)]
+            problems: list[str] = []
+            tree = _with_values(composed[chosen], values, problems)
+            if problems:
+                raise UsageError("\n".join(problems))
+            configs.append(config.check(tree))
+    return configs
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Hydra set up to compose, also where a sweep of its own is under way."""
+    state = GlobalHydra.instance()
+    before = state.hydra
+    state.clear()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            yield
+    finally:
+        state.hydra = before
 
 
 def _is_plain_value(override: Override) -> bool:
@@ -249,8 +270,18 @@ def _is_plain_value(override: Override) -> bool:
 
 def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
     """What is wrong with a composed tree once these values are set in it."""
-    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
     problems: list[str] = []
+    tree = _with_values(tree, values, problems)
+    try:
+        config.check(tree)
+    except UsageError as error:
+        problems += str(error).split("\n")
+    return problems
+
+
+def _with_values(tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]) -> dict[str, Any]:
+    """A copy of a composed tree with these values set in it; what cannot be set is appended to `problems`."""
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
     for override in values:
         group, _, leaf = override.key_or_group.rpartition(".")
         holder = tree.get(group) if group else tree
@@ -259,11 +290,7 @@ def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list
             problems.append(f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}")
         elif isinstance(holder, dict) and leaf in holder:  # else conf/ lacks it, as the check below says
             holder[leaf] = override.value()
-    try:
-        config.check(tree)
-    except UsageError as error:
-        problems += str(error).split("\n")
-    return problems
+    return tree
 
 
 def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:

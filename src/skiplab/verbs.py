@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +19,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def skiplab_command(arguments: Sequence[str]) -> int:
-    """`skiplab VERB ...`."""
+    """`skiplab VERB ...`; the exit code."""
+    from skiplab import config as configs
+
+    parser, verbs = parser_of_verbs()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+        raise UsageError(f"skiplab {arguments[0]}: no such verb; {configs.nearest(arguments[0], verbs)}")
+    options = parser.parse_args(list(arguments))
+    return COMMANDS[options.verb](options) or 0
+
+
+def parser_of_verbs() -> tuple[Parser, list[str]]:
+    """The parser, and the verbs that it knows."""
     parser = Parser(prog="skiplab", description="Look at runs that `train` made.", epilog="`train` makes them: train --help")
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -30,43 +41,94 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
+    drawing = verbs.add_parser("draw", help="the four pictures of finished runs, which a sweep leaves out")
+    drawing.add_argument("run", type=Path, nargs="+", help="run folders")
+    add_compare(verbs.add_parser("compare", help="runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"))
+    search = verbs.add_parser("search", help="search hyperparameters by Optuna, each trial a run; the same command goes on")
+    search.add_argument(
+        "space", nargs="+", metavar="KEY=VALUES", help="as train -m takes them, and 'optimizer.lr=tag(log,interval(1e-3,1))'"
+    )
+    search.add_argument("--trials", type=int, default=20, help="how many, those of earlier calls counted in (20)")
     proof = verbs.add_parser("verify", help="train a shortened run straight and another through kills -9, and compare them bit by bit")
     proof.add_argument("what", nargs="*", metavar="RUN | KEY=VALUE", help="a run folder, or overrides as train takes them")
     proof.add_argument("--kills", type=int, default=4, help="how often (4); every second one while a checkpoint is written")
     proof.add_argument("--steps", type=int, default=60, help="optimizer steps of the shortened run (60)")
     verbs.add_parser("info", help="versions, devices, threads, data root")
-    from skiplab import config as configs
-
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs.choices:
-        raise UsageError(f"skiplab {arguments[0]}: no such verb; {configs.nearest(arguments[0], verbs.choices)}")
-    options = parser.parse_args(list(arguments))
-    if options.verb == "list":
-        from skiplab import listing as listings
-
-        print(listings.under(options.folder))
-    elif options.verb == "info":
-        from skiplab import listing as listings
-
-        print(listings.info())
-    elif options.verb == "verify":
-        return verify_command(options.what, kills=options.kills, steps=options.steps)
-    else:
-        from skiplab import folders
-
-        folder = folders.of_path(options.run)
-        if options.split == "test" and not folders.is_finished(folder):
-            rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
-            print(f"note: {folder} is not finished: {rule}", file=sys.stderr)
-        from skiplab.outcome import evaluate_run
-
-        print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))
-    return 0
+    return parser, list(verbs.choices)
 
 
-def verify_command(what: Sequence[str], *, kills: int, steps: int) -> int:
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The options of `skiplab compare`."""
+    metrics = ("test.accuracy", "test.loss", "test.f1_macro", "test.expected_calibration_error", "val.accuracy", "val.loss")
+    metrics += ("train.accuracy", "train.loss", "train.seconds")
+    parser.add_argument("folder", type=Path, nargs="+", help="folders with runs: a study, or several")
+    parser.add_argument("--by", help="keys to group by, block,depth (what differs but for the seed)")
+    parser.add_argument("--metric", choices=metrics, default="test.accuracy", metavar="METRIC", help=f"one of {', '.join(metrics)}")
+    parser.add_argument("--x", help="what the picture has as its x axis: depth, width, another key, or params, macs, seconds")
+    parser.add_argument("--out", type=Path, help="where the files go (the folder, if it is one)")
+
+
+def list_command(options: argparse.Namespace) -> None:
+    """`skiplab list`."""
+    from skiplab import listing
+
+    print(listing.under(options.folder))
+
+
+def info_command(_options: argparse.Namespace) -> None:
+    """`skiplab info`."""
+    from skiplab import listing
+
+    print(listing.info())
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """`skiplab evaluate`."""
+    from skiplab import folders
+
+    folder = folders.of_path(options.run)
+    if options.split == "test" and not folders.is_finished(folder):
+        rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
+        print(f"note: {folder} is not finished: {rule}", file=sys.stderr)
+    from skiplab.outcome import evaluate_run
+
+    print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))
+
+
+def draw_command(options: argparse.Namespace) -> None:
+    """`skiplab draw`."""
+    from skiplab import folders
+
+    runs = list(map(folders.of_path, options.run))
+    from skiplab.outcome import draw_run
+
+    for folder in runs:
+        draw_run(folder)
+        print(f"written: {', '.join(str(folder / name) for name in ('curves.png', 'confusion.png', 'mistakes.png', 'samples.png'))}")
+
+
+def compare_command(options: argparse.Namespace) -> None:
+    """`skiplab compare`."""
+    from skiplab.study import compare
+
+    by = None if options.by is None else [key for key in options.by.split(",") if key]
+    compare.command(options.folder, by=by, metric=options.metric, x=options.x, out=options.out)
+
+
+def search_command(options: argparse.Namespace) -> int:
+    """`skiplab search`."""
+    from skiplab.study import search
+
+    if options.trials < 1:
+        raise UsageError(f"--trials {options.trials}: at least 1 is expected")
+    return search.command(search.Options(options.space, options.trials))
+
+
+def verify_command(options: argparse.Namespace) -> int:
     """`skiplab verify`: the proof on stdout; 0 if the two runs are equal to the bit, else 1."""
     from skiplab import config as configs, constraints, folders, overrides
 
+    what, kills, steps = options.what, options.kills, options.steps
     if kills < 0 or steps < 1:
         raise UsageError(f"--kills {kills} --steps {steps}: at least 0 kills and 1 step are expected")
     if len(what) == 1 and "=" not in what[0]:
@@ -82,3 +144,14 @@ def verify_command(what: Sequence[str], *, kills: int, steps: int) -> int:
     verdict = verify.verify(short, kills=kills)
     print(verify.in_words(verdict))
     return 1 if verdict.different else 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "evaluate": evaluate_command,
+    "list": list_command,
+    "draw": draw_command,
+    "compare": compare_command,
+    "search": search_command,
+    "verify": verify_command,
+    "info": info_command,
+}

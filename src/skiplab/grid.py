@@ -1,0 +1,92 @@
+"""The grid of a sweep: which values each key takes, and their combinations. Imports no torch."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep, ValueType
+
+from skiplab import config
+from skiplab.errors import UsageError
+from skiplab.paths import conf_folder, groups
+
+
+def parsed(texts: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them; of one key the last, at the first's place."""
+    parser = OverridesParser.create()
+    return list({override.get_key_element(): override for override in parser.parse_overrides(list(texts))}.values())
+
+
+def count_cells(overrides: Sequence[Override]) -> int:
+    """How many combinations a grid has."""
+    return math.prod(num_values(o) for o in overrides)
+
+
+def num_values(override: Override) -> int:
+    """How many values a key has; those of a list and of a range are not read one by one."""
+    if not override.is_sweep_override():
+        return 1
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        return len(list(value.range()))
+    return len(value.list) if isinstance(value, ChoiceSweep) else max(1, len(each_of(override)))
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each combination, as Hydra's sweeper lists them."""
+    return [[str(o.input_line) for o in cell] for cell in itertools.product(*map(each_of, overrides))]
+
+
+def first_of(overrides: Sequence[Override]) -> list[str]:
+    """The overrides of the first combination."""
+    parser = OverridesParser.create()
+    firsts = [next(o.sweep_string_iterator()) if o.is_sweep_override() and not isinstance(o.value(), Glob) else None for o in overrides]
+    return [
+        str(each_of(o)[0].input_line) if first is None else str(parser.parse_override(f"{o.get_key_element()}={first}").input_line)
+        for o, first in zip(overrides, firsts, strict=True)
+    ]
+
+
+def quoted(text: str) -> str:
+    """A text as a value in Hydra's grammar."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def each_of(override: Override, *, most: int | None = None) -> list[Override]:
+    """The override once for each of its values, all of a sweep's; an interval has none. Of many values the first and last `most`."""
+    if not override.is_sweep_override():
+        return [override]
+    value = override.value()
+    if isinstance(value, Glob):
+        texts = value.filter(groups().get(override.key_or_group, []))
+    else:
+        texts = [] if override.value_type == ValueType.INTERVAL_SWEEP else list(override.sweep_string_iterator())
+    if most is not None and len(texts) > 2 * most:
+        texts = [*texts[:most], *texts[-most:]]
+    return [OverridesParser.create().parse_override(f"{override.get_key_element()}={text}") for text in texts]
+
+
+def preset_of(texts: Sequence[str]) -> str | None:
+    """The preset that sweep= names, if it is there. Raises UsageError on several."""
+    named = [text.partition("=")[2] for text in texts if text.startswith("sweep=")]
+    if named and named[-1] in groups().get("sweep", []):
+        return named[-1]
+    if named and named[-1] != "null":
+        raise UsageError(f"sweep={named[-1]}: no such sweep; {config.nearest(named[-1], groups().get('sweep', []))}")
+    return None
+
+
+def with_preset(texts: Sequence[str]) -> list[str]:
+    """The overrides with the grid that sweep= adds to them; a key that is given too wins over the preset's."""
+    name = preset_of(texts)
+    if name is None:
+        return list(texts)
+    path = conf_folder() / "sweep" / f"{name}.yaml"
+    try:
+        grid = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
+        given = {text.partition("=")[0] for text in texts}
+        return [*(f"{key}={values}" for key, values in grid.items() if key not in given), *texts]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: a sweep states its grid under hydra: sweeper: params: KEY: VALUES") from None

@@ -1,0 +1,89 @@
+"""`train -m ...` and `train sweep=...` as a command: plans the study, has Hydra launch it, closes it with a table. Imports no torch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from skiplab import folders, grid, overrides
+from skiplab.errors import FolderError, SkiplabError, UsageError
+from skiplab.signals import EXIT_CODES, StopSignal
+from skiplab.study import elsewhere, launcher, plan, view
+from skiplab.study.supervise import Job
+
+HydraMain = Callable[[Sequence[str], Callable[[Any], None]], int]
+MANY = 1_000  # cells; more are asked about
+
+
+def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
+    """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
+    from skiplab.study import estimate
+
+    parsed, sweep = grid.parsed(grid.with_preset(texts)), grid.preset_of(texts)
+    number, (first, *_) = grid.count_cells(parsed), overrides.compose_all([grid.first_of(parsed)])
+    if number > MANY and not first.force:
+        raise UsageError(f"{number:,} cells would take about {estimate.in_words(first, number)}; add force=true to run them all the same")
+    folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
+    plan.check_folder(folder)
+    own = [f"hydra.sweep.dir={grid.quoted(str(folder))}", "hydra.sweep.subdir=."]
+    own += [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(grid.quoted, plan.fixed_keys(parsed)))}]"]
+    own += ["hydra/launcher=basic"] if in_process else []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
+    launcher.register()
+    for remembered in (launcher.ENDED, launcher.REFUSED, launcher.STOPPED):
+        remembered.clear()
+    with folders.locked(folder), StopSignal() as stop_signal:
+        try:
+            hydra_main([*flags, *own], elsewhere.task(stop_signal))
+        except SystemExit as error:  # another launcher's, which has said why
+            if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
+                launcher.STOPPED.append(error.code)
+        if launcher.REFUSED:
+            raise launcher.REFUSED[-1]
+        jobs = launcher.ENDED or [of_folder(cell) for cell in all_cells(parsed, folder)]
+        if not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
+            return 1  # nothing was even started; Hydra has said why
+    code = close(jobs, stopped=launcher.STOPPED[-1] if launcher.STOPPED else 0)
+    if sum(job.state == "finished" for job in jobs) > 1:
+        answer(folder)
+    return code
+
+
+def all_cells(parsed: Sequence[grid.Override], folder: Path) -> list[plan.Cell]:
+    """Every cell of a study, as another launcher has run them."""
+    return plan.cells_of(grid.combinations(parsed), folder=folder, fixed=plan.fixed_keys(parsed))
+
+
+def of_folder(cell: plan.Cell) -> Job:
+    """What a cell's folder says became of it."""
+    if cell.is_finished:
+        return Job(cell, "finished")
+    try:
+        reason = cell.log.read_text(errors="replace").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        reason = "it left no word"
+    return Job(cell, "failed", reason=reason)
+
+
+def answer(folder: Path) -> None:
+    """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it."""
+    from skiplab.study import compare  # SciPy, matplotlib: a second
+
+    print()
+    try:
+        compare.command([folder], by=None, metric="test.accuracy", x=None, out=None)
+    except SkiplabError as error:
+        print(f"no comparison: {str(error).splitlines()[0]}")
+
+
+def close(jobs: Sequence[Job], *, stopped: int) -> int:
+    """The table of all cells and a line below it; the exit code."""
+    print(f"\n{view.closing_table(jobs, lambda job: folders.state_of(job.cell.folder))}\n")
+    print(view.closing_words(jobs))
+    if len(jobs) == 1 and jobs[0].state == "finished":
+        print("no key was given several values, so this sweep was one run; several are written seed=0,1,2")
+    if any(job.state != "finished" for job in jobs):
+        print("the same command again goes on: what is done stays done, what was broken off is resumed")
+    return stopped or (1 if any(job.state == "failed" for job in jobs) else 7 if any(job.state == "stopped" for job in jobs) else 0)

@@ -1,0 +1,199 @@
+"""`skiplab compare`: runs in groups, averaged over seeds; a table, a verdict, pictures and a page. Imports no torch."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skiplab import checkpoint, folders, placement
+from skiplab.errors import FolderError, UsageError
+from skiplab.study import results, verdict
+from skiplab.study.groups import Group, partition
+from skiplab.study.results import FIGURES, METRICS, is_share
+from skiplab.study.verdict import Difference
+
+MAX_ROWS = 60  # of the table on the terminal
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found: the groups, what they differ in, their differences, all in words."""
+
+    metric: str
+    keys: list[str]
+    groups: list[Group]
+    differences: list[Difference]
+    notes: list[str]
+
+    def lines(self) -> list[str]:
+        """The verdict, then what to know of the runs."""
+        told = verdict.sentences(self.groups, self.differences, metric=self.metric)
+        return [*told, *verdict.trends(self.groups, self.keys, metric=self.metric), *self.notes]
+
+
+def compare(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str) -> Comparison:
+    """The comparison of all finished runs under the folders. Raises UsageError for what cannot be compared."""
+    found = results.read(paths)
+    keys, groups = partition(found.results, metric=metric, by=by)
+    results.check_protocol(found.results, by=keys if by is not None else [])
+    return Comparison(metric, keys, groups, verdict.differences(groups, metric=metric), found.notes)
+
+
+def command(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str, x: str | None, out: Path | None) -> None:
+    """`skiplab compare`: the table and the verdict on stdout, everything in a folder."""
+    made = compare(paths, by=by, metric=metric)
+    if x is not None and x not in FIGURES:
+        x = checked_x(x, made.keys)
+    folder = out if out is not None else paths[0] if len(paths) == 1 else placement.OUTPUTS / "compare"
+    print(text(made))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write(made, folder, x=x)
+    except OSError as error:
+        raise FolderError(f"{folder}: cannot be written ({error.strerror}); --out names another") from None
+    print(f"\nwritten: {', '.join(str(path) for path in written)}")
+
+
+def checked_x(x: str, keys: Sequence[str]) -> str:
+    """The key that --x means. Raises UsageError if the groups do not differ in it."""
+    if x not in keys:
+        raise UsageError(f"--x {x}: the groups do not differ in it; choices: {', '.join([*keys, *FIGURES])}")
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------------------- the table
+
+
+def headings(made: Comparison) -> list[str]:
+    """Of the table's columns."""
+    unit = ", %" if is_share(made.metric) else ""
+    return ["group", "n", f"{made.metric}{unit}", "deviation", "95 % interval", "best", "params", "M MACs", "seconds"]
+
+
+def row(group: Group, metric: str) -> list[str]:
+    """A group as words."""
+    interval = group.interval
+    best = (max if METRICS[metric][1] else min)(group.values)
+    return [
+        group.label,
+        str(group.n),
+        verdict.bare(group.mean, metric),
+        "-" if group.deviation is None else verdict.bare(group.deviation, metric),
+        "-" if interval is None else f"{verdict.bare(interval[0], metric)} to {verdict.bare(interval[1], metric)}",
+        verdict.bare(best, metric),
+        f"{group.cost('params'):,.0f}",
+        f"{group.cost('macs') / 1e6:,.2f}",
+        f"{group.cost('seconds'):,.1f}",
+    ]
+
+
+def sort_keys(group: Group, metric: str) -> list[float | str]:
+    """What a row of the page is sorted by, column by column."""
+    best = (max if METRICS[metric][1] else min)(group.values)
+    low = group.interval[0] if group.interval else group.mean
+    return [group.label, group.n, group.mean, group.deviation or 0.0, low, best, *(group.cost(name) for name in FIGURES)]
+
+
+def table(made: Comparison) -> list[list[str]]:
+    """Headings, then a row for each group."""
+    return [headings(made), *(row(group, made.metric) for group in made.groups)]
+
+
+def text(made: Comparison) -> str:
+    """The table, aligned, and the verdict."""
+    rows = table(made)
+    cut = rows[: MAX_ROWS + 1]
+    widths = [max(len(cells[i]) for cells in cut) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+        for cells in cut
+    ]
+    if len(rows) > len(cut):
+        lines.append(f"... and {len(rows) - len(cut)} more; compare.csv holds all")
+    return "\n".join([*lines, "", *made.lines()])
+
+
+# ------------------------------------------------------------------------------------------------------------------- the files
+
+
+def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
+    """compare.csv, .json, .md, .html and the pictures."""
+    from skiplab.study import page, pictures  # matplotlib: half a second
+
+    drawn = pictures.all_of(made.groups, made.keys, metric=made.metric, x=x)
+    files = {
+        "compare.csv": as_csv(made),
+        "compare.json": json.dumps(as_json(made), indent=1) + "\n",
+        "compare.md": as_markdown(made, drawn),
+    }
+    for name, content in files.items():
+        checkpoint.write_atomically(folder / name, content.encode())
+    paths = [picture.save(folder) for picture in drawn]
+    values = [sort_keys(group, made.metric) for group in made.groups]
+    page.write(folder / "compare.html", made.groups, table(made), values, made.lines(), drawn)
+    return [folder / "compare.html", *(folder / name for name in files), *paths]
+
+
+def as_csv(made: Comparison) -> str:
+    """A row a group, in plain numbers."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*made.keys, "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES])
+    for group in made.groups:
+        best = (max if METRICS[made.metric][1] else min)(group.values)
+        spread = [group.deviation, *(group.interval or (None, None))]
+        writer.writerow([*group.key, group.n, group.mean, *spread, best, *(group.cost(name) for name in FIGURES)])
+    return buffer.getvalue()
+
+
+def as_json(made: Comparison) -> dict[str, Any]:
+    """Everything, every run's value included."""
+    return {
+        "metric": made.metric,
+        "keys": made.keys,
+        "made": folders.now(),
+        "groups": [
+            {
+                "label": group.label,
+                "key": dict(zip(made.keys, group.key, strict=True)),
+                "mean": group.mean,
+                "deviation": group.deviation,
+                "interval_95": group.interval,
+                "runs": [
+                    {"folder": str(result.folder), "seed": result.seed, "value": value}
+                    for result, value in zip(group.results, group.values, strict=True)
+                ],
+            }
+            | {name: group.cost(name) for name in FIGURES}
+            for group in made.groups
+        ],
+        "differences": [
+            {
+                "a": each.a.label,
+                "b": each.b.label,
+                "mean": each.mean,
+                "n": each.seeds,
+                "paired_by_seed": each.is_paired,
+                "interval_over_seeds_95": each.over_seeds,
+                "interval_over_images_95": each.over_images,
+                "mcnemar_p": each.mcnemar,
+                "p": each.p,
+                "p_corrected": each.corrected,
+                "is_real": each.is_real,
+            }
+            for each in made.differences
+        ],
+        "verdict": made.lines(),
+    }
+
+
+def as_markdown(made: Comparison, drawn: Sequence[Any]) -> str:
+    """The table, the verdict and the pictures."""
+    rows = table(made)
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    lines.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")
+    pictures = [f"![{picture.title}]({picture.name}.png)" for picture in drawn]
+    return "\n".join([*lines, "", *(f"* {line}" for line in made.lines()), "", *pictures]) + "\n"

@@ -1,0 +1,152 @@
+"""Runs in groups: by what differs between them but for the seed; mean, deviation and interval of each group. Imports no torch."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from skiplab import config as configs
+from skiplab.errors import UsageError
+from skiplab.study.results import Result, is_share
+
+FIRST = ("model.name", "block.name", "depth", "width", "norm", "shortcut", "optimizer.name", "optimizer.lr")  # in a group's name
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone; `values` of a share lie within 0 and 1, and so does their interval."""
+
+    key: tuple[Any, ...]  # the values of what the groups differ in
+    label: str
+    results: tuple[Result, ...]
+    values: tuple[float, ...]  # of the metric, one a run
+    is_share: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / self.n
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the sample, over seeds; None of one run."""
+        return None if self.n < 2 else math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean over seeds, 95 %, by Student's t; None of one run."""
+        if self.deviation is None:
+            return None
+        if self.deviation == 0:
+            return self.mean, self.mean
+        low, high = stats.t.interval(CONFIDENCE, self.n - 1, loc=self.mean, scale=self.deviation / math.sqrt(self.n))
+        return (max(0.0, float(low)), min(1.0, float(high))) if self.is_share else (float(low), float(high))
+
+    def cost(self, name: str) -> float:
+        """The mean of params, macs or seconds."""
+        return sum(result.metric(name) for result in self.results) / self.n
+
+
+def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | None) -> tuple[list[str], list[Group]]:
+    """The keys that tell the groups apart, and the groups, in the order of their keys.
+
+    `by` are keys, a group's name standing for its option (`block` for `block.name`); None: what differs. Raises UsageError for an
+    unknown key, and where a group would hold the same seed twice.
+    """
+    keys = differing(results) if by is None else [full(key) for key in by]
+    held: dict[str, list[Result]] = {}
+    for result in results:
+        held.setdefault(json.dumps([result.values[key] for key in keys]), []).append(result)
+    for members in held.values():
+        check_seeds(members, keys)
+    groups: list[Group] = []
+    for members in held.values():
+        members = sorted(members, key=lambda result: result.seed)
+        values = tuple(result.metric(metric) for result in members)
+        key = tuple(members[0].values[key] for key in keys)
+        groups.append(Group(key, label(keys, key), tuple(members), values, is_share(metric)))
+    groups.sort(key=lambda group: [(isinstance(v, str), v if isinstance(v, (int, float, str)) else json.dumps(v)) for v in group.key])
+    return keys, groups
+
+
+def full(key: str) -> str:
+    """A key by its full path, a group's name standing for its option. Raises UsageError with the nearest one."""
+    known = configs.leaves()
+    for path in (key, f"{key}.name"):
+        if path in known and path != "seed":
+            return path
+    if key == "seed":
+        raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
+    raise UsageError(f"--by {key}: no such key; {configs.nearest(key, [k.removesuffix('.name') for k in known])}")
+
+
+def differing(results: Sequence[Result]) -> list[str]:
+    """The fewest keys, the plainest first, that tell apart all runs that differ in more than the seed."""
+    known = configs.leaves()
+    paths = sorted({path for result in results for path in result.values}, key=lambda path: (rank(path), path))
+    keys = [path for path in paths if path != "seed" and known[path].metadata["changes_numbers"]]
+    keys = [key for key in keys if len({json.dumps(result.values.get(key)) for result in results}) > 1]
+
+    def parts(some: Sequence[str]) -> int:
+        return len({json.dumps([result.values.get(key) for key in some]) for result in results})
+
+    whole = parts(keys)
+    for key in reversed(list(keys)):  # what follows from the others, such as a block's bias, says nothing
+        without = [other for other in keys if other != key]
+        if parts(without) == whole:
+            keys = without
+    return keys
+
+
+def rank(path: str) -> int:
+    """Where a key stands in a group's name."""
+    return FIRST.index(path) if path in FIRST else len(FIRST) + (not path.endswith(".name"))
+
+
+def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
+    """Raise UsageError if runs of one group differ in more than the seed: --by has left it out."""
+    if len({result.seed for result in members}) == len(members):
+        return
+    more = [key for key in differing(members) if key not in keys]
+    told = ", ".join(key.removesuffix(".name") for key in [*keys, *more])
+    raise UsageError(f"--by {','.join(keys)}: runs with the same seed differ in {', '.join(more)}; add it: --by {told.replace(', ', ',')}")
+
+
+def label(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """`block=residual depth=6`; of the whole set, `all runs`."""
+    told = [f"{key.removesuffix('.name')}={worded(value)}" for key, value in zip(keys, values, strict=True)]
+    return " ".join(told) or "all runs"
+
+
+def worded(value: Any) -> str:
+    """A value as a command line has it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else ",".join(map(worded, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def main_axis(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
+    """The key to draw along: depth, else width, else the first that holds numbers; None where none does."""
+
+    def is_numeric(key: str) -> bool:
+        return all(isinstance(value := group.key[keys.index(key)], (int, float)) and not isinstance(value, bool) for group in groups)
+
+    numeric = [key for key in keys if is_numeric(key)]
+    return next((key for key in ("depth", "width") if key in numeric), numeric[0] if numeric else None)
+
+
+def lines_along(groups: Sequence[Group], keys: Sequence[str], x: str) -> dict[str, list[Group]]:
+    """The groups that differ in `x` alone, in its order, by what they share."""
+    at = keys.index(x)
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        shared = [pair for i, pair in enumerate(zip(keys, group.key, strict=True)) if i != at]
+        found.setdefault(label([key for key, _ in shared], [value for _, value in shared]), []).append(group)
+    return {name: sorted(members, key=lambda group: group.key[at]) for name, members in found.items()}

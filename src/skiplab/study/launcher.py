@@ -1,0 +1,95 @@
+"""The launcher of sweeps, a plugin of Hydra's: every cell is a process of its own, and what is finished stays so. Imports no torch."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from skiplab import folders
+from skiplab.config import check as check_config
+from skiplab.errors import SkiplabError
+from skiplab.overrides import plain
+from skiplab.signals import StopSignal
+from skiplab.study import plan, slots, supervise, view
+from skiplab.study.supervise import Job
+
+PACKAGE, NAME = "hydra_plugins", "skiplab"
+ENDED: list[Job] = []  # what became of the cells of this process's sweep; Hydra hands nothing back
+REFUSED: list[SkiplabError] = []  # what stood against the whole sweep
+STOPPED: list[int] = []  # the exit code that a signal has asked for
+
+
+class StudyLauncher(Launcher):
+    """`hydra/launcher=skiplab`, the default."""
+
+    def __init__(self) -> None:
+        self.config: Any = None
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        """Hydra's: what the sweep was composed to."""
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells; a failed one is told and counted, not raised, and so is what stands against the whole sweep."""
+        try:
+            self.run(job_overrides)
+        except SkiplabError as error:
+            REFUSED.append(error)  # Hydra would print a traceback
+        return [JobReturn(overrides=texts, status=JobStatus.COMPLETED) for texts in job_overrides]
+
+    def run(self, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Plan the cells, run them, remember what became of each."""
+        options = check_config(plain(self.config))
+        folder = Path(self.config.hydra.sweep.dir)
+        cells = plan.cells_of(job_overrides, folder=folder, fixed=list(self.config.hydra.job.config.override_dirname.exclude_keys))
+        if (twice := len(job_overrides) - len(cells)) > 0:
+            print(f"{twice} of {len(job_overrides)} cells describe the same runs as others, to the bit; each is run once")
+        places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
+        todo = sum(not cell.is_finished for cell in cells)
+        places = places[: max(1, todo)]
+        print(introduction(folder, cells, places), flush=True)
+        jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
+        shown = view.of_terminal(slots=len(places))
+        try:
+            with StopSignal() as stop_signal, stop_signal.heeded():  # in place of the command's own, which ends the process
+                goes_on = options.on_error == "continue"
+                code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+        finally:
+            shown.close()
+        ENDED.extend(jobs)
+        STOPPED.extend([code] if code else [])
+
+
+def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slots.Slot]) -> str:
+    """What is about to happen."""
+    finished = sum(cell.is_finished for cell in cells)
+    begun = sum(not cell.is_finished and folders.has_state(cell.folder) for cell in cells)
+    words = f"study {folder}: {len(cells)} cells"
+    if finished or begun:
+        words += f", {finished} done before" + (f", {begun} to go on with" if begun else "")
+    threads = places[0].threads
+    budgets = {without_seed(cell): cell.config for cell in cells if cell.config.match != "none"}
+    if budgets:
+        from skiplab import budget
+
+        words = "\n".join([*(f"{name or 'every cell'}: {budget.in_words(config)}" for name, config in budgets.items()), words])
+    return words + f"; {len(places)} at a time" + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
+
+
+def without_seed(cell: plan.Cell) -> str:
+    """What a cell is called, whatever its seed."""
+    return " ".join(word for word in cell.words.split(" ") if not word.startswith("seed="))
+
+
+def register() -> None:
+    """Make the launcher known to Hydra, which takes plugins from the package hydra_plugins alone: there it is this module's other name."""
+    StudyLauncher.__module__ = f"{PACKAGE}.{NAME}"
+    Plugins.instance().register(StudyLauncher)  # the first call has looked for installed ones
+    package = sys.modules.get(PACKAGE) or ModuleType(PACKAGE)
+    sys.modules |= {PACKAGE: package, f"{PACKAGE}.{NAME}": sys.modules[__name__]}
+    setattr(package, NAME, sys.modules[__name__])

@@ -1,0 +1,102 @@
+"""What a study consists of: its name and folder, and for each cell of the grid a config and a run folder. Imports no torch."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+
+from skiplab import config as configs, folders, overrides, placement
+from skiplab.errors import UsageError
+from skiplab.schema import Config
+
+STUDIES = placement.OUTPUTS / "studies"
+LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters of a folder's name
+BOOKKEEPING = ("study", "jobs", "retries", "on_error", "force", "resume")  # of the sweep, and no part of any cell's name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    words: str  # block=conv depth=2 seed=0: what tells it from the others
+    config: Config  # with `out`
+    folder: Path
+    log: Path  # what it says, and its traceback if it fails
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its result is there."""
+        return folders.is_finished(self.folder)
+
+
+def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) -> str:
+    """A study's name: `study=` if given, else its preset's, else the keys that are swept; fixed values that change numbers add a hash.
+
+    So the same command, and one with a wider grid, find the same study.
+    """
+    if config.study is not None:
+        return config.study
+    swept = [o.key_or_group for o in parsed if o.is_sweep_override()]
+    fixed = sorted(str(o.input_line) for o in parsed if o.key_or_group not in swept and changes_numbers(o.key_or_group))
+    keys = [key.rpartition(".")[2] for key in swept if key != "seed"] or ["seed"]
+    digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:4]] if fixed else []
+    return folders.slug("-".join([sweep or "-".join(keys), *digest]))[:LONGEST_NAME]
+
+
+def changes_numbers(key: str) -> bool:
+    """Whether a group or key can change a run's numbers."""
+    field = configs.leaves().get(key)
+    return key not in ("sweep", *BOOKKEEPING) and not key.startswith("hydra") and (field is None or field.metadata["changes_numbers"])
+
+
+def fixed_keys(parsed: Iterable[Override]) -> list[str]:
+    """The keys that have one value in the whole study."""
+    return sorted({o.key_or_group for o in parsed if not o.is_sweep_override()})
+
+
+def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str]) -> list[Cell]:
+    """A cell for each list of overrides; those that describe the same run, to the bit, are one. Raises UsageError on a bad config."""
+    found: dict[str, Cell] = {}
+    for texts, config in zip(jobs, overrides.compose_all(jobs), strict=True):
+        cell = cell_of(texts, within_budget(config), folder=folder, fixed=fixed)
+        found.setdefault(str(cell.folder), cell)
+    return list(found.values())
+
+
+def within_budget(config: Config) -> Config:
+    """The config with the width that match= and target= ask for; torch is imported if they do."""
+    if config.match == "none":
+        return config
+    from skiplab import budget
+
+    return budget.solved(config)
+
+
+def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequence[str]) -> Cell:
+    """The cell of a study in `folder` with these overrides.
+
+    Its run folder is `out=`, or the one there with its identity, or a new name: `block-conv_depth-2_seed-0_1a2b3c4d`.
+    """
+    pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
+    identity = configs.identity(config)[:8]
+    words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
+    parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
+    parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
+    name = "_".join([*(folders.slug(part) for part in parts), identity])
+    if config.out is not None:
+        run = Path(config.out).expanduser()
+    else:
+        there = sorted(folder.glob(f"*_{identity}")) if folder.is_dir() else []
+        run = next((path for path in there if path.is_dir()), folder / name[-LONGEST_NAME:].lstrip("_-."))
+    config = replace(config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures)
+    return Cell(words, config, run, folder / "logs" / f"{run.name}.log")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError if a study's folder is something else: a file, or a run's."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"study={folder.name}: {folder} is a file; take another name")
+    if folders.identity_of(folder) is not None:
+        raise UsageError(f"study={folder.name}: {folder} is a run's folder; take another name")

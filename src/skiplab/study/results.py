@@ -1,0 +1,191 @@
+"""Finished runs as a comparison reads them: config, figures, stored predictions. Refuses what cannot be compared. Imports no torch."""
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skiplab import config as configs, folders
+from skiplab.errors import UsageError
+from skiplab.schema import Config
+
+METRICS = {  # name -> what it is called, and whether more of it is better
+    "test.accuracy": ("test accuracy", True),
+    "test.loss": ("test loss", False),
+    "test.f1_macro": ("test F1, macro mean", True),
+    "test.expected_calibration_error": ("test calibration error", False),
+    "val.accuracy": ("best validation accuracy", True),
+    "val.loss": ("validation loss at the best accuracy", False),
+    "train.accuracy": ("training accuracy, last epoch", True),
+    "train.loss": ("training loss, last epoch", False),
+    "train.seconds": ("seconds of training", False),
+}
+FIGURES = ("params", "macs", "seconds")  # what a run costs
+# what must be the same in all runs, or the figures are not of the same question
+PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of 1, shown in percent."""
+    return metric.endswith(("accuracy", "error", "f1_macro"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    config: Config
+    values: dict[str, Any]  # of its config, by full path
+    result: dict[str, Any]
+    identity: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    def metric(self, name: str) -> float:
+        """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
+        try:
+            found = self._figure(name)
+        except (KeyError, TypeError, ValueError):
+            found = None
+        if found is None:
+            raise UsageError(f"{self.folder}: has no {name}" + (" (val_fraction=0)" if name.startswith("val.") else ""))
+        return float(found)
+
+    def _figure(self, name: str) -> float | None:
+        kind, _, key = name.partition(".")
+        if kind == "test":
+            return self.result["test"][key]
+        if kind == "val":
+            return self.result[f"best_val_{key}"]
+        if name in ("train.seconds", "seconds"):
+            return self.result["train_seconds"]
+        if kind == "train":
+            last = self.evaluations[-1]
+            return last.get(f"train_eval_{key}", last[f"train_{key}"])
+        return self.result["summary"][{"params": "parameters", "macs": "macs"}[name]]
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        try:
+            return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):
+            raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged") from None
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows that an evaluation has written, in order."""
+        return [row for row in self.rows if "train_loss" in row]
+
+    def probed(self, key: str) -> list[dict[str, float]]:
+        """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: a value a layer, in order."""
+        return [row[key] for row in self.rows if key in row]
+
+    def correct(self, split: str) -> NDArray[np.bool_] | None:
+        """Which images of `test` or `val` were predicted rightly, bool (N,), in the data set's order; None without stored predictions."""
+        try:
+            with np.load(self.folder / "predictions.npz", allow_pickle=False) as arrays:
+                return arrays[f"{split}_predictions"] == arrays[f"{split}_labels"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+@dataclass
+class Found:
+    """What lay under the folders: the runs that count, and notes on those that do not."""
+
+    results: list[Result] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read(paths: Sequence[Path]) -> Found:
+    """The finished runs under the folders. Raises UsageError for a folder without any, and for runs that were tampered with."""
+    found = Found()
+    seen: dict[Path, None] = {}
+    unfinished: list[Path] = []
+    problems: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such folder; `skiplab list` shows the runs, a study lies under outputs/studies")
+        runs = folders.runs_under(path)
+        if not runs:
+            raise UsageError(f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies")
+        seen |= dict.fromkeys(folder.resolve() for folder in runs)
+    for folder in map(shown, seen):
+        if not folders.is_finished(folder):
+            unfinished.append(folder)
+            continue
+        try:
+            found.results.append(result_of(folder))
+        except UsageError as error:
+            problems += str(error).split("\n")
+    if problems:
+        raise UsageError("\n".join(problems))
+    if unfinished:
+        more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
+        found.notes.append(f"left out, since not finished: {unfinished[0]}{more}")
+    if not found.results:
+        raise UsageError(f"{', '.join(map(str, paths))}: no run there is finished; `skiplab list` shows how to go on with them")
+    once(found)
+    return found
+
+
+def shown(folder: Path) -> Path:
+    """A path as short as it can be told from here."""
+    try:
+        return folder.relative_to(Path.cwd())
+    except ValueError:
+        return folder
+
+
+def result_of(folder: Path) -> Result:
+    """A finished run. Raises UsageError if its files do not belong together or are of another format."""
+    config = configs.load(folder / folders.CONFIG)
+    identity = configs.identity(config)
+    try:
+        result = json.loads((folder / folders.RESULT).read_text(encoding="utf-8"))
+        told = str(result["identity"])
+        needed = (result["test"]["accuracy"], result["summary"]["parameters"], result["summary"]["macs"], result["train_seconds"])
+        float(sum(needed))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew") from None
+    if told != identity or folders.identity_of(folder) != identity:
+        raise UsageError(
+            f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
+            "edited by hand, or of another version; leave it out or run it anew"
+        )
+    return Result(folder, config, configs.flat(config), result, identity)
+
+
+def once(found: Found) -> None:
+    """Keep one run of each identity: a second one is the same numbers again, and would count a seed twice."""
+    by_identity: dict[str, Result] = {}
+    for result in found.results:
+        by_identity.setdefault(result.identity, result)
+    if (twice := len(found.results) - len(by_identity)) > 0:
+        found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
+    found.results = list(by_identity.values())
+
+
+def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:
+    """Raise UsageError if data, split or protocol differ between runs, unless they are what is compared."""
+    results, problems = list(results), []
+    for key in PROTOCOL:
+        values = {json.dumps(result.values[key]): result for result in results}
+        if len(values) > 1 and key not in by and not (key.startswith("dataset.") and "dataset.name" in by):
+            told = ", ".join(f"{text} in {result.folder}" for text, result in list(values.items())[:3])
+            problems.append(f"{key} differs ({told}): these runs answer different questions; compare them apart, or by it: --by {key}")
+    sums = {result.result.get("data_sha256"): result for result in results}
+    if len(sums) > 1 and "dataset.name" not in by and not problems:
+        one, other = list(sums.values())[:2]
+        problems.append(f"the files of {one.values['dataset.name']} differ between {one.folder} and {other.folder} (data_sha256)")
+    if problems:
+        raise UsageError("\n".join(problems))

@@ -1,0 +1,287 @@
+"""`skiplab search`: hyperparameters by Optuna, every trial a run of its own under the studies' supervisor. Imports no torch.
+
+Asked and told trial by trial; what was asked lies in a journal file, so that a search that was killed goes on, its broken trials too.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from skiplab import config as configs, folders, grid, overrides
+from skiplab.errors import FolderError, UsageError
+from skiplab.listing import percent
+from skiplab.schema import Config
+from skiplab.signals import StopSignal
+from skiplab.study import plan, slots, supervise, view
+from skiplab.study.supervise import Job
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "search.journal"
+PICTURE = "search.png"
+WARMUP_EPOCHS_SHARE = 0.2  # of a run, in which no trial is pruned
+STARTUP_TRIALS = 5  # before the first is pruned
+TAIL = 4_000  # bytes of metrics.jsonl that are looked through for its last evaluation
+
+
+def load_optuna() -> Any:
+    """Optuna, quiet. Raises UsageError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError("skiplab search: needs Optuna; pip install 'skiplab[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.BaseDistribution]":
+    """A distribution for each override with several values: a list is categorical, range() whole numbers, interval() a continuum.
+
+    `tag(log, interval(1e-4, 1))` is logarithmic. Raises UsageError for what cannot be searched.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    space: dict[str, Any] = {}
+    for override in parsed:
+        if not override.is_sweep_override():
+            continue
+        key, value = override.key_or_group, override.value()
+        is_log = "log" in getattr(value, "tags", ())
+        if isinstance(value, IntervalSweep):
+            low, high = value.start, value.end
+            assert low is not None
+            assert high is not None
+            if low >= high or (is_log and low <= 0):
+                raise UsageError(
+                    f"{override.input_line}: an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
+                )
+            whole = isinstance(low, int) and isinstance(high, int)
+            space[key] = (
+                IntDistribution(int(low), int(high), log=is_log) if whole else FloatDistribution(float(low), float(high), log=is_log)
+            )
+        elif isinstance(value, RangeSweep) and all(isinstance(v, int) for v in (value.start, value.stop, value.step)):
+            numbers = range(int(value.start or 0), int(value.stop or 0), int(value.step))
+            space[key] = IntDistribution(numbers[0], numbers[-1], step=int(value.step))
+        else:
+            space[key] = CategoricalDistribution([each.get_value_element_as_str() for each in grid.each_of(override)])
+    if not space:
+        raise UsageError(
+            "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
+        )
+    return space
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a search is told."""
+
+    texts: Sequence[str]
+    trials: int
+    sampler_seed: int = 0
+
+
+def command(options: Options) -> int:
+    """Search until so many trials are there; the best command line, importances and a picture. The exit code."""
+    optuna = load_optuna()
+    overrides.check(options.texts, multirun=True, is_search=True)
+    parsed = grid.parsed(options.texts)
+    space = space_of(parsed)
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    base = overrides.compose_config(fixed)
+    if base.val_fraction == 0:
+        raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
+    folder = plan.STUDIES / plan.name_of(parsed, base, sweep="search" if base.study is None else None)
+    plan.check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
+    with folders.locked(folder):
+        search = Search(optuna, folder, fixed, space, options)
+        code = search.run(base)
+        search.close()
+    return code
+
+
+class Search:
+    """A search in its folder."""
+
+    def __init__(self, optuna: Any, folder: Path, fixed: Sequence[str], space: "Mapping[str, Any]", options: Options):
+        self.optuna, self.folder, self.fixed, self.space, self.options = optuna, folder, list(fixed), dict(space), options
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+        self.study = optuna.create_study(
+            study_name=folder.name,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=options.sampler_seed + count_lines(folder / JOURNAL), constant_liar=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=0),
+        )
+        self.trials: dict[str, Any] = {}  # by run folder
+        self.reported: dict[str, int] = {}
+
+    def run(self, base: Config) -> int:
+        """Trials that a kill broke off, then fresh ones, until there are so many; the exit code that a signal asked for."""
+        unfinished = [t for t in self.study.get_trials(deepcopy=False) if t.state == self.optuna.trial.TrialState.RUNNING]
+        jobs = [job for trial in unfinished if (job := self.job_of(self.optuna.trial.Trial(self.study, trial._trial_id)))]
+        places = slots.slots_for([base], jobs=base.jobs)
+        done = len(self.ended())
+        print(
+            f"search {self.folder}: {', '.join(self.space)}; {done} of {self.options.trials} trials done before"
+            + (f", {len(jobs)} to go on with" if jobs else "")
+            + f"; {len(places)} at a time",
+            flush=True,
+        )
+        shown = Watched(view.of_terminal(slots=len(places)), self)
+        try:
+            with StopSignal() as stop_signal, stop_signal.heeded():
+                return supervise.run(
+                    jobs, places, shown, stop_signal, retries=base.retries, go_on=True, more=self.more, is_hopeless=self.is_hopeless
+                )
+        finally:
+            shown.inner.close()
+
+    def ended(self) -> list[Any]:
+        """The trials that count: complete, pruned or failed."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+    def more(self) -> Job | None:
+        """A fresh trial as a job; None when there are enough. A combination that cannot be is told as failed."""
+        while len(self.ended()) + sum(1 for trial in self.trials.values() if trial is not None) < self.options.trials:
+            if job := self.job_of(self.study.ask(self.space)):
+                return job
+        return None
+
+    def job_of(self, trial: Any) -> Job | None:
+        """A trial's job; None if its combination cannot be, which is told to the study."""
+        texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
+        try:
+            config = plan.within_budget(overrides.compose_config(texts))
+        except UsageError as error:
+            trial.set_user_attr("reason", str(error).split("\n")[0])
+            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            return None
+        words = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.params.items())
+        run = self.folder / f"trial-{trial.number:04d}_{configs.identity(config)[:8]}"
+        trial.set_user_attr("folder", str(run))
+        self.trials[str(run)] = trial
+        cell = plan.Cell(
+            f"#{trial.number} {words}", replace(config, out=str(run), pictures="never"), run, self.folder / "logs" / f"{run.name}.log"
+        )
+        return Job(cell)
+
+    def is_hopeless(self, job: Job) -> bool:
+        """Report how a running trial stands; whether the pruner gives it up."""
+        key = str(job.cell.folder)
+        last = last_evaluation(job.cell.folder)
+        if last is None or last["step"] <= self.reported.get(key, 0):
+            return False
+        self.reported[key] = last["step"]
+        config = job.cell.config
+        whole = config.steps / (last["step"] / last["epoch"]) if config.steps else config.epochs
+        percentage = round(100 * last["epoch"] / whole)  # runs of different lengths and batch sizes are compared at the same part
+        trial = self.trials[key]
+        trial.report(last["val_accuracy"], percentage)
+        return percentage >= 100 * WARMUP_EPOCHS_SHARE and percentage < 100 and bool(trial.should_prune())
+
+    def told(self, job: Job) -> None:
+        """Tell the study what became of a trial."""
+        trial = self.trials.get(str(job.cell.folder))
+        if trial is None or job.state not in ("finished", "failed", "stopped"):
+            return
+        states = self.optuna.trial.TrialState
+        found = folders.state_of(job.cell.folder)
+        if job.state == "finished" and found.val_accuracy is not None:
+            self.study.tell(trial, found.val_accuracy)
+        elif job.state == "failed":
+            trial.set_user_attr("reason", job.reason)
+            self.study.tell(trial, state=states.FAIL)
+        elif job.is_unwanted:
+            self.study.tell(trial, state=states.PRUNED)
+        else:
+            return  # stopped: the same command goes on with it
+        self.trials[str(job.cell.folder)] = None
+
+    # ----------------------------------------------------------------------------------------------------------- the end
+
+    def close(self) -> None:
+        """The best command line, what mattered, and the picture."""
+        states = self.optuna.trial.TrialState
+        trials = self.study.get_trials(deepcopy=False)
+        counts = {state: sum(trial.state == state for trial in trials) for state in states}
+        told = [(states.COMPLETE, "complete"), (states.PRUNED, "pruned"), (states.FAIL, "failed"), (states.RUNNING, "broken off")]
+        print("\nsearch: " + ", ".join(f"{counts[state]} {word}" for state, word in told if counts[state]))
+        for trial in trials:
+            if trial.state == states.FAIL and "reason" in trial.user_attrs:
+                print(f"  #{trial.number} failed: {trial.user_attrs['reason']}")
+        if counts[states.COMPLETE] == 0:
+            print("no trial has ended, so there is no best one yet")
+            return
+        best = self.study.best_trial
+        state = folders.state_of(Path(best.user_attrs["folder"]))
+        print(f"best on validation: {percent(best.value)} (trial {best.number}); its test accuracy {percent(state.test_accuracy)}")
+        importances = self.importances()
+        if importances:
+            print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))
+        texts = [text for text in self.fixed if text.partition("=")[0] not in plan.BOOKKEEPING]
+        texts += [f"{key}={value}" for key, value in best.params.items()]
+        print(f"the best again:  train {shlex.join(texts)}")
+        from skiplab.study import pictures  # matplotlib: half a second
+
+        history = [(trial.number, trial.value, trial.state.name) for trial in trials if trial.value is not None]
+        print(f"written: {pictures.search(self.folder / PICTURE, history, importances)}")
+
+    def importances(self) -> dict[str, float]:
+        """How much of the variance each parameter explains (fANOVA, Hutter et al. 2014); none of fewer than three trials or equal ones."""
+        complete = [t for t in self.study.get_trials(deepcopy=False) if t.state == self.optuna.trial.TrialState.COMPLETE]
+        if len(complete) < 3 or len({trial.value for trial in complete}) < 2:
+            return {}
+        evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return dict(self.optuna.importance.get_param_importances(self.study, evaluator=evaluator))
+
+
+class Watched:
+    """A view that also tells the search."""
+
+    def __init__(self, inner: view.Lines, search: Search):
+        self.inner, self.search = inner, search
+
+    def changed(self, job: Job, jobs: Sequence[Job]) -> None:
+        """Show, then tell."""
+        self.inner.changed(job, jobs)
+        self.search.told(job)
+
+    def tick(self, jobs: Sequence[Job]) -> None:
+        """Show."""
+        self.inner.tick(jobs)
+
+
+def last_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The last row of metrics.jsonl that has a validation accuracy; None before the first."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            rows = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(rows):
+        if b'"val_accuracy"' in line:
+            try:
+                return json.loads(line)
+            except ValueError:  # cut off by the seek, or being written
+                continue
+    return None
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file that may not be there."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0

@@ -1,0 +1,223 @@
+"""Is a difference between two groups real? Over seeds by Student's t, over test images by McNemar and the bootstrap; in words.
+
+The statistics are SciPy's. What is measured on few seeds and one test set has two sources of chance, so a difference counts only if it
+stands against both.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from skiplab.study.groups import CONFIDENCE, Group, lines_along, main_axis, worded
+from skiplab.study.results import METRICS, is_share
+
+RESAMPLES = 2_000
+SPLITS = {"test.accuracy": "test", "val.accuracy": "val"}  # metrics that are means over images, whose predictions are stored
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Group a against group b: the difference of their means, with intervals and p-values."""
+
+    a: Group
+    b: Group
+    mean: float
+    seeds: int  # pairs with the same seed, or the smaller group's size
+    is_paired: bool
+    over_seeds: tuple[float, float] | None  # 95 % interval; None of one seed
+    over_images: tuple[float, float] | None  # None without stored predictions
+    mcnemar: float | None  # p of the test, over matched seeds
+    p: float | None  # the larger of both sources'
+    corrected: float | None = None  # for the number of comparisons
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """What covers both."""
+        known = [each for each in (self.over_seeds, self.over_images) if each is not None]
+        return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the groups can be told apart, after correction."""
+        interval = self.interval
+        return (
+            self.corrected is not None and self.corrected < 1 - CONFIDENCE and interval is not None and not interval[0] <= 0 <= interval[1]
+        )
+
+
+def differences(groups: Sequence[Group], *, metric: str) -> list[Difference]:
+    """Every pair of groups, the p-values corrected for their number (Benjamini and Hochberg 1995)."""
+    found = [difference(a, b, metric=metric) for a, b in itertools.combinations(groups, 2)]
+    known = [each.p for each in found if each.p is not None]
+    corrected = iter(stats.false_discovery_control(known) if known else [])
+    return [
+        Difference(**{**each.__dict__, "corrected": None if each.p is None else float(next(corrected))}) for each in found
+    ]  # in the order of `known`
+
+
+def difference(a: Group, b: Group, *, metric: str) -> Difference:
+    """a - b: over pairs with the same seed where there are two or more of these, else of the groups as they are."""
+    by_seed = {result.seed: (value, result) for value, result in zip(b.values, b.results, strict=True)}
+    pairs = [(v, r, *by_seed[r.seed]) for v, r in zip(a.values, a.results, strict=True) if r.seed in by_seed]
+    is_paired = len(pairs) >= 2 or (len(pairs) == 1 and min(a.n, b.n) == 1)
+    first = [value for value, *_ in pairs] if is_paired else list(a.values)
+    second = [value for _, _, value, _ in pairs] if is_paired else list(b.values)
+    mean = statistics.fmean(first) - statistics.fmean(second)
+    over_seeds, p_seeds = seed_test(first, second, is_paired=is_paired)
+    over_images, mcnemar = None, None
+    if metric in SPLITS and pairs:
+        answers = [(one.correct(SPLITS[metric]), other.correct(SPLITS[metric])) for _, one, _, other in pairs]
+        known = [(x, y) for x, y in answers if x is not None and y is not None and len(x) == len(y)]
+        if len(known) == len(pairs):
+            mcnemar = mcnemar_test(known)
+            over_images = image_interval(known) if SPLITS[metric] == "test" else None  # each seed validates on images of its own
+    ps = [p for p in (p_seeds, mcnemar) if p is not None]
+    return Difference(a, b, mean, min(len(first), len(second)), is_paired, over_seeds, over_images, mcnemar, max(ps) if ps else None)
+
+
+def seed_test(a: Sequence[float], b: Sequence[float], *, is_paired: bool) -> tuple[tuple[float, float] | None, float | None]:
+    """95 % interval of the mean difference and p, by the paired or Welch's t-test; none of one seed."""
+    if min(len(a), len(b)) < 2:
+        return None, None
+    mean = statistics.fmean(a) - statistics.fmean(b)
+    if is_paired and len({round(x - y, 12) for x, y in zip(a, b, strict=True)}) == 1:  # no spread at all: t is 0/0 or infinite
+        return (mean, mean), 1.0 if math.isclose(mean, 0, abs_tol=1e-12) else 0.0
+    if not is_paired and len(set(a)) == len(set(b)) == 1:
+        return (mean, mean), 1.0 if mean == 0 else 0.0
+    found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=False)
+    interval = found.confidence_interval(CONFIDENCE)
+    return (float(interval.low), float(interval.high)), float(found.pvalue)
+
+
+Answers = Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+
+
+def mcnemar_test(answers: Answers) -> float:
+    """p of McNemar's exact test on the images that just one of both got right; of several seeds twice the median.
+
+    The seeds share their images, so their tests are dependent; twice the median of p-values is one whatever the dependence (Rueger 1978).
+    """
+    ps = []
+    for a, b in answers:
+        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+        ps.append(float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0)
+    return ps[0] if len(ps) == 1 else min(1.0, 2 * statistics.median(ps))
+
+
+def image_interval(answers: Answers) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean difference over test images, each image's answers of all seeds kept together."""
+    per_image = np.mean([a.astype(float) - b.astype(float) for a, b in answers], axis=0)  # (N,)
+    if (per_image == per_image[0]).all():
+        return float(per_image[0]), float(per_image[0])
+    found = stats.bootstrap(
+        (per_image,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=50,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+# ------------------------------------------------------------------------------------------------------------------ in words
+
+
+def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:
+    """What the differences come to: the best group against each other one, what cannot be told apart, and what to beware of."""
+    name, more_is_better = METRICS[metric]
+    if len(groups) < 2:
+        return [f"one group alone: {groups[0].label}; nothing to compare"]
+    ranked = sorted(groups, key=lambda group: -group.mean if more_is_better else group.mean)
+    best, lines = ranked[0], []
+    against = {(each.a.label, each.b.label): each for each in found}
+    level: list[str] = []
+    for other in ranked[1:]:
+        each = against.get((best.label, other.label)) or reverse(against[other.label, best.label])
+        if each.is_real:
+            lines.append(f"{best.label} beats {other.label} by {in_units(abs(each.mean), metric)}{details(each, metric)}")
+        else:
+            level.append(other.label)
+    if level:
+        reason = "" if best.n > 1 else ", from one seed"
+        lines.insert(0, f"not distinguishable from the best, {best.label}{reason}: {'; '.join(level)}")
+    rest = [(each.a.label, each.b.label) for each in found if not each.is_real and best.label not in (each.a.label, each.b.label)]
+    if rest and len(groups) <= 8:
+        lines.append("not distinguishable from each other: " + "; ".join(f"{a} and {b}" for a, b in rest))
+    if any(group.n < 2 for group in groups):
+        lines.append("one seed in a group: no interval over seeds, so another seed may turn this round; give seed=0,1,2 or more")
+    if metric.startswith("test.") and len(groups) > 2:
+        lines.append(f"beware: picking the best of {len(groups)} by its {name} makes that figure optimistic{validated(groups, best)}")
+    return lines
+
+
+def trends(groups: Sequence[Group], keys: Sequence[str], *, metric: str) -> list[str]:
+    """What happens along depth (or width, or another number), with all else equal: from the least to the most, and where the best lies."""
+    x = main_axis(groups, keys)
+    if x is None:
+        return []
+    name, more_is_better = METRICS[metric]
+    found: list[tuple[str, Difference, Group]] = []
+    for line, members in lines_along(groups, keys, x).items():
+        if len(members) > 1:
+            best = (max if more_is_better else min)(members, key=lambda group: group.mean)
+            found.append((line, difference(members[-1], members[0], metric=metric), best))
+    known = [each.p for _, each, _ in found if each.p is not None]
+    corrected = iter(stats.false_discovery_control(known) if known else [])
+    lines: list[str] = []
+    for line, each, best in found:
+        each = Difference(**{**each.__dict__, "corrected": None if each.p is None else float(next(corrected))})
+        low, high = (group.key[keys.index(x)] for group in (each.b, each.a))
+        ends = f"{bare(each.b.mean, metric)} to {bare(each.a.mean, metric)}{' %' if is_share(metric) else ''}"
+        how = ("rises" if each.mean > 0 else "falls") if each.is_real else "does not change beyond chance"
+        told = f"{line}: from {x}={worded(low)} to {worded(high)} {name} {how} ({ends}{details(each, metric)})"
+        if best not in (each.a, each.b):
+            told += f"; its best is {bare(best.mean, metric)} at {x}={worded(best.key[keys.index(x)])}"
+        lines.append(told)
+    return lines
+
+
+def validated(groups: Sequence[Group], best: Group) -> str:
+    """Which group validation would have picked."""
+    if any(result.result.get("best_val_accuracy") is None for group in groups for result in group.results):
+        return ""
+    picked = max(groups, key=lambda group: statistics.fmean(result.metric("val.accuracy") for result in group.results))
+    return "; validation picks it too" if picked is best else f"; validation picks {picked.label}"
+
+
+def reverse(each: Difference) -> Difference:
+    """b against a."""
+
+    def turned(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is None else (-interval[1], -interval[0])
+
+    swapped = {"a": each.b, "b": each.a, "mean": -each.mean}
+    return Difference(**{**each.__dict__, **swapped, "over_seeds": turned(each.over_seeds), "over_images": turned(each.over_images)})
+
+
+def details(each: Difference, metric: str) -> str:
+    """`, 95 % interval 2.4 to 3.8, n = 3, p = 0.002 after correction`; of the difference's size, below zero the other way round."""
+    words, interval = "", each.interval
+    if interval is not None:
+        low, high = interval if each.mean >= 0 else (-interval[1], -interval[0])
+        words += f", 95 % interval {bare(low, metric)} to {bare(high, metric)}"
+    words += f", n = {each.seeds}" + ("" if each.is_paired or each.seeds < 2 else " unpaired")
+    return words + ("" if each.corrected is None else f", p = {each.corrected:.2g} after correction")
+
+
+def bare(value: float, metric: str) -> str:
+    """A value without its unit."""
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4g}"
+
+
+def in_units(value: float, metric: str) -> str:
+    """A difference with its unit."""
+    return f"{bare(value, metric)} points" if is_share(metric) else bare(value, metric) + (" s" if metric.endswith("seconds") else "")

@@ -1,0 +1,83 @@
+"""The processes that the cells of a study run in: forked from one that has imported all they need and never ran an operation."""
+
+import faulthandler
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skiplab import checkpoint, placement
+from skiplab.launch import guarded, launch, settled
+from skiplab.schema import Config
+from skiplab.signals import StopSignal
+
+PRELOADED = ["skiplab.study.preload"]
+
+
+def context() -> Any:
+    """Where processes come from: a server that forks them, or where there is none (Windows), a fresh start each."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    return server
+
+
+def start(config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()) -> BaseProcess:
+    """The run of a config with `out`, in a process of its own; its words go to the end of `log`, `texts` into its .hydra/."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = context().Process(target=run_in, args=(config, str(log), dict(environment), list(texts)))
+    process.start()
+    return process
+
+
+def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequence[str]) -> None:
+    """What the process does: `train` with a config that is checked already. Exits with its code."""
+    os.environ.update(environment)
+    if hasattr(os, "setsid"):
+        os.setsid()  # a terminal's Ctrl-C is for the sweep, which passes it on once
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    faulthandler.enable()  # a crash in native code leaves a traceback too
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+
+    def run() -> int:
+        ready = settled(config)
+        with StopSignal() as stop_signal, placement.held(ready, Path(), "") as (folder, is_new):
+            if is_new:
+                record(folder, texts)
+            return launch(ready, folder, stop_signal)
+
+    code = guarded(run)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def record(folder: Path, texts: Sequence[str]) -> None:
+    """The overrides that the cell was started with, as Hydra records them; never read back."""
+    (folder / ".hydra").mkdir(exist_ok=True)
+    checkpoint.write_atomically(folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode())
+
+
+def stop_with_parent() -> None:
+    """Save and stop when the sweep is gone, however it went: nobody would start what comes next, or know of this run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(parent, "sentinel"):
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def with_threads(config: Config, threads: int | None) -> Config:
+    """The config on so many threads, unless it says itself."""
+    options = config.trainer
+    return config if threads is None or options.threads is not None else replace(config, trainer=replace(options, threads=threads))
