@@ -9,6 +9,7 @@ import math
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -57,6 +58,9 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
+# conf/hydra/launcher has ready values for plugins that bring a schema of the same name, which is how they are checked
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> what brings it
 PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)", re.MULTILINE)
 
 
@@ -87,6 +91,7 @@ def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> N
     """Raise UsageError with everything that is wrong with these overrides, one line each; a search takes intervals too."""
     choose_plugins(texts)
     texts = with_preset(texts) if multirun else texts
+    check_launcher(texts)
     problems: list[str] = []
     good: list[Override] = []
     texts, swallowed = join_pairs(texts)
@@ -103,6 +108,16 @@ def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> N
     problems += [line for line in check_values(good) if line not in problems]
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def check_launcher(texts: Sequence[str]) -> None:
+    """Raise UsageError if a launcher is asked for that is not installed, or not known."""
+    wanted = [text.partition("=")[2] for text in texts if text.startswith("hydra/launcher=")]
+    known = Plugins.instance().class_name_to_class if wanted else {}
+    for name in wanted:
+        path = conf_folder() / "hydra/launcher" / f"{name}.yaml"
+        if name in EXTRAS and path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"] not in known:
+            raise UsageError(f"hydra/launcher={name}: is not installed; pip install 'skiplab[{EXTRAS[name]}]'")
 
 
 def join_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ A layer is a convolution or a linear layer. Everything is computed on the device
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,14 @@ class Probe:
             self.found["updates"], self.before = torch.stack(ratios), []
         self.pending.append((step, self.found))
         self.found = {}
+
+    def behind(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The rows of steps, each with the probe's own behind it: an order that does not depend on when they are written."""
+        own = {row["step"]: row for row in self.rows()}
+        for row in rows:
+            yield row
+            if row["step"] in own:
+                yield own[row["step"]]
 
     def rows(self) -> list[dict[str, Any]]:
         """The pending figures as rows of metrics.jsonl, in one transfer: {step, gradient_norm: {layer: value}, ...}; steps count from 1."""

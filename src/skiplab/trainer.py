@@ -196,10 +196,8 @@ class Trainer:
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise self.diverged(f"the loss is {loss} at step {first + i + 1:,}", lr=self.pending[i][0])
-        self.log.metric(
-            {"step": first + i + 1, "lr": lr, "loss": loss} for i, (loss, (lr, _)) in enumerate(zip(losses, self.pending, strict=True))
-        )
-        self.log.metric(self.probe.rows())
+        rows = [{"step": first + i + 1, "lr": self.pending[i][0], "loss": loss} for i, loss in enumerate(losses)]
+        self.log.metric(self.probe.behind(rows))
         for loss, correct, (_, num_images) in zip(losses, corrects, self.pending, strict=True):
             progress.loss_sum += loss * num_images
             progress.num_correct += correct

@@ -14,6 +14,7 @@ from skiplab.errors import SkiplabError, Stopped
 from skiplab.launch import complain, launch, settled
 from skiplab.signals import StopSignal
 from skiplab.study import plan
+from skiplab.study.preemption import Preemption
 
 
 def task(stop_signal: StopSignal) -> Callable[[Any], None]:
@@ -24,8 +25,9 @@ def task(stop_signal: StopSignal) -> Callable[[Any], None]:
         if os.getpid() == here:
             code, is_stop = run_cell(cfg, stop_signal)
         else:
-            with StopSignal() as own:
+            with StopSignal() as own, Preemption(own) as preemption:
                 code, is_stop = run_cell(cfg, own)
+                preemption.requeue()
             if code and not is_stop:
                 raise RuntimeError(f"exit code {code}")
         if is_stop:

@@ -26,7 +26,7 @@ th button { font: inherit; font-weight: 600; color: inherit; background: none; b
 th[aria-sort=ascending] button::after { content: " \\25b2"; } th[aria-sort=descending] button::after { content: " \\25bc"; }
 tbody tr:hover { background: var(--mark); }
 figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .4rem; }
-figure svg { width: 100%; height: auto; display: block; }
+figure { overflow-x: auto; } figure svg { width: 100%; min-width: 34rem; height: auto; display: block; }
 #tip { position: fixed; pointer-events: none; background: #20252c; color: #fff; padding: .35rem .55rem; border-radius: 4px;
   font-size: .85rem;  max-width: min(26rem, 90vw); z-index: 9; } #tip[hidden] { display: none; }
 li { margin: .25rem 0; }

@@ -3,6 +3,7 @@
 Asked and told trial by trial; what was asked lies in a journal file, so that a search that was killed goes on, its broken trials too.
 """
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
                 raise UsageError(
                     f"{override.input_line}: an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
                 )
-            whole = isinstance(low, int) and isinstance(high, int)
+            whole = key in configs.leaves() and configs.leaves()[key].type is int  # Hydra reads the ends as fractions
             space[key] = (
                 IntDistribution(int(low), int(high), log=is_log) if whole else FloatDistribution(float(low), float(high), log=is_log)
             )
@@ -75,6 +76,14 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
             "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
         )
     return space
+
+
+def name_of(parsed: Sequence[Override]) -> str:
+    """A search's name, from its keys and a hash of all that it is told: another space is another search."""
+    texts = sorted(str(o.input_line) for o in parsed if plan.changes_numbers(o.key_or_group))
+    keys = [o.key_or_group.rpartition(".")[2] for o in parsed if o.is_sweep_override()]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:4]
+    return folders.slug("-".join(["search", *keys, digest]))[: plan.LONGEST_NAME]
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def command(options: Options) -> int:
     base = overrides.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
-    folder = plan.STUDIES / plan.name_of(parsed, base, sweep="search" if base.study is None else None)
+    folder = plan.STUDIES / (base.study or name_of(parsed))
     plan.check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +132,11 @@ class Search:
             sampler=optuna.samplers.TPESampler(seed=options.sampler_seed + count_lines(folder / JOURNAL), constant_liar=True),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=0),
         )
+        told = {key: str(distribution) for key, distribution in self.space.items()}
+        before = self.study.user_attrs.get("space", told)
+        if before != told:
+            raise UsageError(f"study={folder.name}: was searched over {', '.join(before)} in other ranges; take another study=NAME")
+        self.study.set_user_attr("space", told)
         self.trials: dict[str, Any] = {}  # by run folder
         self.reported: dict[str, int] = {}
 
@@ -138,7 +152,7 @@ class Search:
             + f"; {len(places)} at a time",
             flush=True,
         )
-        shown = Watched(view.of_terminal(slots=len(places)), self)
+        shown = Watched(view.of_terminal(slots=len(places), total=self.options.trials - done), self)
         try:
             with StopSignal() as stop_signal, stop_signal.heeded():
                 return supervise.run(

@@ -28,8 +28,8 @@ class Best:
 class Told:
     """What both views know of the jobs."""
 
-    def __init__(self, *, slots: int):
-        self.slots, self.began = slots, time.monotonic()
+    def __init__(self, *, slots: int, total: int | None = None):
+        self.slots, self.total = slots, total  # None: the jobs are all known
         self.best: Best | None = None
         self.states: dict[str, folders.State] = {}  # of finished cells, by folder: read once
 
@@ -47,7 +47,7 @@ class Told:
     def summary(self, jobs: Sequence[Job]) -> str:
         """`12 of 60 done, 2 running, 1 failed; about 3:20 left; best so far ...`."""
         counts = {state: sum(job.state == state for job in jobs) for state in STATES}
-        told = [f"{counts['finished']} of {len(jobs)} done"]
+        told = [f"{counts['finished']} of {self.total or len(jobs)} done"]
         told += [f"{counts[state]} {state}" for state in ("running", "failed", "stopped") if counts[state]]
         words = ", ".join(told)
         if (left := self.left(jobs)) is not None:
@@ -70,14 +70,14 @@ class Told:
 class Lines(Told):
     """A line whenever a cell starts, ends or is tried again."""
 
-    def __init__(self, *, slots: int, stream: TextIO):
-        super().__init__(slots=slots)
+    def __init__(self, *, slots: int, stream: TextIO, total: int | None = None):
+        super().__init__(slots=slots, total=total)
         self.stream = stream
 
     def changed(self, job: Job, jobs: Sequence[Job]) -> None:
         """The line."""
-        over, width = sum(each.is_over for each in jobs), len(str(len(jobs)))
-        print(f"[{over:>{width}}/{len(jobs)}] {self.words(job)}", file=self.stream, flush=True)
+        over, total = sum(each.is_over for each in jobs), self.total or len(jobs)
+        print(f"[{over:>{len(str(total))}}/{total}] {self.words(job)}", file=self.stream, flush=True)
 
     def words(self, job: Job) -> str:
         """What has become of a cell."""
@@ -103,8 +103,8 @@ class Lines(Told):
 class Live(Lines):
     """A table that is redrawn in place, failures as lines above it."""
 
-    def __init__(self, *, slots: int, stream: TextIO):
-        super().__init__(slots=slots, stream=stream)
+    def __init__(self, *, slots: int, stream: TextIO, total: int | None = None):
+        super().__init__(slots=slots, stream=stream, total=total)
         from rich.console import Console
         from rich.live import Live as Redrawn
 
@@ -152,9 +152,9 @@ class Live(Lines):
         self.redrawn.stop()
 
 
-def of_terminal(*, slots: int) -> Lines:
+def of_terminal(*, slots: int, total: int | None = None) -> Lines:
     """The view that suits stdout."""
-    return (Live if sys.stdout.isatty() else Lines)(slots=slots, stream=sys.stdout)
+    return (Live if sys.stdout.isatty() else Lines)(slots=slots, stream=sys.stdout, total=total)
 
 
 def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State]) -> str:
