@@ -95,6 +95,7 @@ def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experi
         "resnet_mnist": ["dataset=digits"],  # batches of 2048 of 1,797 images
         "speedrun94": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],  # mirrored digits, and small ones
         "speedrun96": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],
+        "speedrun_mnist": ["dataset=digits"],
         "he2016_resnet32": ["block=airbench_residual", "block=bottleneck"],  # 9n+2 layers
         "he2016_resnet44": ["block=airbench_residual", "block=bottleneck"],
     }

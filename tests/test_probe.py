@@ -86,7 +86,7 @@ def test_a_probe_is_written_as_a_list_with_commas(call: Cli) -> None:
     assert all(math.isfinite(value) for value in rows(Path("run"))[0]["update_ratio"].values())
     code, _, err = call(*SMALL, "trainer.probe=gradient")
     assert code == 2
-    assert err.startswith("error: trainer.probe=gradient: one of none, or what is recorded per layer: gradients, activations, updates")
+    assert err.startswith("error: trainer.probe=gradient: none, or some of gradients, activations, updates with commas between is expected")
     code, _, err = call(*SMALL, "trainer.probe=activations", "trainer.compile=true")
     assert code == 2
     assert "activations cannot be seen in compiled code" in err

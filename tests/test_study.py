@@ -168,7 +168,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
     )
     assert "resume=never: what a study has done stays done" in refusal("seed=0,1", "resume=never")
     assert "sweep=degradaton: no such sweep; did you mean degradation?" in refusal("sweep=degradaton")
-    assert "study=a/b: one of" in refusal("seed=0,1", "study=a/b")
+    assert "study=a/b: a name of letters, digits, dots, dashes and underscores is expected" in refusal("seed=0,1", "study=a/b")
     assert "jobs=0: must be at least 1" in refusal("seed=0,1", "jobs=0")
     Path("outputs/studies").mkdir(parents=True)
     Path("outputs/studies/taken").write_text("")
@@ -203,8 +203,29 @@ def test_the_name_of_a_study_comes_from_what_is_swept() -> None:
     assert name("block=conv,skip", "depth=2,6,18", "seed=0,1,2", "jobs=3") == "block-depth"  # wider, on more cores: the same
     assert re.fullmatch(r"block-depth-[0-9a-f]{4}", name("block=conv,skip", "depth=2,6", "epochs=3"))
     assert name("seed=0,1") == "seed"
+    assert len({name("block=conv,skip", "match=params", f"target={target}") for target in ("80k", "90k")}) == 2
     assert name("optimizer.lr=0.1,0.2") == "lr"
     assert name("block=conv,skip", "depth=2", sweep="blocks") != name("block=conv,skip", "depth=3", sweep="blocks")
+
+
+def test_out_may_tell_the_cells_of_a_sweep_apart_and_must(call: Cli) -> None:
+    """By other keys, whatever their order; the folder of two cells, or of another run, is refused before anything is run."""
+    from skiplab.study import plan
+
+    def cells_of(*jobs: tuple[str, ...]) -> list[plan.Cell]:
+        return plan.cells_of(jobs, folder=Path("s"), fixed=["out"])
+
+    found = cells_of(
+        *(("out=runs/${block.name}-${seed}", f"block={block}", f"seed={seed}") for block in ("conv", "skip") for seed in (0, 1))
+    )
+    assert [str(cell.folder) for cell in found] == ["runs/conv-0", "runs/conv-1", "runs/skip-0", "runs/skip-1"]
+    assert len({cell.log for cell in found}) == 4
+    code, _, err = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv", "seed=0,1")
+    assert (code, err) == (2, "error: out=runs/conv: is the folder of both seed=0 and seed=1; tell them apart, or leave it out\n")
+    assert call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip")[0] == 0
+    code, out, _ = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip", "epochs=7")
+    assert code == 1
+    assert "holds another run (epochs differ)" in out
 
 
 def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +244,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     assert [slot.device for slot in slots.slots_for([plain], jobs=4)] == ["0", "3", "0", "3"]
     assert slots.Slot(1, "3").environment == {"CUDA_VISIBLE_DEVICES": "3"}
     assert slots.slots_for([compose("device=cpu")], jobs="auto") == [slots.Slot(1)] * 8
+    assert slots.slots_for([compose("device=cuda:1")], jobs="auto") == [slots.Slot(8)]  # one device, one run at a time
     several = compose("trainer.devices=2", "device=cpu")
     assert slots.slots_for([several], jobs="auto") == [slots.Slot(None)]
     with pytest.raises(UsageError, match="takes the whole machine"):
@@ -263,3 +285,29 @@ def test_the_live_table_shows_running_done_failed_and_the_best(tmp_path: Path) -
     assert "best on validation so far" in text
     assert "sweep: 2 of 4 cells done, 2 failed" in text
     assert done.stdout.rfind("\x1b[?25h") > done.stdout.rfind("\x1b[?25l")  # the cursor is shown again
+
+
+def test_a_presets_grid_is_overridden_key_by_key() -> None:
+    from skiplab import grid, paths
+
+    for name in paths.groups()["sweep"]:
+        assert grid.count_cells(grid.parsed(grid.with_preset([f"sweep={name}"]))) >= 15
+    texts = grid.with_preset(["sweep=blocks", "seed=7", "epochs=2"])
+    assert texts == ["block=conv,residual,residual_down,skip", "sweep=blocks", "seed=7", "epochs=2"]
+    assert grid.combinations(grid.parsed(["block=conv,skip", "depth=range(1,4)", "seed=0"]))[-1] == ["block=skip", "depth=3", "seed=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["blocks", "blocks_equal_params", "degradation", "depth_vs_width", "gradient_flow"])
+def test_a_ready_study_runs_without_m_and_ends_in_a_verdict(tmp_path: Path, train: Train, name: str) -> None:
+    """With one seed and one epoch."""
+    short = ["epochs=1", "batch_size=256", "seed=0"] + (["depth=2,6"] if name in ("degradation", "gradient_flow") else [])
+    done = train(f"sweep={name}", *short)
+    assert done.returncode == 0, done.stderr
+    (study,) = (tmp_path / "outputs/studies").iterdir()
+    assert study.name.startswith(f"{name}-")
+    assert "sweep: " in done.stdout
+    assert json.loads((study / "compare.json").read_text())["verdict"]
+    assert (study / "gradient_flow.png").exists() == (name == "gradient_flow")
+    if "equal" in name or "width" in name:
+        assert re.search(r"^\S+: width=\d+: [\d,]+ params, [+-]\d+\.\d % of the target$", done.stdout, re.MULTILINE)

@@ -166,7 +166,7 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
         if converted == "" or "${" in str(value):
             converted = None
         if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
-            problems.append(f"{path}={value}: one of {meta['meaning']} is expected")
+            problems.append(f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected")
             return None
     if converted is None:
         problems.append(f"{path}={_shown(value)}: {expected} is expected ({meta.get('meaning', '')})")

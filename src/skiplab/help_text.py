@@ -31,6 +31,12 @@ KEYS: set any value, KEY=VALUE (all of them: train --cfg job)
   out=FOLDER       the run folder (otherwise outputs/DATE/TIME-DATASET-MODEL-BLOCK)
   resume=          auto (go on with the same run if one is unfinished), never, or the path of a run
   init_from=RUN    start a fresh run from the best weights of another
+  match, target    match=params|macs target=80k: the width that comes nearest, within a tenth
+  trainer.probe=   gradients,activations,updates: what flows through each layer, into metrics.jsonl, every trainer.probe_every steps
+
+STUDIES: several values with -m, or a preset sweep=NAME; skiplab compare outputs/studies/NAME tells what they say
+  study=NAME       the folder outputs/studies/NAME (otherwise made of the keys); the same command goes on, a wider grid adds
+  jobs=auto|N      runs at once; retries=N tries a failed one again; on_error=continue|stop; force=true for very many
 
 FLAGS (Hydra's): -m sweeps, --cfg job shows the config, -sc install=bash sets up completion
 EXIT CODES: 0 done, 2 bad command line, config or data, 3 no usable checkpoint, 4 output folder, 5 diverged,

@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from skiplab import signals
+
 tqdm.set_lock(threading.RLock())  # its own default is a semaphore of the system, which a killed run would leave behind
 QUIET = 30  # seconds after which a run without a bar says that it lives
 
@@ -46,10 +48,7 @@ class Log:
     def hang_up(self) -> None:
         """The terminal was closed, or nobody reads the pipe any more: the run goes on, and says what it says in run.log alone."""
         self.console, self.bar = False, None
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):  # so that nothing that is said later raises an error
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+        signals.hang_up()
 
     def evaluation(self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool) -> None:
         """The line of an evaluation's row of metrics.jsonl."""

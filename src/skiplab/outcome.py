@@ -5,6 +5,8 @@ import json
 import shlex
 import subprocess
 import time
+import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,7 +142,7 @@ def draw_run(folder: Path) -> None:
         with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
             tested = report.Predictions(arrays["test_labels"], arrays["test_probabilities"])
         best_step = int(json.loads((folder / folders.RESULT).read_text())["best_step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{folder}: its predictions.npz or {folders.RESULT} is damaged ({' '.join(str(error).split())[:80]})") from None
     training, _, _ = parts.training_data(config, device)
     test = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")

@@ -253,10 +253,11 @@ def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
     configs: list[Config] = []
     with composing():
         for overrides in map(parsed, jobs):
-            chosen = tuple(str(o.input_line) for o in overrides if not _is_plain_value(o))
+            refers = any(map(_refers, overrides))  # to other keys, whose values Hydra has to know
+            chosen = tuple(str(o.input_line) for o in overrides if refers or not _is_plain_value(o))
             if chosen not in composed:
                 composed[chosen] = plain(compose("config", list(chosen)))
-            values = [o for o in overrides if _is_plain_value(o)]
+            values = [o for o in overrides if not refers and _is_plain_value(o)]
             problems: list[str] = []
             tree = _with_values(composed[chosen], values, problems)
             if problems:
@@ -280,7 +281,12 @@ def composing() -> Iterator[None]:
 
 def _is_plain_value(override: Override) -> bool:
     """Whether it sets one key, which takes no composing: 70 ms spared for each cell of a sweep."""
-    return override.key_or_group in config.leaves() and "${" not in str(override.input_line)
+    return override.key_or_group in config.leaves() and not _refers(override)
+
+
+def _refers(override: Override) -> bool:
+    """Whether it holds an interpolation, `${...}`, however Hydra has quoted it."""
+    return any("${" in str(text) for text in (override.input_line, override.value()))
 
 
 def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:

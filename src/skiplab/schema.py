@@ -12,12 +12,15 @@ def key(
     at_most: float | None = None,
     below: float | None = None,
     pattern: str | None = None,
+    expected: str | None = None,
     word: str | None = None,
     changes_numbers: bool = True,
     fixed: bool = False,
     neutral: Any = MISSING,
 ) -> Any:
-    """A field of the schema. `fixed`: cannot change when a run is resumed; `word`: what may stand for a number.
+    """A field of the schema. `expected`: what fits the pattern, in words (none: the meaning says it).
+
+    `fixed`: cannot change when a run is resumed; `word`: what may stand for a number.
 
     `neutral`: the value that leaves it out of the identity, and that a config has which was stored before there was this key.
     """
@@ -26,6 +29,7 @@ def key(
             "meaning": meaning,
             "bounds": {"at least": at_least, "above": above, "at most": at_most, "below": below},
             "pattern": pattern,
+            "expected": expected,
             "word": word,
             "changes_numbers": changes_numbers,
             "fixed": fixed,
@@ -226,6 +230,7 @@ class Trainer:
     )
     probe: str = key(
         "none, or what is recorded per layer: gradients, activations, updates, with commas between",
+        expected="none, or some of gradients, activations, updates with commas between",
         pattern=r"none|(?:gradients|activations|updates)(?:,(?:gradients|activations|updates))*",
         changes_numbers=False,
         neutral="none",
@@ -293,6 +298,7 @@ class Config:
     study: str | None = key(
         "a sweep's name: its folder is outputs/studies/NAME; null: made of the keys that are swept",
         pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+        expected="a name of letters, digits, dots, dashes and underscores",
         changes_numbers=False,
         neutral=None,
     )

@@ -49,6 +49,20 @@ def kept_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def hang_up() -> None:
+    """Have what is said from now on go nowhere: the terminal was closed, or nobody reads the pipe any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def let_through() -> None:
+    """End what `kept_back` has begun in the process that started this one."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
+
+
 class StopSignal:
     """While entered, catches the signals.
 

@@ -42,7 +42,7 @@ def parser_of_verbs() -> tuple[Parser, list[str]]:
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     drawing = verbs.add_parser("draw", help="the four pictures of finished runs, which a sweep leaves out")
-    drawing.add_argument("run", type=Path, nargs="+", help="run folders")
+    drawing.add_argument("run", type=Path, nargs="+", help="run folders, or studies")
     add_compare(verbs.add_parser("compare", help="runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"))
     search = verbs.add_parser("search", help="search hyperparameters by Optuna, each trial a run; the same command goes on")
     search.add_argument(
@@ -99,7 +99,9 @@ def draw_command(options: argparse.Namespace) -> None:
     """`skiplab draw`."""
     from skiplab import folders
 
-    runs = list(map(folders.of_path, options.run))
+    studies = [path for path in options.run if path.is_dir() and folders.identity_of(path) is None and folders.runs_under(path)]
+    found = [folder for path in options.run for folder in (folders.runs_under(path) if path in studies else [folders.of_path(path)])]
+    runs = [folder for folder in found if folders.is_finished(folder) or folder in options.run]  # of a study what is there
     from skiplab.outcome import draw_run
 
     for folder in runs:

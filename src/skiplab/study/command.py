@@ -1,5 +1,6 @@
 """`train -m ...` and `train sweep=...` as a command: plans the study, has Hydra launch it, closes it with a table. Imports no torch."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,21 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
             if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
                 launcher.STOPPED.append(error.code)
         if launcher.REFUSED:
+            forget(folder)
             raise launcher.REFUSED[-1]
         jobs = launcher.ENDED or [of_folder(cell) for cell in all_cells(parsed, folder)]
-        if not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
+        if not launcher.ENDED and not launcher.STOPPED and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
             return 1  # nothing was even started; Hydra has said why
     code = close(jobs, stopped=launcher.STOPPED[-1] if launcher.STOPPED else 0)
     if sum(job.state == "finished" for job in jobs) > 1:
-        answer(folder)
+        answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
     return code
+
+
+def forget(folder: Path) -> None:
+    """Remove a study's folder in which nothing was run."""
+    if {path.name for path in folder.iterdir()} <= {".lock", "multirun.yaml"}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def all_cells(parsed: Sequence[grid.Override], folder: Path) -> list[plan.Cell]:
@@ -67,15 +75,19 @@ def of_folder(cell: plan.Cell) -> Job:
     return Job(cell, "failed", reason=reason)
 
 
-def answer(folder: Path) -> None:
+def answer(folder: Path, *, missing: int, of: int) -> None:
     """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it."""
     from skiplab.study import compare  # SciPy, matplotlib: a second
 
-    print()
+    print(f"\nof {of - missing} of {of} cells, the others are not finished:" if missing else "")
     try:
         compare.command([folder], by=None, metric="test.accuracy", x=None, out=None)
     except SkiplabError as error:
         print(f"no comparison: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        print(f"left out: skiplab compare {folder} makes the comparison")
+    except Exception as error:  # the study is done, whatever becomes of its pictures
+        print(f"no comparison: unforeseen, {type(error).__name__}: {error}; skiplab compare {folder} shows more")
 
 
 def close(jobs: Sequence[Job], *, stopped: int) -> int:

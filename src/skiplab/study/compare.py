@@ -11,7 +11,7 @@ from typing import Any
 from skiplab import checkpoint, folders, placement
 from skiplab.errors import FolderError, UsageError
 from skiplab.study import results, verdict
-from skiplab.study.groups import Group, partition
+from skiplab.study.groups import Group, numeric_keys, partition
 from skiplab.study.results import FIGURES, METRICS, is_share
 from skiplab.study.verdict import Difference
 
@@ -27,11 +27,14 @@ class Comparison:
     groups: list[Group]
     differences: list[Difference]
     notes: list[str]
+    trained: list[Group] | None = None  # the same groups by their training accuracy, where the test accuracy is compared
 
     def lines(self) -> list[str]:
         """The verdict, then what to know of the runs."""
         told = verdict.sentences(self.groups, self.differences, metric=self.metric)
-        return [*told, *verdict.trends(self.groups, self.keys, metric=self.metric), *self.notes]
+        told += verdict.trends(self.groups, self.keys, metric=self.metric)
+        told += verdict.trends(self.trained or [], self.keys, metric="train.accuracy")
+        return [*told, *self.notes]
 
 
 def compare(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str) -> Comparison:
@@ -39,14 +42,15 @@ def compare(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str) -> 
     found = results.read(paths)
     keys, groups = partition(found.results, metric=metric, by=by)
     results.check_protocol(found.results, by=keys if by is not None else [])
-    return Comparison(metric, keys, groups, verdict.differences(groups, metric=metric), found.notes)
+    trained = partition(found.results, metric="train.accuracy", by=keys)[1] if metric == "test.accuracy" else None
+    return Comparison(metric, keys, groups, verdict.differences(groups, metric=metric), found.notes, trained)
 
 
 def command(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str, x: str | None, out: Path | None) -> None:
     """`skiplab compare`: the table and the verdict on stdout, everything in a folder."""
     made = compare(paths, by=by, metric=metric)
     if x is not None and x not in FIGURES:
-        x = checked_x(x, made.keys)
+        x = checked_x(x, made)
     folder = out if out is not None else paths[0] if len(paths) == 1 else placement.OUTPUTS / "compare"
     print(text(made))
     try:
@@ -57,10 +61,12 @@ def command(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str, x: 
     print(f"\nwritten: {', '.join(str(path) for path in written)}")
 
 
-def checked_x(x: str, keys: Sequence[str]) -> str:
-    """The key that --x means. Raises UsageError if the groups do not differ in it."""
-    if x not in keys:
-        raise UsageError(f"--x {x}: the groups do not differ in it; choices: {', '.join([*keys, *FIGURES])}")
+def checked_x(x: str, made: Comparison) -> str:
+    """The key that --x means. Raises UsageError if the groups do not differ in it, or it holds no numbers."""
+    choices = numeric_keys(made.groups, made.keys)
+    if x not in choices:
+        rule = "holds no numbers" if x in made.keys or f"{x}.name" in made.keys else "the groups do not differ in it"
+        raise UsageError(f"--x {x}: {rule}; choices: {', '.join([*choices, *FIGURES])}")
     return x
 
 
@@ -120,32 +126,31 @@ def text(made: Comparison) -> str:
 
 
 def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
-    """compare.csv, .json, .md, .html and the pictures."""
+    """compare.csv, .json, .md, .html and the pictures; of another metric than the test accuracy compare_METRIC.csv ..."""
     from skiplab.study import page, pictures  # matplotlib: half a second
 
+    base = "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
     drawn = pictures.all_of(made.groups, made.keys, metric=made.metric, x=x)
-    files = {
-        "compare.csv": as_csv(made),
-        "compare.json": json.dumps(as_json(made), indent=1) + "\n",
-        "compare.md": as_markdown(made, drawn),
-    }
-    for name, content in files.items():
-        checkpoint.write_atomically(folder / name, content.encode())
+    for picture in drawn:
+        picture.name = picture.name.replace("compare", base)
+    contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, drawn)}
+    for ending, content in contents.items():
+        checkpoint.write_atomically(folder / f"{base}{ending}", content.encode())
     paths = [picture.save(folder) for picture in drawn]
     values = [sort_keys(group, made.metric) for group in made.groups]
-    page.write(folder / "compare.html", made.groups, table(made), values, made.lines(), drawn)
-    return [folder / "compare.html", *(folder / name for name in files), *paths]
+    page.write(folder / f"{base}.html", made.groups, table(made), values, made.lines(), drawn)
+    return [folder / f"{base}{ending}" for ending in (".html", *contents)] + paths
 
 
 def as_csv(made: Comparison) -> str:
     """A row a group, in plain numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*made.keys, "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES])
+    writer.writerow([*made.keys, "metric", "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES])
     for group in made.groups:
         best = (max if METRICS[made.metric][1] else min)(group.values)
         spread = [group.deviation, *(group.interval or (None, None))]
-        writer.writerow([*group.key, group.n, group.mean, *spread, best, *(group.cost(name) for name in FIGURES)])
+        writer.writerow([*group.key, made.metric, group.n, group.mean, *spread, best, *(group.cost(name) for name in FIGURES)])
     return buffer.getvalue()
 
 

@@ -63,17 +63,24 @@ def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | Non
     keys = differing(results) if by is None else [full(key) for key in by]
     held: dict[str, list[Result]] = {}
     for result in results:
-        held.setdefault(json.dumps([result.values[key] for key in keys]), []).append(result)
+        held.setdefault(json.dumps([result.values.get(key) for key in keys]), []).append(result)
     for members in held.values():
         check_seeds(members, keys)
     groups: list[Group] = []
     for members in held.values():
         members = sorted(members, key=lambda result: result.seed)
         values = tuple(result.metric(metric) for result in members)
-        key = tuple(members[0].values[key] for key in keys)
+        key = tuple(members[0].values.get(key) for key in keys)
         groups.append(Group(key, label(keys, key), tuple(members), values, is_share(metric)))
-    groups.sort(key=lambda group: [(isinstance(v, str), v if isinstance(v, (int, float, str)) else json.dumps(v)) for v in group.key])
+    groups.sort(key=lambda group: [sortable(value) for value in group.key])
     return keys, groups
+
+
+def sortable(value: Any) -> tuple[int, float, str]:
+    """Values of any kind in an order: null, numbers, texts."""
+    if value is None:
+        return 0, 0.0, ""
+    return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
 
 
 def full(key: str) -> str:
@@ -88,21 +95,25 @@ def full(key: str) -> str:
 
 
 def differing(results: Sequence[Result]) -> list[str]:
-    """The fewest keys, the plainest first, that tell apart all runs that differ in more than the seed."""
+    """What tells runs apart that differ in more than the seed, the plainest first; what follows from a choice is left out.
+
+    That is a value that is the same wherever an option is (a block's bias follows from block.name, a data set's epochs from dataset.name),
+    and a width that was chosen to meet a budget.
+    """
     known = configs.leaves()
     paths = sorted({path for result in results for path in result.values}, key=lambda path: (rank(path), path))
     keys = [path for path in paths if path != "seed" and known[path].metadata["changes_numbers"]]
     keys = [key for key in keys if len({json.dumps(result.values.get(key)) for result in results}) > 1]
+    if all(result.config.match != "none" for result in results):
+        keys = [key for key in keys if key != "width"] or keys
+    names = [key for key in keys if key.endswith(".name")]
+    return [key for key in keys if key in names or not any(follows(key, name, results) for name in names)]
 
-    def parts(some: Sequence[str]) -> int:
-        return len({json.dumps([result.values.get(key) for key in some]) for result in results})
 
-    whole = parts(keys)
-    for key in reversed(list(keys)):  # what follows from the others, such as a block's bias, says nothing
-        without = [other for other in keys if other != key]
-        if parts(without) == whole:
-            keys = without
-    return keys
+def follows(key: str, name: str, results: Sequence[Result]) -> bool:
+    """Whether a value is the same in all runs with the same option."""
+    found: dict[str, str] = {}
+    return all(found.setdefault(result.values[name], value := json.dumps(result.values.get(key))) == value for result in results)
 
 
 def rank(path: str) -> int:
@@ -121,24 +132,34 @@ def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
 
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:
     """`block=residual depth=6`; of the whole set, `all runs`."""
-    told = [f"{key.removesuffix('.name')}={worded(value)}" for key, value in zip(keys, values, strict=True)]
-    return " ".join(told) or "all runs"
+    return " ".join(parts_of(keys, values)) or "all runs"
+
+
+def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """The words of a group's name, one for each key."""
+    return [f"{key.removesuffix('.name')}={worded(value)}" for key, value in zip(keys, values, strict=True)]
 
 
 def worded(value: Any) -> str:
     """A value as a command line has it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else ",".join(map(worded, value)) if isinstance(value, (tuple, list)) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else ",".join(map(worded, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def numeric_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
+    """The keys that hold a number in every group."""
+
+    def is_numeric(key: str) -> bool:
+        return all(isinstance(value := group.key[keys.index(key)], (int, float)) and not isinstance(value, bool) for group in groups)
+
+    return [key for key in keys if is_numeric(key)]
 
 
 def main_axis(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
     """The key to draw along: depth, else width, else the first that holds numbers; None where none does."""
 
-    def is_numeric(key: str) -> bool:
-        return all(isinstance(value := group.key[keys.index(key)], (int, float)) and not isinstance(value, bool) for group in groups)
-
-    numeric = [key for key in keys if is_numeric(key)]
+    numeric = numeric_keys(groups, keys)
     return next((key for key in ("depth", "width") if key in numeric), numeric[0] if numeric else None)
 
 
@@ -149,4 +170,4 @@ def lines_along(groups: Sequence[Group], keys: Sequence[str], x: str) -> dict[st
     for group in groups:
         shared = [pair for i, pair in enumerate(zip(keys, group.key, strict=True)) if i != at]
         found.setdefault(label([key for key, _ in shared], [value for _, value in shared]), []).append(group)
-    return {name: sorted(members, key=lambda group: group.key[at]) for name, members in found.items()}
+    return {name: sorted(members, key=lambda group: sortable(group.key[at])) for name, members in found.items()}

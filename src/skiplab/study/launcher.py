@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 
 from skiplab import folders
 from skiplab.config import check as check_config
+from skiplab.cores import counted
 from skiplab.errors import SkiplabError
 from skiplab.overrides import plain
 from skiplab.signals import StopSignal
@@ -37,7 +38,8 @@ class StudyLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells; a failed one is told and counted, not raised, and so is what stands against the whole sweep."""
         try:
-            self.run(job_overrides)
+            if not (STOPPED or REFUSED):  # Hydra goes on with the next batch of a sweep in parts
+                self.run(job_overrides)
         except SkiplabError as error:
             REFUSED.append(error)  # Hydra would print a traceback
         return [JobReturn(overrides=texts, status=JobStatus.COMPLETED) for texts in job_overrides]
@@ -56,20 +58,23 @@ class StudyLauncher(Launcher):
         jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
         shown = view.of_terminal(slots=len(places))
         try:
-            with StopSignal() as stop_signal, stop_signal.heeded():  # in place of the command's own, which ends the process
-                goes_on = options.on_error == "continue"
-                code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+            with StopSignal() as stop_signal:  # in place of the command's own, which ends the process
+                stop_signal.advice = "stopped; the same command again goes on"
+                with stop_signal.heeded():
+                    goes_on = options.on_error == "continue"
+                    code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+                    STOPPED.extend([code] if code else [])
+                    stop_signal.asked = 0  # what is left is the table
         finally:
             shown.close()
-        ENDED.extend(jobs)
-        STOPPED.extend([code] if code else [])
+            ENDED.extend(jobs)
 
 
 def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slots.Slot]) -> str:
     """What is about to happen."""
     finished = sum(cell.is_finished for cell in cells)
     begun = sum(not cell.is_finished and folders.has_state(cell.folder) for cell in cells)
-    words = f"study {folder}: {len(cells)} cells"
+    words = f"study {folder}: {counted(len(cells), 'cell')}"
     if finished or begun:
         words += f", {finished} done before" + (f", {begun} to go on with" if begun else "")
     threads = places[0].threads

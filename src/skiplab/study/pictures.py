@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from skiplab.plots import INK, figure
-from skiplab.study.groups import Group, lines_along, main_axis
+from skiplab.study.groups import Group, lines_along, main_axis, parts_of
 from skiplab.study.results import METRICS, is_share
 
 # Okabe & Ito's colours, which stay apart for colour-blind eyes; after them the line styles change
@@ -21,6 +22,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 STYLES, MARKERS = ("-", "--", ":", "-."), "osD^vP*"
 RANGE = 8  # from the least to the largest x, above which the axis is logarithmic
 WIDTH, HEIGHT = 8.0, 4.6  # inches
+MOST = 200  # groups in a picture
 
 
 @dataclass
@@ -92,7 +94,7 @@ def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: s
     else:  # a cost: the points are joined along depth and width
         lines = {}
         for group in groups:
-            told = [part for key, part in zip(keys, group.label.split(" "), strict=False) if key not in ("depth", "width")]
+            told = [part for key, part in zip(keys, parts_of(keys, group.key), strict=True) if key not in ("depth", "width")]
             lines.setdefault(" ".join(told) or "all runs", []).append((group.cost(x), group))
     for number, (name, points) in enumerate(lines.items()):
         points.sort(key=lambda point: point[0])
@@ -240,7 +242,8 @@ def gradient_flow(groups: Sequence[Group], keys: Sequence[str]) -> Picture | Non
     for axes, (title, members) in zip(grid, panels.items(), strict=False):
         for group in members:
             style, name = style_of(names[name_in(group, keys, told_apart)]), name_in(group, keys, told_apart)
-            for place, line, when in ((0, "-", "first step"), (-1, ":", "last record")):
+            records = min(len(result.probed("gradient_norm")) for result in group.results)
+            for place, line, when in ((0, "-", "first step"), (-1, ":", "last record"))[: min(2, records)]:
                 layers = np.array([list(result.probed("gradient_norm")[place].values()) for result in group.results], dtype=float)
                 norms = np.exp(np.log(np.maximum(layers, 1e-30)).mean(0))
                 axes.plot(range(1, len(norms) + 1), norms, line, color=style["color"], label=f"{name}, {when}")
@@ -249,6 +252,7 @@ def gradient_flow(groups: Sequence[Group], keys: Sequence[str]) -> Picture | Non
                     picture.point(axes, 1, norms[0], tip, color=style["color"], marker=style["marker"])
         axes.set(yscale="log", xlabel="layer, from the input", title=title or "all runs")
         axes.title.set_fontsize(9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(panels) :]:
@@ -262,16 +266,17 @@ def gradient_flow(groups: Sequence[Group], keys: Sequence[str]) -> Picture | Non
 
 def name_in(group: Group, keys: Sequence[str], key: str | None) -> str:
     """The part of a group's name that tells of `key`."""
-    return group.label.split(" ")[keys.index(key)] if key is not None else "all"
+    return parts_of(keys, group.key)[keys.index(key)] if key is not None else "all"
 
 
 def without(group: Group, keys: Sequence[str], key: str | None) -> str:
     """A group's name without that part."""
-    return " ".join(part for name, part in zip(keys, group.label.split(" "), strict=False) if name != key)
+    return " ".join(part for name, part in zip(keys, parts_of(keys, group.key), strict=True) if name != key)
 
 
 def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str | None) -> list[Picture]:
-    """The pictures that these groups can be drawn in; `x` None: the first key that holds numbers."""
+    """The pictures that these groups can be drawn in, of at most MOST of them; `x` None: the first key that holds numbers."""
+    groups = groups[:MOST]
     x = x or main_axis(groups, keys)
     pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric), learning_curves(groups)]
     if len(groups) > 1:

@@ -27,8 +27,8 @@ class Cell:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its result is there."""
-        return folders.is_finished(self.folder)
+        """Whether its result is there; another run's in its folder (out=) is none."""
+        return folders.is_finished(self.folder) and folders.identity_of(self.folder) == configs.identity(self.config)
 
 
 def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) -> str:
@@ -42,12 +42,14 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
     fixed = sorted(str(o.input_line) for o in parsed if o.key_or_group not in swept and changes_numbers(o.key_or_group))
     keys = [key.rpartition(".")[2] for key in swept if key != "seed"] or ["seed"]
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:4]] if fixed else []
-    return folders.slug("-".join([sweep or "-".join(keys), *digest]))[:LONGEST_NAME]
+    return folders.slug("-".join([(sweep or "-".join(keys))[: LONGEST_NAME - 5], *digest]))
 
 
 def changes_numbers(key: str) -> bool:
     """Whether a group or key can change a run's numbers."""
     field = configs.leaves().get(key)
+    if key in ("match", "target"):  # by the width that they choose
+        return True
     return key not in ("sweep", *BOOKKEEPING) and not key.startswith("hydra") and (field is None or field.metadata["changes_numbers"])
 
 
@@ -59,9 +61,14 @@ def fixed_keys(parsed: Iterable[Override]) -> list[str]:
 def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str]) -> list[Cell]:
     """A cell for each list of overrides; those that describe the same run, to the bit, are one. Raises UsageError on a bad config."""
     found: dict[str, Cell] = {}
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     for texts, config in zip(jobs, overrides.compose_all(jobs), strict=True):
-        cell = cell_of(texts, within_budget(config), folder=folder, fixed=fixed)
-        found.setdefault(str(cell.folder), cell)
+        config = within_budget(config)
+        found.setdefault(configs.identity(config), cell_of(texts, config, folder=folder, fixed=fixed, there=there))
+    by_folder: dict[Path, Cell] = {}
+    for cell in found.values():
+        if (other := by_folder.setdefault(cell.folder, cell)) is not cell:
+            raise UsageError(f"out={cell.folder}: is the folder of both {other.words} and {cell.words}; tell them apart, or leave it out")
     return list(found.values())
 
 
@@ -74,8 +81,8 @@ def within_budget(config: Config) -> Config:
     return budget.solved(config)
 
 
-def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequence[str]) -> Cell:
-    """The cell of a study in `folder` with these overrides.
+def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequence[str], there: Sequence[str] | None = None) -> Cell:
+    """The cell of a study in `folder`, which holds the folders `there`, with these overrides.
 
     Its run folder is `out=`, or the one there with its identity, or a new name: `block-conv_depth-2_seed-0_1a2b3c4d`.
     """
@@ -85,13 +92,16 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
     name = "_".join([*(folders.slug(part) for part in parts), identity])
+    name = name[-LONGEST_NAME:].lstrip("_-.")
+    if there is None:
+        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if config.out is not None:
         run = Path(config.out).expanduser()
     else:
-        there = sorted(folder.glob(f"*_{identity}")) if folder.is_dir() else []
-        run = next((path for path in there if path.is_dir()), folder / name[-LONGEST_NAME:].lstrip("_-."))
+        name = next((other for other in there if other.endswith(f"_{identity}")), name)
+        run = folder / name
     config = replace(config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures)
-    return Cell(words, config, run, folder / "logs" / f"{run.name}.log")
+    return Cell(words, config, run, folder / "logs" / f"{name}.log")
 
 
 def check_folder(folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +56,9 @@ class Result:
         """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
         try:
             found = self._figure(name)
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             found = None
-        if found is None:
+        if found is None or not math.isfinite(found):
             raise UsageError(f"{self.folder}: has no {name}" + (" (val_fraction=0)" if name.startswith("val.") else ""))
         return float(found)
 
@@ -76,7 +79,8 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl."""
         try:
-            return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            return [row for row in rows if isinstance(row, dict)]
         except (OSError, ValueError):
             raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged") from None
 
@@ -91,11 +95,16 @@ class Result:
 
     def correct(self, split: str) -> NDArray[np.bool_] | None:
         """Which images of `test` or `val` were predicted rightly, bool (N,), in the data set's order; None without stored predictions."""
+        return self._answers.get(split)
+
+    @functools.cached_property
+    def _answers(self) -> dict[str, NDArray[np.bool_]]:
         try:
-            with np.load(self.folder / "predictions.npz", allow_pickle=False) as arrays:
-                return arrays[f"{split}_predictions"] == arrays[f"{split}_labels"]
-        except (OSError, ValueError, KeyError):
-            return None
+            with (self.folder / "predictions.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                splits = [name.removesuffix("_labels") for name in arrays.files if name.endswith("_labels")]
+                return {split: arrays[f"{split}_predictions"] == arrays[f"{split}_labels"] for split in splits}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return {}
 
 
 @dataclass

@@ -5,7 +5,9 @@ Asked and told trial by trial; what was asked lies in a journal file, so that a 
 
 import hashlib
 import json
+import math
 import shlex
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,13 +64,17 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
                 raise UsageError(
                     f"{override.input_line}: an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
                 )
-            whole = key in configs.leaves() and configs.leaves()[key].type is int  # Hydra reads the ends as fractions
+            whole = key in configs.leaves() and is_whole(configs.leaves()[key].type)  # Hydra reads the ends as fractions
+            if whole:
+                low, high = math.ceil(low), math.floor(high)
+                if low > high:
+                    raise UsageError(f"{override.input_line}: no whole number lies in it")
             space[key] = (
                 IntDistribution(int(low), int(high), log=is_log) if whole else FloatDistribution(float(low), float(high), log=is_log)
             )
         elif isinstance(value, RangeSweep) and all(isinstance(v, int) for v in (value.start, value.stop, value.step)):
             numbers = range(int(value.start or 0), int(value.stop or 0), int(value.step))
-            space[key] = IntDistribution(numbers[0], numbers[-1], step=int(value.step))
+            space[key] = IntDistribution(min(numbers), max(numbers), step=abs(int(value.step)))
         else:
             space[key] = CategoricalDistribution([each.get_value_element_as_str() for each in grid.each_of(override)])
     if not space:
@@ -76,6 +82,11 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
             "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
         )
     return space
+
+
+def is_whole(kind: Any) -> bool:
+    """Whether a key of this type takes whole numbers: int, or int | None."""
+    return int in (kind, *typing.get_args(kind))
 
 
 def name_of(parsed: Sequence[Override]) -> str:
@@ -115,7 +126,10 @@ def command(options: Options) -> int:
         search = Search(optuna, folder, fixed, space, options)
         code = search.run(base)
         search.close()
-    return code
+    states = [trial.state for trial in search.study.get_trials(deepcopy=False)]
+    if code == 0 and optuna.trial.TrialState.COMPLETE not in states:
+        return 1
+    return code or (7 if optuna.trial.TrialState.RUNNING in states else 0)
 
 
 class Search:

@@ -41,6 +41,11 @@ def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
     if gpus and not wanted:
         number = len(gpus) if jobs == "auto" else int(jobs)
         return [Slot(max(1, cores // number), gpus[i % len(gpus)]) for i in range(number)]
+    if wanted or any(
+        config.device == "mps" for config in configs
+    ):  # one device by name: one run at a time there, unless more are asked for
+        number = 1 if jobs == "auto" else int(jobs)
+        return [Slot(max(1, cores // number))] * number
     threads = max((config.trainer.threads or 1 for config in configs), default=1)
     number = max(1, cores // threads) if jobs == "auto" else int(jobs)
     return [Slot(max(1, cores // number))] * number

@@ -20,8 +20,8 @@ from skiplab.study.slots import Slot
 
 TICK = 0.2  # seconds between two looks at the signals and the view
 STOPPED = (143, -signal.SIGTERM)  # after SIGTERM: saved, or before there was anything to save
-HOPELESS = (2, 4)  # exit codes after which the same again would end the same: bad config or data, the folder
-WORST = 600  # characters of a log's end that are looked through for its error
+HOPELESS = (2, 4, 5)  # exit codes after which the same again would end the same: bad config or data, the folder, divergence
+WORST = 4_000  # characters of a log's end that are looked through for its error
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Job:
     reason: str = ""  # of a failure, one line
     began: float = 0.0
     seconds: float = 0.0  # in its processes, of this call
+    said: int = 0  # bytes of its log before its last attempt
     is_unwanted: bool = False  # it was told to stop, since it gets nowhere
     process: BaseProcess | None = None
     slot: Slot | None = None
@@ -76,30 +77,36 @@ def run(
     waits, or None; one that `is_hopeless` says of while it runs is stopped.
     """
     free, stopping, code = list(slots), False, 0
-    while True:
-        while free and not stopping and (job := next((job for job in jobs if job.state == "waiting"), None) or more()):
-            if job not in jobs:
-                jobs.append(job)
-            begin(job, free.pop(0))
-            view.changed(job, jobs)
-        running = [job for job in jobs if job.state == "running"]
-        if not running:
-            break
-        multiprocessing.connection.wait([job.process.sentinel for job in running if job.process], timeout=TICK)
-        for job in running:
-            if job.process is not None and job.process.exitcode is not None:
-                free.append(end(job, stopping=stopping, retries=retries))
+    try:
+        while True:
+            while free and not stopping and (job := next((job for job in jobs if job.state == "waiting"), None) or more()):
+                if job not in jobs:
+                    jobs.append(job)
+                begin(job, free.pop(0))
                 view.changed(job, jobs)
-            elif not job.is_unwanted and is_hopeless(job):
-                job.is_unwanted = True
-                tell([job], signal.SIGTERM)
-        wish = 0 if stopping else asked()
-        if wish == SAVE:
-            tell(jobs, signal.SIGUSR1)
-        elif not stopping and (wish or (not go_on and any(job.state == "failed" for job in jobs))):
-            stopping, code = True, wish
-            tell(jobs, signal.SIGTERM)
-        view.tick(jobs)
+            running = [job for job in jobs if job.state == "running"]
+            if not running:
+                break
+            multiprocessing.connection.wait([job.process.sentinel for job in running if job.process], timeout=TICK)
+            wish = asked()
+            if wish > 0:
+                code = code or wish
+            if wish == SAVE:
+                tell(jobs, signal.SIGUSR1)
+            if not stopping and (code or (not go_on and any(job.state == "failed" for job in jobs))):
+                stopping = True
+                tell(jobs, signal.SIGTERM)
+            for job in running:
+                if job.process is not None and job.process.exitcode is not None:
+                    free.append(end(job, stopping=stopping, retries=retries))
+                    view.changed(job, jobs)
+                elif not job.is_unwanted and is_hopeless(job):
+                    job.is_unwanted = True
+                    tell([job], signal.SIGTERM)
+            view.tick(jobs)
+    except BaseException:  # nobody would look after them
+        tell(jobs, signal.SIGTERM)
+        raise
     for job in jobs:
         job.state = "stopped" if job.state == "waiting" else job.state
     return code
@@ -109,6 +116,8 @@ def begin(job: Job, slot: Slot) -> None:
     """Start the job's process; a cell that goes on does so with as many threads as it had, on which its numbers depend."""
     job.slot, job.began, job.state = slot, time.monotonic(), "running"
     job.attempts += 1
+    with suppress(OSError):
+        job.said = job.cell.log.stat().st_size
     config = warm.with_threads(job.cell.config, slot.threads)
     with suppress(UsageError):
         before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
@@ -130,20 +139,20 @@ def end(job: Job, *, stopping: bool, retries: int) -> Slot:
     elif code == 7 or ((stopping or job.is_unwanted) and code in STOPPED):
         job.state, job.reason = "stopped", "trainer.max_time" if code == 7 else "pruned" if job.is_unwanted else ""
     else:
-        job.reason = reason_of(job.cell, code)
+        job.reason = reason_of(job.cell, code, said=job.said)
         job.state = "waiting" if not stopping and job.attempts <= retries and code not in HOPELESS else "failed"
     return job.slot
 
 
-def reason_of(cell: Cell, code: int) -> str:
-    """Why a process ended so, in one line: the signal, or the last error in its log."""
+def reason_of(cell: Cell, code: int, *, said: int = 0) -> str:
+    """Why a process ended so, in one line: the signal, or the last error in its log, of which `said` bytes are from before it."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         guess = {"SIGKILL": ", as the system does where memory is out", "SIGSEGV": ", a crash in native code"}.get(name, "")
         return f"ended by {name}{guess}"
     try:
         with cell.log.open("rb") as file:
-            file.seek(max(0, cell.log.stat().st_size - WORST))
+            file.seek(max(said, cell.log.stat().st_size - WORST))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         lines = []

@@ -5,7 +5,6 @@ stands against both.
 """
 
 import itertools
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from scipy import stats
 from skiplab.study.groups import CONFIDENCE, Group, lines_along, main_axis, worded
 from skiplab.study.results import METRICS, is_share
 
-RESAMPLES = 2_000
+RESAMPLES, MANY = 10_000, 20  # of the bootstrap; groups, above which only the best is compared with the others
 SPLITS = {"test.accuracy": "test", "val.accuracy": "val"}  # metrics that are means over images, whose predictions are stored
 
 
@@ -53,8 +52,12 @@ class Difference:
 
 
 def differences(groups: Sequence[Group], *, metric: str) -> list[Difference]:
-    """Every pair of groups, the p-values corrected for their number (Benjamini and Hochberg 1995)."""
-    found = [difference(a, b, metric=metric) for a, b in itertools.combinations(groups, 2)]
+    """Every pair of groups (of many: those with the best), p-values corrected for their number (Benjamini and Hochberg 1995)."""
+    pairs = list(itertools.combinations(groups, 2))
+    if len(groups) > MANY:
+        best = ranked(groups, metric)[0]
+        pairs = [pair for pair in pairs if best in pair]
+    found = [difference(a, b, metric=metric) for a, b in pairs]
     known = [each.p for each in found if each.p is not None]
     corrected = iter(stats.false_discovery_control(known) if known else [])
     return [
@@ -63,10 +66,10 @@ def differences(groups: Sequence[Group], *, metric: str) -> list[Difference]:
 
 
 def difference(a: Group, b: Group, *, metric: str) -> Difference:
-    """a - b: over pairs with the same seed where there are two or more of these, else of the groups as they are."""
+    """a - b: paired where both have the same seeds, else of the groups as they are, whose runs then share no seed's luck."""
     by_seed = {result.seed: (value, result) for value, result in zip(b.values, b.results, strict=True)}
-    pairs = [(v, r, *by_seed[r.seed]) for v, r in zip(a.values, a.results, strict=True) if r.seed in by_seed]
-    is_paired = len(pairs) >= 2 or (len(pairs) == 1 and min(a.n, b.n) == 1)
+    is_paired = {result.seed for result in a.results} == by_seed.keys()
+    pairs = [(v, r, *by_seed[r.seed]) for v, r in zip(a.values, a.results, strict=True)] if is_paired else []
     first = [value for value, *_ in pairs] if is_paired else list(a.values)
     second = [value for _, _, value, _ in pairs] if is_paired else list(b.values)
     mean = statistics.fmean(first) - statistics.fmean(second)
@@ -87,10 +90,10 @@ def seed_test(a: Sequence[float], b: Sequence[float], *, is_paired: bool) -> tup
     if min(len(a), len(b)) < 2:
         return None, None
     mean = statistics.fmean(a) - statistics.fmean(b)
-    if is_paired and len({round(x - y, 12) for x, y in zip(a, b, strict=True)}) == 1:  # no spread at all: t is 0/0 or infinite
-        return (mean, mean), 1.0 if math.isclose(mean, 0, abs_tol=1e-12) else 0.0
+    if is_paired and len({round(x - y, 12) for x, y in zip(a, b, strict=True)}) == 1:
+        return (mean, mean), None  # no spread at all, from which t can say nothing
     if not is_paired and len(set(a)) == len(set(b)) == 1:
-        return (mean, mean), 1.0 if mean == 0 else 0.0
+        return (mean, mean), None
     found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=False)
     interval = found.confidence_interval(CONFIDENCE)
     return (float(interval.low), float(interval.high)), float(found.pvalue)
@@ -116,16 +119,11 @@ def image_interval(answers: Answers) -> tuple[float, float]:
     per_image = np.mean([a.astype(float) - b.astype(float) for a, b in answers], axis=0)  # (N,)
     if (per_image == per_image[0]).all():
         return float(per_image[0]), float(per_image[0])
-    found = stats.bootstrap(
-        (per_image,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=50,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    # few distinct values: how often each is drawn with replacement is multinomial, in a hundredth of the time of drawing the images
+    values, counts = np.unique(per_image, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(per_image), counts / len(per_image), size=RESAMPLES) @ values / len(per_image)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------------------------ in words
@@ -133,15 +131,15 @@ def image_interval(answers: Answers) -> tuple[float, float]:
 
 def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:
     """What the differences come to: the best group against each other one, what cannot be told apart, and what to beware of."""
-    name, more_is_better = METRICS[metric]
+    name, _ = METRICS[metric]
     if len(groups) < 2:
         return [f"one group alone: {groups[0].label}; nothing to compare"]
-    ranked = sorted(groups, key=lambda group: -group.mean if more_is_better else group.mean)
-    best, lines = ranked[0], []
-    against = {(each.a.label, each.b.label): each for each in found}
+    best, *others = ranked(groups, metric)
+    lines: list[str] = []
+    against = {(id(each.a), id(each.b)): each for each in found}
     level: list[str] = []
-    for other in ranked[1:]:
-        each = against.get((best.label, other.label)) or reverse(against[other.label, best.label])
+    for other in others:
+        each = against.get((id(best), id(other))) or reverse(against[id(other), id(best)])
         if each.is_real:
             lines.append(f"{best.label} beats {other.label} by {in_units(abs(each.mean), metric)}{details(each, metric)}")
         else:
@@ -149,11 +147,15 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
     if level:
         reason = "" if best.n > 1 else ", from one seed"
         lines.insert(0, f"not distinguishable from the best, {best.label}{reason}: {'; '.join(level)}")
-    rest = [(each.a.label, each.b.label) for each in found if not each.is_real and best.label not in (each.a.label, each.b.label)]
+    rest = [(each.a.label, each.b.label) for each in found if not each.is_real and best not in (each.a, each.b)]
     if rest and len(groups) <= 8:
         lines.append("not distinguishable from each other: " + "; ".join(f"{a} and {b}" for a, b in rest))
     if any(group.n < 2 for group in groups):
         lines.append("one seed in a group: no interval over seeds, so another seed may turn this round; give seed=0,1,2 or more")
+    elif any(group.n == 2 for group in groups):
+        lines.append(
+            "two seeds in a group: they say little of the spread, so that even a large difference may not show; give three or more"
+        )
     if metric.startswith("test.") and len(groups) > 2:
         lines.append(f"beware: picking the best of {len(groups)} by its {name} makes that figure optimistic{validated(groups, best)}")
     return lines
@@ -161,7 +163,7 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
 
 def trends(groups: Sequence[Group], keys: Sequence[str], *, metric: str) -> list[str]:
     """What happens along depth (or width, or another number), with all else equal: from the least to the most, and where the best lies."""
-    x = main_axis(groups, keys)
+    x = main_axis(groups, keys) if groups else None
     if x is None:
         return []
     name, more_is_better = METRICS[metric]
@@ -177,12 +179,18 @@ def trends(groups: Sequence[Group], keys: Sequence[str], *, metric: str) -> list
         each = Difference(**{**each.__dict__, "corrected": None if each.p is None else float(next(corrected))})
         low, high = (group.key[keys.index(x)] for group in (each.b, each.a))
         ends = f"{bare(each.b.mean, metric)} to {bare(each.a.mean, metric)}{' %' if is_share(metric) else ''}"
-        how = ("rises" if each.mean > 0 else "falls") if each.is_real else "does not change beyond chance"
-        told = f"{line}: from {x}={worded(low)} to {worded(high)} {name} {how} ({ends}{details(each, metric)})"
+        how = ("rises" if each.mean > 0 else "falls") if each.is_real else "is not shown to change"
+        reason = "; one seed cannot tell" if each.p is None and each.seeds < 2 else ""
+        told = f"{line}: from {x}={worded(low)} to {worded(high)} {name} {how} ({ends}{details(each, metric)}{reason})"
         if best not in (each.a, each.b):
             told += f"; its best is {bare(best.mean, metric)} at {x}={worded(best.key[keys.index(x)])}"
         lines.append(told)
     return lines
+
+
+def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
+    """The groups from the best to the worst by their means."""
+    return sorted(groups, key=lambda group: group.mean, reverse=METRICS[metric][1])
 
 
 def validated(groups: Sequence[Group], best: Group) -> str:
@@ -204,11 +212,12 @@ def reverse(each: Difference) -> Difference:
 
 
 def details(each: Difference, metric: str) -> str:
-    """`, 95 % interval 2.4 to 3.8, n = 3, p = 0.002 after correction`; of the difference's size, below zero the other way round."""
+    """`, 95 % interval 2.4 to 3.8, n = 3, p = 0.002 after correction`; the interval of a difference's size, where there is one."""
     words, interval = "", each.interval
-    if interval is not None:
+    if interval is not None and each.is_real:
         low, high = interval if each.mean >= 0 else (-interval[1], -interval[0])
         words += f", 95 % interval {bare(low, metric)} to {bare(high, metric)}"
+        words += " over the test images alone" if each.over_seeds is None else ""
     words += f", n = {each.seeds}" + ("" if each.is_paired or each.seeds < 2 else " unpaired")
     return words + ("" if each.corrected is None else f", p = {each.corrected:.2g} after correction")
 

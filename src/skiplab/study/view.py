@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from skiplab import folders
 from skiplab.cores import counted
 from skiplab.listing import percent
+from skiplab.signals import hang_up
 from skiplab.study import supervise
 from skiplab.study.supervise import Job
 
@@ -77,7 +78,10 @@ class Lines(Told):
     def changed(self, job: Job, jobs: Sequence[Job]) -> None:
         """The line."""
         over, total = sum(each.is_over for each in jobs), self.total or len(jobs)
-        print(f"[{over:>{len(str(total))}}/{total}] {self.words(job)}", file=self.stream, flush=True)
+        try:
+            print(f"[{over:>{len(str(total))}}/{total}] {self.words(job)}", file=self.stream, flush=True)
+        except OSError:  # nobody reads any more: the study goes on, and says nothing
+            hang_up()
 
     def words(self, job: Job) -> str:
         """What has become of a cell."""
@@ -126,16 +130,17 @@ class Live(Lines):
     def table(self, jobs: Sequence[Job]) -> Any:
         """The running cells and the last that ended, under one line of figures."""
         from rich.table import Table
+        from rich.text import Text
 
         ended = [job for job in jobs if job.is_over and not job.before]
         for job in ended:
             self.state(job)  # for the best so far
-        table = Table(title=self.summary(jobs), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=Text(self.summary(jobs)), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for heading in ("state", "cell", "step", "validation", "time"):
             table.add_column(heading, overflow="fold")
         running = [job for job in jobs if job.state == "running"]
         for job in [*running, *ended[::-1]][:SHOWN]:
-            table.add_row(*self.row(job), style={"running": "green", "failed": "red", "finished": "dim"}.get(job.state))
+            table.add_row(*map(Text, self.row(job)), style={"running": "green", "failed": "red", "finished": "dim"}.get(job.state))
         return table
 
     def row(self, job: Job) -> tuple[str, ...]:

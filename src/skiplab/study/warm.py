@@ -18,7 +18,7 @@ import yaml
 from skiplab import checkpoint, placement
 from skiplab.launch import guarded, launch, settled
 from skiplab.schema import Config
-from skiplab.signals import StopSignal
+from skiplab.signals import StopSignal, kept_back, let_through
 
 PRELOADED = ["skiplab.study.preload"]
 
@@ -36,15 +36,19 @@ def start(config: Config, *, log: Path, environment: Mapping[str, str], texts: S
     """The run of a config with `out`, in a process of its own; its words go to the end of `log`, `texts` into its .hydra/."""
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context().Process(target=run_in, args=(config, str(log), dict(environment), list(texts)))
-    process.start()
+    with kept_back():  # from the server for good: a signal to the whole group is for the sweep, which passes it on
+        process.start()
     return process
 
 
 def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequence[str]) -> None:
     """What the process does: `train` with a config that is checked already. Exits with its code."""
     os.environ.update(environment)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a wish for a save, before there is anything to save
     if hasattr(os, "setsid"):
         os.setsid()  # a terminal's Ctrl-C is for the sweep, which passes it on once
+    let_through()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
