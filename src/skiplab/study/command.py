@@ -17,11 +17,11 @@ MANY = 1_000  # cells; more are asked about
 
 def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
     """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
-    from skiplab.study import estimate
-
     parsed, sweep = grid.parsed(grid.with_preset(texts)), grid.preset_of(texts)
     number, (first, *_) = grid.count_cells(parsed), overrides.compose_all([grid.first_of(parsed)])
     if number > MANY and not first.force:
+        from skiplab.study import estimate  # imports torch
+
         raise UsageError(f"{number:,} cells would take about {estimate.in_words(first, number)}; add force=true to run them all the same")
     folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)

@@ -46,9 +46,10 @@ def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
     ):  # one device by name: one run at a time there, unless more are asked for
         number = 1 if jobs == "auto" else int(jobs)
         return [Slot(max(1, cores // number))] * number
-    threads = max((config.trainer.threads or 1 for config in configs), default=1)
+    stated = {config.trainer.threads for config in configs}
+    threads = max((each or 1 for each in stated), default=1)
     number = max(1, cores // threads) if jobs == "auto" else int(jobs)
-    return [Slot(max(1, cores // number))] * number
+    return [Slot(threads if None not in stated else max(1, cores // number))] * number
 
 
 def visible_gpus() -> list[str]:
