@@ -160,6 +160,7 @@ def test_a_process_alone_adds_and_shares_nothing() -> None:
 # ------------------------------------------------------------------------------------------------- ends, and goes on
 
 
+@pytest.mark.slow
 @on_linux
 def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     """Killed whole, then one rank alone, then stopped by Ctrl-C; and the evaluation is that of one process, to the bit."""

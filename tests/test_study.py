@@ -105,6 +105,7 @@ def test_a_run_that_fails_crashes_or_is_killed_spares_the_others(tmp_path: Path)
     assert folders.is_finished(good)
 
 
+@pytest.mark.slow
 def test_on_error_stop_saves_and_stops_the_others(tmp_path: Path) -> None:
     command = ("-m", *LONG, "epochs=3000", "depth=1", "study=s", "optimizer.lr=1e18,0.05", "scheduler=constant", "on_error=stop")
     process = start(*command, cwd=tmp_path)
@@ -142,6 +143,7 @@ def crash(log: str) -> None:
     ctypes.string_at(0)
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_study_at_once(tmp_path: Path) -> None:
     command = ("-m", *LONG, "epochs=3000", "depth=1", "study=s", "seed=0,1")
     first = start(*command, cwd=tmp_path)
@@ -175,6 +177,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
     assert "is a file; take another name" in refusal("seed=0,1", "study=taken")
 
 
+@pytest.mark.slow
 def test_a_cell_edited_by_hand_is_told_and_nothing_is_lost(tmp_path: Path, train: Train) -> None:
     command = ("-m", *SMALL, "depth=1", "study=s", "seed=0,1")
     assert train(*command).returncode == 0
