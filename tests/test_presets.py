@@ -74,7 +74,7 @@ def test_an_experiment_goes_with_every_option_which_brings_its_own_numbers(exper
     swapped = [text for group in ("optimizer", "scheduler", "augment", "trainer") for text in options(group)]
     for texts, tree in trees([(f"experiment={experiment}", text) for text in swapped]):
         lines = outcome(tree)
-        mirrors_digits = experiment == "resnet_mnist" and texts[1].startswith("augment=airbench")
+        mirrors_digits = experiment in ("resnet_mnist", "speedrun_mnist") and texts[1].startswith("augment=airbench")
         assert lines == [] or (mirrors_digits and "does not keep its label" in lines[0]), texts
         group, option = texts[1].split("=")
         # no number of the experiment's own choice is left in an option that was swapped in
