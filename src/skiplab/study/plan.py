@@ -27,8 +27,13 @@ class Cell:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its result is there; another run's in its folder (out=) is none."""
-        return folders.is_finished(self.folder) and folders.identity_of(self.folder) == configs.identity(self.config)
+        """Whether its result is there; another run's in its folder (out=) is none.
+
+        A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's.
+        """
+        identity = configs.identity(self.config)
+        is_own = self.folder.name.endswith(f"_{identity[:8]}") or folders.identity_of(self.folder) == identity
+        return is_own and folders.is_finished(self.folder)
 
 
 def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) -> str:
