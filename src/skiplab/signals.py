@@ -57,6 +57,12 @@ def hang_up() -> None:
     os.close(nowhere)
 
 
+def keep_back() -> None:
+    """Have all signals wait, in this process and those that it forks, until they `let_through`."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
+
+
 def let_through() -> None:
     """End what `kept_back` has begun in the process that started this one."""
     if hasattr(signal, "pthread_sigmask"):

@@ -1,7 +1,14 @@
 """Imported once, by the process that a study's cells are forked from: what each of them would import. Runs no operation."""
 
 import gc
+import os
+from contextlib import suppress
 
+from skiplab.signals import keep_back
+
+keep_back()  # a signal to the whole group, a terminal's Ctrl-C above all, is for the sweep
+with suppress(OSError, AttributeError):
+    os.setsid()
 gc.disable()
 
 from skiplab import launch, outcome, plots, run  # noqa: E402, F401

@@ -106,7 +106,11 @@ def run(
             view.tick(jobs)
     except BaseException:  # nobody would look after them
         tell(jobs, signal.SIGTERM)
-        raise
+        code = code or max(0, asked())
+        if not code:
+            raise
+        for job in jobs:  # a signal to the whole group has ended what processes are forked from
+            job.state = "stopped" if job.state == "running" else job.state
     for job in jobs:
         job.state = "stopped" if job.state == "waiting" else job.state
     return code
