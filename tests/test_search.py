@@ -54,6 +54,10 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
     best = max((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0)
     assert f"the best again:  train {' '.join(SMALL[:3][1:])}" in out
     assert f"width={best.params['width']} optimizer.lr={best.params['optimizer.lr']}" in out
+    assert ("so a rough guess" in out) == ("importance: " in out)
+    assert not list(Path("outputs").glob("**/test_reads.jsonl"))
+    assert "  test " not in out
+    assert f"skiplab evaluate {best.user_attrs['folder']} reads it" in out
     assert Path("outputs/studies/s/search.png").exists()
     code, out, _ = call("search", *space, "--trials", "5", command="skiplab")
     assert code == 0

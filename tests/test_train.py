@@ -22,6 +22,33 @@ def run_folders() -> list[Path]:
     return folders.runs_under(Path("outputs"))
 
 
+def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) -> None:
+    """Until somebody asks for it: then the run's end is done again with it, and no step."""
+    code, out, _ = call("epochs=1", "width=8", "evaluator.split=val", "out=run")
+    assert code == 0
+    assert "digits validation set" in out
+    assert "the test set, which was not read: skiplab evaluate run" in out
+    folder = Path("run")
+    assert not (folder / "test_reads.jsonl").exists()
+    result = json.loads((folder / folders.RESULT).read_text())
+    assert (result["test"], result["test_seconds"]) == (None, None)
+    with np.load(folder / "predictions.npz") as predictions:
+        assert sorted(predictions) == ["val_labels", "val_predictions", "val_probabilities"]
+        assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result["best_val_accuracy"]
+    assert folders.state_of(folder).test_accuracy is None
+    assert "has no test.accuracy (evaluator.split=val): compare --metric val.accuracy" in call("compare", "run", command="skiplab")[2]
+    assert call("compare", "run", "--metric", "val.accuracy", command="skiplab")[0] == 0
+    assert call("draw", "run", command="skiplab")[0] == 0
+    assert not (folder / "test_reads.jsonl").exists()
+    rows = (folder / "metrics.jsonl").read_bytes()
+    code, out, _ = call("resume=run", "evaluator.split=test")
+    assert code == 0
+    assert "digits test set" in out
+    assert (folder / "metrics.jsonl").read_bytes() == rows
+    assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
+    assert folders.state_of(folder).test_accuracy is not None
+
+
 def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: Cli) -> None:
     done = train(*SMALL, "name=first")
     assert done.returncode == 0, done.stderr

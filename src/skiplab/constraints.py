@@ -57,6 +57,8 @@ def across(config: Config) -> Iterable[str]:
         yield f"{given}: a budget takes both, match=params or match=macs and target=NUMBER, which then choose the width"
     if trainer.early_stop is not None and config.val_fraction == 0:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
+    if config.evaluator.split == "val" and config.val_fraction == 0:
+        yield "evaluator.split=val: there is no validation set to report on; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):
         yield f"init_from={config.init_from}: starts a fresh run, resume={config.resume} goes on with an old one; take one of them"
     if isinstance(config.optimizer, (Sgd, Muon)) and config.optimizer.nesterov and config.optimizer.momentum == 0:

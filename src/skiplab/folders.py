@@ -192,7 +192,8 @@ def state_of(folder: Path) -> State:
     with suppress(OSError, ValueError, KeyError, TypeError):
         result: dict[str, Any] = json.loads((folder / RESULT).read_text())
         steps, best = int(result["steps"]), result["best_val_accuracy"]
-        tested, seconds = float(result["test"]["accuracy"]), float(result["train_seconds"])
+        test, seconds = result["test"], float(result["train_seconds"])  # test: null with evaluator.split=val
+        tested = None if test is None else float(test["accuracy"])
         return State("finished", steps, steps, None if best is None else float(best), tested, seconds)
     state = "running" if is_locked(folder) else "stopped"
     try:

@@ -1,4 +1,4 @@
-"""The end of a run: the best weights on the sealed test set, the report, predictions, pictures, and last of all result.json."""
+"""The end of a run: its best weights on the sealed test set, the report, predictions, pictures, and last of all result.json."""
 
 import io
 import json
@@ -23,46 +23,64 @@ from skiplab.rollback import ROLLBACK_FACTOR
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
 
+SPLITS = {"test": "test set", "val": "validation set"}
+
 
 def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> dict[str, Any]:
-    """Test the best weights, write report, predictions, pictures, and last of all result.json."""
+    """Test the best weights, write report, predictions, pictures, and last of all result.json.
+
+    With evaluator.split=val all of it is of the validation set, and the test set is not read.
+    """
     progress, classes, device = trainer.progress, config.dataset.classes, trainer.device
     model = trainer.average.model
     facts = parts.load_weights(folder / folders.BEST, model, config)
     if facts.get("step") != progress.best_step:
         raise CheckpointError(f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best")
-    test = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
-    began = time.monotonic()
-    tested = predictions_on(config, trainer.predictor, test, device)
-    test_seconds = time.monotonic() - began
-    found = report.metrics(tested, classes)
-    saved = {"test_labels": tested.labels, "test_predictions": tested.predicted, "test_probabilities": tested.probabilities}
+    splits: dict[str, data.Split] = {}
+    if config.evaluator.split == "test":
+        splits["test"] = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
+    if trainer.validation is not None:
+        splits["val"] = data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu())
+    predictions: dict[str, report.Predictions] = {}
+    seconds: dict[str, float] = {}
+    for name, split in splits.items():
+        began = time.monotonic()
+        predictions[name] = predictions_on(config, trainer.predictor, split, device)
+        seconds[name] = time.monotonic() - began
+    reported = config.evaluator.split
+    found = report.metrics(predictions[reported], classes)
     chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
     if trainer.validation is None:
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
-    else:
-        held = predictions_on(
-            config, trainer.predictor, data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu()), device
-        )
-        saved |= {"val_labels": held.labels, "val_predictions": held.predicted, "val_probabilities": held.probabilities}
-    heading = f"{config.dataset.name} test set, {config.model.name} of {config.block.name} blocks ({chosen})"
+    heading = f"{config.dataset.name} {SPLITS[reported]}, {config.model.name} of {config.block.name} blocks ({chosen})"
     text = report.text(found, heading=heading)
     checkpoint.write_atomically(folder / "report.txt", text.encode())
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **saved)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
     if config.pictures != "never":
-        draw(config, folder, trainer.batches, test, tested, best_step=progress.best_step)
-    result = result_of(config, trainer, found, data_sha256=checksum, test_seconds=test_seconds)
+        draw(config, folder, trainer.batches, splits[reported], predictions[reported], best_step=progress.best_step)
+    test = found if reported == "test" else None
+    result = result_of(config, trainer, test=test, data_sha256=checksum, test_seconds=seconds.get("test"))
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
     log.line("\n" + text)
     log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")
-    log.line(f"run folder {folder}\nagain from the folder alone: skiplab evaluate {folder}")
+    again = "again from the folder alone" if reported == "test" else "the test set, which was not read"
+    log.line(f"run folder {folder}\n{again}: skiplab evaluate {folder}")
     return result
 
 
-def result_of(config: Config, trainer: Trainer, found: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The content of result.json: what was run on what, and what came out; `found` is the report on the test set."""
+def arrays_of(predictions: dict[str, report.Predictions]) -> dict[str, np.ndarray]:
+    """What predictions.npz holds: labels, predictions and probabilities of each split."""
+    return {
+        f"{name}_{kind}": array
+        for name, found in predictions.items()
+        for kind, array in (("labels", found.labels), ("predictions", found.predicted), ("probabilities", found.probabilities))
+    }
+
+
+def result_of(config: Config, trainer: Trainer, *, test: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    """The content of result.json: what was run on what, and what came out; `test` is the report on the test set."""
     progress, model = trainer.progress, trainer.average.model
     assert isinstance(model, nn.Sequential)
     summary = parts.summary_of(config, model)
@@ -85,7 +103,7 @@ def result_of(config: Config, trainer: Trainer, found: dict[str, Any], **more: A
             "lr_factor": ROLLBACK_FACTOR**progress.rollbacks,
             "best_val_accuracy": progress.best_accuracy if trainer.validation is not None else None,
             "best_val_loss": progress.best_loss if trainer.validation is not None else None,
-            "test": found,
+            "test": test,
             "summary": asdict(summary),
             "train_seconds": trainer.seconds,
             "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
@@ -110,20 +128,25 @@ def predictions_on(config: Config, predictor: Predictor, split: data.Split, devi
     return report.Predictions(split.labels.numpy(), probabilities.numpy())
 
 
-def draw(config: Config, folder: Path, batches: data.Batches, test: data.Split, tested: report.Predictions, *, best_step: int) -> None:
-    """The four pictures of a run."""
+def draw(config: Config, folder: Path, batches: data.Batches, split: data.Split, tested: report.Predictions, *, best_step: int) -> None:
+    """The four pictures of a run; `tested` is what it says of `split`."""
     from skiplab import plots  # matplotlib: half a second, and only here
 
     classes = config.dataset.classes
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
     plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=best_step)
     accuracy = float((tested.predicted == tested.labels).mean())
-    plots.confusion(tested.confusion, classes, folder / "confusion.png", title=f"{title}\n{100 * accuracy:.2f} % on test")
+    plots.confusion(
+        tested.confusion,
+        classes,
+        folder / "confusion.png",
+        title=f"{title}\n{100 * accuracy:.2f} % on the {SPLITS[config.evaluator.split]}",
+    )
     confidence = tested.confidence
     wrong = np.flatnonzero(tested.predicted != tested.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
     captions = [f"{classes[tested.labels[i]]} as {classes[tested.predicted[i]]}\n{100 * confidence[i]:.1f} %" for i in worst]
-    pictures, heading = test.images[torch.from_numpy(worst)].numpy(), f"{title}: most confident mistakes, TRUE as PREDICTED"
+    pictures, heading = split.images[torch.from_numpy(worst)].numpy(), f"{title}: most confident mistakes, TRUE as PREDICTED"
     plots.images(pictures, captions, folder / "mistakes.png", title=heading)
     fed, labels = batches.at(0)
     fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)
@@ -138,15 +161,17 @@ def draw_run(folder: Path) -> None:
     if not folders.is_finished(folder):
         raise UsageError(f"{folder}: is not finished, and pictures are of the end; go on with: train resume={shlex.quote(str(folder))}")
     config, device = configs.load(folder / folders.CONFIG), torch.device("cpu")
+    name = config.evaluator.split
     try:
         with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
-            tested = report.Predictions(arrays["test_labels"], arrays["test_probabilities"])
+            tested = report.Predictions(arrays[f"{name}_labels"], arrays[f"{name}_probabilities"])
         best_step = int(json.loads((folder / folders.RESULT).read_text())["best_step"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{folder}: its predictions.npz or {folders.RESULT} is damaged ({' '.join(str(error).split())[:80]})") from None
-    training, _, _ = parts.training_data(config, device)
-    test = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")
-    draw(config, folder, parts.batches_of(config, training, device), test, tested, best_step=best_step)
+    training, held, _ = parts.training_data(config, device)
+    if name == "test" or held is None:
+        held = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")
+    draw(config, folder, parts.batches_of(config, training, device), held, tested, best_step=best_step)
 
 
 def git_commit() -> str | None:
@@ -183,5 +208,5 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         chosen = held
     tested = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
     found = report.metrics(tested, config.dataset.classes)
-    heading = f"{config.dataset.name} {split} set, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
+    heading = f"{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
     return report.text(found, heading=heading)

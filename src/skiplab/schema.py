@@ -261,6 +261,7 @@ class Evaluator:
     tta: Literal["none", "flip", "multicrop"] = key(
         "test-time augmentation: mean of the logits for an image and its mirror image; multicrop: also of both moved by a pixel, two ways"
     )
+    split: Literal["test", "val"] = key("what the report at the end is of; val: the test set stays sealed", neutral="test")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from skiplab.errors import FolderError, UsageError
 from skiplab.listing import percent
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
-from skiplab.study import plan, slots, supervise, view
+from skiplab.study import plan, record, slots, supervise, view
 from skiplab.study.supervise import Job
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "search.journal"
 PICTURE = "search.png"
+MANY = 20  # complete trials, below which importances are a rough guess
 WARMUP_EPOCHS_SHARE = 0.2  # of a run, in which no trial is pruned
 STARTUP_TRIALS = 5  # before the first is pruned
 TAIL = 4_000  # bytes of metrics.jsonl that are looked through for its last evaluation
@@ -123,6 +124,7 @@ def command(options: Options) -> int:
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     with folders.locked(folder):
+        record.write(folder, command=f"skiplab search {grid.for_people(options.texts)} --trials {options.trials}")
         search = Search(optuna, folder, fixed, space, options)
         code = search.run(base)
         search.close()
@@ -130,6 +132,11 @@ def command(options: Options) -> int:
     if code == 0 and optuna.trial.TrialState.COMPLETE not in states:
         return 1
     return code or (7 if optuna.trial.TrialState.RUNNING in states else 0)
+
+
+def sealed(config: Config) -> Config:
+    """The config of a trial, which reports on validation and leaves the test set alone."""
+    return replace(config, evaluator=replace(config.evaluator, split="val"))
 
 
 class Search:
@@ -190,7 +197,7 @@ class Search:
         """A trial's job; None if its combination cannot be, which is told to the study."""
         texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         try:
-            config = plan.within_budget(overrides.compose_config(texts))
+            config = plan.within_budget(sealed(overrides.compose_config(texts)))
         except UsageError as error:
             trial.set_user_attr("reason", str(error).split("\n")[0])
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
@@ -252,14 +259,16 @@ class Search:
             print("no trial has ended, so there is no best one yet")
             return
         best = self.study.best_trial
-        state = folders.state_of(Path(best.user_attrs["folder"]))
-        print(f"best on validation: {percent(best.value)} (trial {best.number}); its test accuracy {percent(state.test_accuracy)}")
+        run = shlex.quote(best.user_attrs["folder"])
+        print(f"best on validation: {percent(best.value)} (trial {best.number}, {run})")
         importances = self.importances()
         if importances:
-            print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))
-        texts = [text for text in self.fixed if text.partition("=")[0] not in plan.BOOKKEEPING]
+            few = f" (of {counts[states.COMPLETE]} trials, so a rough guess)" if counts[states.COMPLETE] < MANY else ""
+            print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()) + few)
+        texts = [text for text in self.fixed if text.partition("=")[0] not in (*plan.BOOKKEEPING, "evaluator.split")]
         texts += [f"{key}={value}" for key, value in best.params.items()]
-        print(f"the best again:  train {shlex.join(texts)}")
+        print(f"the test set was not read; skiplab evaluate {run} reads it, for the one that you choose")
+        print(f"the best again:  train {grid.for_people(texts)}")
         from skiplab.study import pictures  # matplotlib: half a second
 
         history = [(trial.number, trial.value, trial.state.name) for trial in trials if trial.value is not None]
