@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli, compose
-from skiplab import __version__, checkpoint, cli, config as configs, help_text, overrides, paths
+from skiplab import __version__, checkpoint, config as configs, grid, help_text, overrides, paths, plugins
 from skiplab.errors import UsageError
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
@@ -213,13 +213,13 @@ def test_a_plugin_is_loaded_for_who_names_it(plugged: Callable[[str], dict[str, 
 
 
 def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overrides, "conf_folder", lambda: tmp_path)
+    monkeypatch.setattr(plugins, "conf_folder", lambda: tmp_path)
     (tmp_path / "config.yaml").write_text("defaults:\n  - override hydra/job_logging: disabled\n  # - override hydra/launcher: joblib\n")
-    assert not overrides.needs_plugins(["seed=1", "name=hydra"])
-    assert overrides.needs_plugins(["+hydra/callbacks=x"])
+    assert not plugins.needed(["seed=1", "name=hydra"])
+    assert plugins.needed(["+hydra/callbacks=x"])
     for text in ("  - override /hydra/launcher: submitit_local\n", "hydra:\n  sweeper:\n    _target_: hydra_plugins.a.Sweeper\n"):
         (tmp_path / "preset.yaml").write_text(text)
-        assert overrides.needs_plugins([])
+        assert plugins.needed([])
 
 
 # ---------------------------------------------------------------------------------------------------------- flags, one line
@@ -256,7 +256,7 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("--config-dir", "x", "depth=3"), ("--config-dir", "conf/")),
         (("-cp", "x"), ("--config-path", "conf/")),
         (("--cfg", "jobs"), ("--cfg", "jobs", "job")),
-        (("--cfg", "job", "-m", "depth=2,4"), ("--cfg", "-m", "one of them")),
+        (("--cfg", "hydra", "-m", "depth=2,4"), ("--cfg", "-m", "one of them")),
         (("--run", "--multirun"), ("--run", "-m", "one of them")),
         (("--package", "optimizer"), ("--package", "--cfg job --package optimizer")),
         (("-sc",), ("-sc", "install=bash")),
@@ -349,12 +349,12 @@ def test_other_paths_are_taken_as_typed_too(key: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for name in [*ODD, "/a/b", "..", "a/"]:
-        override = OverridesParser.create().parse_override(cli.quote_path(f"{key}={name}"))
+        override = OverridesParser.create().parse_override(grid.for_hydra(f"{key}={name}"))
         assert override.value() == name
         assert not override.is_sweep_override()
-    assert cli.quote_path(f"{key}=null") == f"{key}=null"
-    assert cli.quote_path("name=a,b") == "name=a,b"
-    assert compose(cli.quote_path(f"{key}=/a=b,(c) 'd'")) == replace_path(key, "/a=b,(c) 'd'")
+    assert grid.for_hydra(f"{key}=null") == f"{key}=null"
+    assert grid.for_hydra("name=a,b") == "name=a,b"
+    assert compose(grid.for_hydra(f"{key}=/a=b,(c) 'd'")) == replace_path(key, "/a=b,(c) 'd'")
 
 
 def replace_path(key: str, path: str) -> configs.Config:
@@ -385,7 +385,7 @@ def test_resume_holds_changed_values_against_the_run(call: Cli) -> None:
 
 
 def test_quoted_paths_do_not_open_the_door_to_hydra_grammar() -> None:
-    overrides.check([cli.quote_path(f"dataset.root={name}") for name in ODD], multirun=True)
+    overrides.check([grid.for_hydra(f"dataset.root={name}") for name in ODD], multirun=True)
     with pytest.raises(UsageError, match="add -m"):
         overrides.check(["name=a,b"], multirun=False)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from conftest import Cli, compose
 from skiplab import config as configs, folders
 from skiplab.errors import UsageError
-from skiplab.study import compare, pictures, verdict
+from skiplab.study import compare, pictures, results, verdict
 
 IMAGES = 400
 Make = Callable[..., Path]
@@ -73,7 +73,8 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
 
 
 def found(*folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None) -> compare.Comparison:
-    return compare.compare(list(folders_) or [Path("study")], by=by, metric=metric)
+    keys = None if by is None else results.keys_of(",".join(by))
+    return compare.compare(results.read(list(folders_) or [Path("study")]), by=keys, metric=metric)
 
 
 # ------------------------------------------------------------------------------------------------------------------ groups
@@ -269,7 +270,7 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     assert "--by blok: no such key; did you mean block?" in refusal("study", "--by", "blok")
     assert "--by seed: the groups are averaged over seeds" in refusal("study", "--by", "seed")
     make("block=conv", "depth=3")
-    assert "--by depth: runs with the same seed differ in block.name; add it: --by depth,block" in refusal("study", "--by", "depth")
+    assert "--by depth: runs with the same seed differ in block; add it: --by depth,block" in refusal("study", "--by", "depth")
     assert "--x width: the groups do not differ in it; choices: depth, params, macs, seconds" in refusal("study", "--x", "width")
     assert "invalid choice" in refusal("study", "--metric", "accuracy")
     (run / folders.RESULT).write_text('{"identity": "x"}')
@@ -338,20 +339,27 @@ def test_axes_are_logarithmic_where_it_helps(make: Make) -> None:
     assert costs.figure.axes[0].get_xlabel() == "params"
 
 
-def test_the_gradients_of_a_probe_are_drawn(make: Make) -> None:
+@pytest.mark.parametrize("kind", list(pictures.FLOWS))
+def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
+    """Without what is exactly 0, for which a logarithmic axis has no place."""
     for block, factor in (("conv", 0.1), ("residual", 1.0)):
         path = make(f"block={block}")
-        row = {"step": 1, "gradient_norm": {f"layer{i}": factor**i for i in range(4)}}
+        row = {"step": 1, kind: {"first": 0.0 if block == "residual" else 1.0} | {f"layer{i}": factor**i for i in range(1, 4)}}
         with (path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     made = found()
-    picture = pictures.gradient_flow(made.groups, made.keys)
+    picture = pictures.flow(made.groups, made.keys, kind)
     assert picture is not None
+    assert [each.name for each in pictures.all_of(made.groups, made.keys, metric="test.accuracy", x=None)][-1] == picture.name
     (axes,) = picture.figure.axes
     assert axes.get_yscale() == "log"
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
     assert drawn["block=conv, first step"] == pytest.approx([1, 0.1, 0.01, 0.001])
-    assert len(picture.tips) == 2
+    assert drawn["block=residual, first step"] == pytest.approx([math.nan, 1, 1, 1], nan_ok=True)
+    assert [tip.partition(", first step: ")[2] for tip in picture.tips.values()] == [
+        "1 in the first layer, 0.001 in the last",
+        "0 in the first layer, 1 in the last",
+    ]
 
 
 @pytest.mark.browser

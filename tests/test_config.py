@@ -169,6 +169,12 @@ REFUSED: list[tuple[str, ...]] = [
     ("trainer.devices=65 norm=none", "trainer.devices=65", "one image a device", "at most 64"),
     ("trainer.devices=2 trainer.accumulate=17", "trainer.accumulate=17", "batch_size=64", "at most 16"),
     ("trainer.early_stop=3 val_fraction=0", "trainer.early_stop=3", "val_fraction above 0"),
+    ("evaluator.split=val val_fraction=0", "evaluator.split=val", "val_fraction above 0"),
+    ("evaluator.split=train", "evaluator.split=train", "test, val"),
+    ("epochs=3 steps=10", "epochs=3: steps=10 is the run's length here", "steps=null"),
+    ("experiment=he2016_resnet20 epochs=3", "epochs=3: steps=64000", "steps=null"),
+    ("study=x", "study=x: is of a study; add -m"),
+    ("on_error=stop", "on_error=stop: is of a study", "sweep=NAME"),
     ("augment.flip=random", "augment.flip=random", "digits", "auto or none"),
     ("evaluator.tta=flip", "evaluator.tta=flip", "digits", "none"),
     ("augment.cutout=8", "augment.cutout=8", "below the size of the image, 8"),
@@ -475,6 +481,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
         "optimizer.norm_scale",
         "trainer.select",
         "trainer.select_width",
+        "evaluator.split",
     ]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]

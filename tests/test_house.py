@@ -13,7 +13,7 @@ NAMES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path
 
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
-    "hydra": {"cli", "overrides", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search"},
+    "hydra": {"cli", "overrides", "plugins", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search"},
     "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
@@ -27,7 +27,7 @@ FACES_THE_USER |= {"budget", *(name for name in NAMES if name.startswith("study.
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
-    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid"),
+    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "plugins", "study.record"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60

@@ -76,7 +76,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
 
 
 def test_a_launcher_that_is_not_installed_is_told_with_its_extra(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skiplab import overrides
+    from skiplab import plugins
 
     class Nothing:
         class_name_to_class: dict[str, type] = {}  # noqa: RUF012
@@ -85,7 +85,7 @@ def test_a_launcher_that_is_not_installed_is_told_with_its_extra(call: Cli, monk
         def instance(cls) -> "type[Nothing]":
             return cls
 
-    monkeypatch.setattr(overrides, "Plugins", Nothing)
-    for launcher, extra in overrides.EXTRAS.items():
+    monkeypatch.setattr(plugins, "Plugins", Nothing)
+    for launcher, extra in plugins.EXTRAS.items():
         code, _, err = call("-m", f"hydra/launcher={launcher}", "seed=0,1")
         assert (code, err) == (2, f"error: hydra/launcher={launcher}: is not installed; pip install 'skiplab[{extra}]'\n")

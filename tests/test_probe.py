@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from conftest import Cli, compose
 from skiplab import checkpoint, folders
 from skiplab.log import Log
-from skiplab.probe import KINDS
+from skiplab.probe import KINDS, norm_of
 from skiplab.run import prepare
 from test_exactness import assert_same_run, sit, sit_until
 
@@ -26,6 +26,12 @@ TEXTS = (*SMALL, "trainer.probe='gradients,activations,updates'", "trainer.probe
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for line in (folder / "metrics.jsonl").read_text().splitlines() if "gradient_norm" in (row := json.loads(line))]
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1.0, 1e25])
+def test_a_norm_neither_vanishes_nor_overflows_with_the_squares(size: float) -> None:
+    gradient = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * size
+    assert norm_of(gradient).item() == pytest.approx(gradient.double().norm().item(), rel=1e-5)
 
 
 def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Cli, Train, start
 from skiplab import checkpoint, folders, verify
+from skiplab.study import record
 
 SMALL = ("width=8", "batch_size=256", "trainer.threads=1", "trainer.limit_steps=6", "jobs=2")
 LONG = ("width=8", "batch_size=256", "epochs=300", "trainer.threads=1", "jobs=2")
@@ -53,6 +54,41 @@ def test_a_study_its_folder_its_second_call_and_its_widening(tmp_path: Path, tra
     assert all(NAME.fullmatch(path.name) for path in cells(study) if path not in runs)
     assert "n = 1" in again.stdout
     assert "one seed in a group" in again.stdout
+
+
+def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:
+    command = (*SMALL, "study=s", "depth=1", "seed=0,1")
+    code, out, _ = call("-m", *command, "--cfg", "job")
+    assert code == 0
+    assert not Path("outputs/studies/s").exists()
+    assert re.search(r"^not begun  seed=1  outputs/studies/s/seed-1_[0-9a-f]{8}$", out, re.MULTILINE)
+    assert re.search(r"^study outputs/studies/s: 2 cells, 2 to run, about \d+ s here, by an estimate$", out, re.MULTILINE)
+    one = "the config of one: train --cfg job width=8 batch_size=256 trainer.threads=1 trainer.limit_steps=6 depth=1 seed=0"
+    assert out.rstrip().endswith(one)
+    assert call("-m", *command)[0] == 0
+    planned = " ".join(re.findall(r"\S+seed-\d_[0-9a-f]{8}$", out, re.MULTILINE))
+    assert planned == " ".join(map(str, cells(Path("outputs/studies/s"))))
+    code, out, _ = call("list", command="skiplab")
+    assert out.rstrip().endswith(f"study outputs/studies/s: 2 finished\n  made by: train -m {' '.join(command)}")
+    record.write(Path("outputs/studies/s"), command="train -m x", cells=[*cells(Path("outputs/studies/s")), Path("outputs/studies/s/c")])
+    assert "study outputs/studies/s: 2 finished, 1 not begun\n  goes on with: train -m x" in call("list", command="skiplab")[1]
+    Path("outputs/studies/s", record.RECORD).write_text("{")
+    assert "outputs/studies/s/study.json: cannot be read" in call("list", command="skiplab")[1]
+
+
+def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
+    """A probe and pictures change no number, so the runs are not run again for them."""
+    command = ("-m", *SMALL, "study=s", "depth=1")
+    code, out, _ = call(*command, "seed=0")
+    assert code == 0
+    assert out.startswith("no key was given several values, so this sweep is one run")
+    code, out, _ = call(*command, "seed=0,1", "trainer.probe=gradients", "pictures=always")
+    assert code == 0
+    assert "note: 1 cell done before without this trainer.probe; another study=NAME runs all afresh, with it\n" in out
+    assert "note: 1 cell done before without pictures; skiplab draw outputs/studies/s makes them\n" in out
+    code, out, _ = call(*command, "seed=0,1", "trainer.probe=gradients,updates")
+    assert "note: 2 cells done before without this trainer.probe" in out
+    assert "at a time" not in out
 
 
 @pytest.mark.parametrize(
@@ -304,7 +340,8 @@ def test_a_presets_grid_is_overridden_key_by_key() -> None:
 @pytest.mark.parametrize("name", ["blocks", "blocks_equal_params", "degradation", "depth_vs_width", "gradient_flow"])
 def test_a_ready_study_runs_without_m_and_ends_in_a_verdict(tmp_path: Path, train: Train, name: str) -> None:
     """With one seed and one epoch."""
-    short = ["epochs=1", "batch_size=256", "seed=0"] + (["depth=2,6"] if name in ("degradation", "gradient_flow") else [])
+    short = ["steps=10" if name == "gradient_flow" else "epochs=1", "batch_size=256", "seed=0"]
+    short += ["depth=2,6"] if name in ("degradation", "gradient_flow") else []
     done = train(f"sweep={name}", *short)
     assert done.returncode == 0, done.stderr
     (study,) = (tmp_path / "outputs/studies").iterdir()
@@ -312,5 +349,6 @@ def test_a_ready_study_runs_without_m_and_ends_in_a_verdict(tmp_path: Path, trai
     assert "sweep: " in done.stdout
     assert json.loads((study / "compare.json").read_text())["verdict"]
     assert (study / "gradient_flow.png").exists() == (name == "gradient_flow")
+    assert (study / "update_flow.png").exists() == (name == "gradient_flow")
     if "equal" in name or "width" in name:
         assert re.search(r"^\S+: width=\d+: [\d,]+ params, [+-]\d+\.\d % of the target$", done.stdout, re.MULTILINE)

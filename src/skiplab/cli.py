@@ -16,9 +16,6 @@ from skiplab.launch import as_one, complain, launch, leave, settled
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
 
-# taken as typed: Hydra's grammar stumbles over = , ( in a path, and would sweep over a list
-AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
-
 
 def train() -> None:
     """Entry point of `train`: exits with the codes that README lists."""
@@ -44,15 +41,15 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    from skiplab import grid, overrides, placement
+    from skiplab import grid, overrides, placement, plugins
 
     check_dashes(arguments)
-    quoted = [quote_path(a) for a in arguments]
+    quoted = [grid.for_hydra(a) for a in arguments]
     quoted.sort(key=lambda a: "=" in a and not a.startswith("-"))  # Hydra's parser refuses flags between overrides
     flags = overrides.parse_arguments(quoted)
     check_flags(flags)
     if flags.shell_completion:
-        overrides.choose_plugins(os.environ.get("COMP_LINE", "").split()[1:])
+        plugins.choose(os.environ.get("COMP_LINE", "").split()[1:])
     if flags.shell_completion or flags.hydra_help or flags.info:
         return hydra_main(quoted, lambda _cfg: None)
     resumed = [a.partition("=")[2] for a in arguments if a.startswith("resume=") and a not in ("resume=auto", "resume=never")]
@@ -68,8 +65,13 @@ def train_command(arguments: Sequence[str]) -> int:
         return resume_command(Path(resumed[-1]).expanduser(), [a for a in flags.overrides if not a.startswith("resume=")])
     is_sweep = flags.multirun or grid.preset_of(flags.overrides) is not None
     overrides.check(flags.overrides, multirun=is_sweep)
+    if flags.cfg == "job" and is_sweep and not flags.package:
+        from skiplab.study.command import preview
+
+        preview(flags.overrides)
+        return 0
     if flags.cfg:
-        return hydra_main(quoted, lambda _cfg: None)
+        return hydra_main([a for a in quoted if a not in ("-m", "--multirun")], lambda _cfg: None)
     if is_sweep:
         from skiplab.study.command import sweep_command
 
@@ -107,22 +109,12 @@ def check_flags(flags: Any) -> None:
     if flags.package is not None and not flags.cfg:
         raise UsageError(f"--package: a part of the config is shown with --cfg job --package {flags.package}")
     asked = {"--run": flags.run, "-m": flags.multirun, "--cfg": flags.cfg, "--info": flags.info, "-sc": flags.shell_completion}
-    given = [flag for flag, value in asked.items() if value]
+    given = [flag for flag, value in asked.items() if value and not (flag == "-m" and flags.cfg == "job")]
     if len(given) > 1:
         raise UsageError(f"{', '.join(given)}: one of them at a time")
     jobs = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")]
     if flags.shell_completion and (len(flags.overrides) != 1 or flags.overrides[0] not in jobs):
         raise UsageError(f"-sc: one of {', '.join(jobs[:6])} is expected")
-
-
-def quote_path(argument: str) -> str:
-    """KEY=PATH with the path quoted for Hydra's grammar."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    name, equals, value = argument.partition("=")
-    if name not in AS_TYPED or not equals or value[:1] in ("'", '"') or value in ("", "null"):
-        return argument
-    return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +12,9 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote,
 from skiplab import config
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
+
+# taken as typed: Hydra's grammar stumbles over = , ( in a path, and would sweep over a list
+AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
 
 
 def parsed(texts: Sequence[str]) -> list[Override]:
@@ -52,6 +56,24 @@ def first_of(overrides: Sequence[Override]) -> list[str]:
 def quoted(text: str) -> str:
     """A text as a value in Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def for_hydra(argument: str) -> str:
+    """An argument with the value of a key of AS_TYPED quoted for Hydra's grammar."""
+    name, equals, value = argument.partition("=")
+    if name not in AS_TYPED or not equals or value[:1] in ("'", '"') or value in ("", "null"):
+        return argument
+    return f"{name}={quoted(value)}"
+
+
+def for_people(texts: Iterable[str]) -> str:
+    """Overrides as one types them, the reverse of `for_hydra`; quoted for a shell."""
+    plain = {text: text for text in texts}
+    for text in plain:
+        name, _, value = text.partition("=")
+        if name in AS_TYPED and for_hydra(f"{name}={value[1:-1]}") == text:
+            plain[text] = f"{name}={value[1:-1]}"
+    return shlex.join(plain.values())
 
 
 def each_of(override: Override, *, most: int | None = None) -> list[Override]:

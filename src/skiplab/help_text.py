@@ -36,6 +36,7 @@ KEYS: set any value, KEY=VALUE (all of them: train --cfg job)
 
 STUDIES: several values with -m, or a preset sweep=NAME; skiplab compare outputs/studies/NAME tells what they say
   study=NAME       the folder outputs/studies/NAME (otherwise made of the keys); the same command goes on, a wider grid adds
+  --cfg job        shows a study's runs, how each stands, how long they take, and runs none
   jobs=auto|N      runs at once; retries=N tries a failed one again; on_error=continue|stop; force=true for very many
 
 FLAGS (Hydra's): -m sweeps, --cfg job shows the config, -sc install=bash sets up completion

@@ -1,12 +1,14 @@
 """The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
 
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from skiplab import config, folders
 from skiplab.errors import UsageError
 from skiplab.files import default_root
+from skiplab.study import record
 
 HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
 
@@ -19,7 +21,23 @@ def under(root: Path) -> str:
     if not found:
         return f"no runs under {root}"
     shown = table(found)
-    return shown + ("\ngo on with a stopped run: train resume=RUN_FOLDER" if "\nstopped " in shown else "")
+    lines = [shown, *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else []), *studies(root)]
+    return "\n".join(lines)
+
+
+def studies(root: Path) -> Iterator[str]:
+    """Two lines for each study under `root`: how many of its runs are finished, and its command, which goes on with it."""
+    for path in sorted(root.glob(f"**/{record.RECORD}")):
+        try:
+            noted = record.read(path.parent)
+        except UsageError as error:
+            yield f"\n{error}"
+            continue
+        runs = dict.fromkeys([*noted.cells, *folders.runs_under(path.parent)])
+        states = Counter(folders.state_of(run).state if folders.identity_of(run) else "not begun" for run in runs)
+        told = ", ".join(f"{states[state]} {state}" for state in ("finished", "running", "stopped", "not begun") if states[state])
+        how = "goes on with" if len(runs) > states["finished"] else "made by"
+        yield f"\nstudy {shlex.quote(str(path.parent))}: {told or 'no runs'}\n  {how}: {noted.command}"
 
 
 def table(runs: Sequence[Path]) -> str:

@@ -6,10 +6,6 @@ import no torch.
 
 import itertools
 import math
-import re
-import sys
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,12 +17,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep, ValueType
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab import config
+from skiplab import config, plugins
 from skiplab.errors import UsageError
 from skiplab.grid import each_of, num_values, parsed, with_preset
 from skiplab.paths import conf_folder, groups
@@ -34,6 +29,7 @@ from skiplab.schema import Config
 
 MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
 MAX_VALUES, MOST_OF_A_KEY = 10_000, 200  # of one key in a sweep; of a larger one so many of its first and last values are checked
+OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")  # keys
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -58,40 +54,11 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
-# conf/hydra/launcher has ready values for plugins that bring a schema of the same name, which is how they are checked
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> what brings it
-PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)", re.MULTILINE)
-
-
-def needs_plugins(texts: Iterable[str]) -> bool:
-    """Whether these overrides or a file in conf/ may ask for a plugin of Hydra's, such as a launcher."""
-    own = conf_folder() / "hydra"  # launchers to be asked for
-    presets = (path.read_text(encoding="utf-8", errors="replace") for path in conf_folder().rglob("*.yaml") if own not in path.parents)
-    return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(map(PLUGGED.search, presets))
-
-
-def choose_plugins(texts: Iterable[str]) -> None:
-    """Have Hydra leave its installed plugins alone where nobody asks for one: it would import them all, and stop at one that fails.
-
-    To Python None in sys.modules means that there is no such package, and to Hydra that means that no plugin is installed.
-    """
-    if not needs_plugins(texts):
-        sys.modules.setdefault("hydra_plugins", None)  # pyright: ignore[reportArgumentType]
-        return
-    try:
-        Plugins.instance()
-    except Exception as error:  # whatever somebody else's module raises
-        names = [frame.filename for frame in traceback.extract_tb(error.__traceback__) if "hydra_plugins" in frame.filename]
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it") from None
-
-
 def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> None:
     """Raise UsageError with everything that is wrong with these overrides, one line each; a search takes intervals too."""
-    choose_plugins(texts)
+    plugins.choose(texts)
     texts = with_preset(texts) if multirun else texts
-    check_launcher(texts)
+    plugins.check_launcher(texts)
     problems: list[str] = []
     good: list[Override] = []
     texts, swallowed = join_pairs(texts)
@@ -106,18 +73,11 @@ def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> N
         rule = "an interval is for skiplab search; list the values, or write range(START,STOP,STEP)"
         problems += [f"{o.input_line}: {rule}" for o in good if o.value_type == ValueType.INTERVAL_SWEEP]
     problems += [line for line in check_values(good) if line not in problems]
+    if not multirun:
+        rule = "is of a study; add -m with several values of a key, or sweep=NAME, or leave it out"
+        problems += [f"{o.input_line}: {rule}" for o in good if o.key_or_group in OF_STUDIES]
     if problems:
         raise UsageError("\n".join(problems))
-
-
-def check_launcher(texts: Sequence[str]) -> None:
-    """Raise UsageError if a launcher is asked for that is not installed, or not known."""
-    wanted = [text.partition("=")[2] for text in texts if text.startswith("hydra/launcher=")]
-    known = Plugins.instance().class_name_to_class if wanted else {}
-    for name in wanted:
-        path = conf_folder() / "hydra/launcher" / f"{name}.yaml"
-        if name in EXTRAS and path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"] not in known:
-            raise UsageError(f"hydra/launcher={name}: is not installed; pip install 'skiplab[{EXTRAS[name]}]'")
 
 
 def join_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -293,11 +253,21 @@ def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list
     """What is wrong with a composed tree once these values are set in it."""
     problems: list[str] = []
     tree = _with_values(tree, values, problems)
+    problems += _epochs_problem(tree, values)
     try:
         config.check(tree)
     except UsageError as error:
         problems += str(error).split("\n")
     return problems
+
+
+def _epochs_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
+    """What is wrong with epochs= where the run's length is given in steps."""
+    given = [override for override in values if override.key_or_group == "epochs"]
+    if not given or tree["steps"] is None:
+        return []
+    rule = f"steps={tree['steps']} is the run's length here, and epochs says nothing; leave it out, or write steps=null too"
+    return [f"{given[-1].input_line}: {rule}"]
 
 
 def _with_values(tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]) -> dict[str, Any]:
@@ -340,6 +310,8 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
         if leaf in holder and leaves[name].metadata["fixed"] and override.value() != holder[leaf]:
             problems.append(f"{text}: cannot change when a run goes on (it has {name}={holder[leaf]}); leave it out, or start a new run")
         holder[leaf] = override.value()
+    given = [override for text in texts if (override := check_override(text, multirun=False)[1])]
+    problems += _epochs_problem(tree, given)
     if problems:
         raise UsageError("\n".join(problems))
     return config.check(tree)

@@ -56,9 +56,7 @@ class Probe:
         if not self.is_due(step):
             return
         if "gradients" in self.kinds:
-            norms = [
-                torch.zeros((), device=m.weight.device) if m.weight.grad is None else m.weight.grad.float().norm() for _, m in self.layers
-            ]
+            norms = [torch.zeros((), device=m.weight.device) if m.weight.grad is None else norm_of(m.weight.grad) for _, m in self.layers]
             self.found["gradients"] = torch.stack(norms) / scaler.get_scale()  # under fp16 this waits for the device
         if "updates" in self.kinds:
             self.before = [layer.weight.detach().clone() for _, layer in self.layers]
@@ -97,6 +95,13 @@ class Probe:
         ]
         self.pending.clear()
         return rows
+
+
+def norm_of(gradient: Tensor) -> Tensor:
+    """Its L2 norm, float32 (): of its values over the largest one, for the squares of values below 1e-23 are 0."""
+    gradient = gradient.float()
+    largest = gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+    return (gradient / largest).norm() * largest
 
 
 def note_deviation(deviations: dict[str, Tensor], name: str, _layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -44,7 +44,15 @@ def parser_of_verbs() -> tuple[Parser, list[str]]:
     drawing = verbs.add_parser("draw", help="the four pictures of finished runs, which a sweep leaves out")
     drawing.add_argument("run", type=Path, nargs="+", help="run folders, or studies")
     add_compare(verbs.add_parser("compare", help="runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"))
-    search = verbs.add_parser("search", help="search hyperparameters by Optuna, each trial a run; the same command goes on")
+    search = verbs.add_parser(
+        "search",
+        help="search hyperparameters by Optuna, each trial a run; the same command goes on",
+        description="Search hyperparameters by validation accuracy with Optuna (TPE, median pruner). A trial is a run under "
+        "outputs/studies/NAME; the test set is not read. The same command again goes on, a larger --trials adds.",
+        epilog="A list is a choice (block=conv,skip), range(1,8) whole numbers, interval(0.1,0.9) a continuum, "
+        "tag(log,interval(1e-3,1)) one on a log scale; quote them for the shell. All other KEY=VALUE are as in train; study=NAME "
+        "names the folder, jobs=N runs so many trials at once (auto: one a core or GPU), retries=N tries a failed one again.",
+    )
     search.add_argument(
         "space", nargs="+", metavar="KEY=VALUES", help="as train -m takes them, and 'optimizer.lr=tag(log,interval(1e-3,1))'"
     )
@@ -65,7 +73,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", help="keys to group by, block,depth (what differs but for the seed)")
     parser.add_argument("--metric", choices=metrics, default="test.accuracy", metavar="METRIC", help=f"one of {', '.join(metrics)}")
     parser.add_argument("--x", help="what the picture has as its x axis: depth, width, another key, or params, macs, seconds")
-    parser.add_argument("--out", type=Path, help="where the files go (the folder, if it is one)")
+    parser.add_argument("--out", type=Path, help="where the files go (the study's folder, of several or of a run outputs/compare)")
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -111,10 +119,15 @@ def draw_command(options: argparse.Namespace) -> None:
 
 def compare_command(options: argparse.Namespace) -> None:
     """`skiplab compare`."""
-    from skiplab.study import compare
+    from skiplab.study import results
 
-    by = None if options.by is None else [key for key in options.by.split(",") if key]
-    compare.command(options.folder, by=by, metric=options.metric, x=options.x, out=options.out)
+    by = None if options.by is None else results.keys_of(options.by)
+    if options.x is not None:
+        results.check_x(options.x)
+    found = results.read(options.folder)
+    from skiplab.study import compare  # SciPy: a second
+
+    compare.command(found, options.out or results.home(options.folder), by=by, metric=options.metric, x=options.x)
 
 
 def search_command(options: argparse.Namespace) -> int:

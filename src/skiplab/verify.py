@@ -163,11 +163,6 @@ def digests(folder: Path) -> dict[str, str]:
     return found | {f"{path.name}: left behind": "" for path in folder.glob(f".*{checkpoint.TEMPORARY}")}
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
-    """The values of a tensor in memory, in C order."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def sha256(content: bytes) -> str:
     """In hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -1,30 +1,60 @@
 """`train -m ...` and `train sweep=...` as a command: plans the study, has Hydra launch it, closes it with a table. Imports no torch."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from skiplab import folders, grid, overrides
+from skiplab.cores import counted
 from skiplab.errors import FolderError, SkiplabError, UsageError
 from skiplab.signals import EXIT_CODES, StopSignal
-from skiplab.study import elsewhere, launcher, plan, view
+from skiplab.study import elsewhere, launcher, plan, record, view
 from skiplab.study.supervise import Job
 
 HydraMain = Callable[[Sequence[str], Callable[[Any], None]], int]
 MANY = 1_000  # cells; more are asked about
 
 
-def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
-    """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
+def planned(texts: Sequence[str]) -> tuple[list[grid.Override], Path]:
+    """The overrides of a sweep, its preset's included, and the study's folder. Raises UsageError for more cells than one means."""
     parsed, sweep = grid.parsed(grid.with_preset(texts)), grid.preset_of(texts)
     number, (first, *_) = grid.count_cells(parsed), overrides.compose_all([grid.first_of(parsed)])
     if number > MANY and not first.force:
         from skiplab.study import estimate  # imports torch
 
-        raise UsageError(f"{number:,} cells would take about {estimate.in_words(first, number)}; add force=true to run them all the same")
+        told = estimate.in_words([first], number=number)
+        raise UsageError(f"{number:,} cells would take about {told}; add force=true to run them all the same")
     folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)
+    return parsed, folder
+
+
+def preview(texts: Sequence[str]) -> None:
+    """`train -m ... --cfg job`: the cells of a study, how each stands and how long they would take, without running any."""
+    parsed, folder = planned(texts)
+    cells = all_cells(parsed, folder)
+    rows = [("state", "cell", "run folder")]
+    for cell in cells:
+        state = "done before" if cell.is_finished else "to go on with" if folders.has_state(cell.folder) else "not begun"
+        rows.append((state, cell.words, shlex.quote(str(cell.folder))))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    print("\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[2]]) for row in rows))
+    words = f"study {folder}: {counted(len(cells), 'cell')}"
+    if left := [cell.config for cell in cells if not cell.is_finished]:
+        from skiplab.study import estimate  # imports torch
+
+        words += f", {len(left)} to run, about {estimate.in_words(left)}"
+    one = [text for text in grid.first_of(parsed) if text.partition("=")[0] not in ("sweep", *plan.BOOKKEEPING)]
+    print(f"\n{words}\nthe config of one: train --cfg job {grid.for_people(one)}")
+
+
+def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
+    """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
+    parsed, folder = planned(texts)
+    if grid.count_cells(parsed) == 1:
+        print("no key was given several values, so this sweep is one run; several are written seed=0,1,2")
     own = [f"hydra.sweep.dir={grid.quoted(str(folder))}", "hydra.sweep.subdir=."]
     own += [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(grid.quoted, plan.fixed_keys(parsed)))}]"]
     own += ["hydra/launcher=basic"] if in_process else []
@@ -36,6 +66,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
     for remembered in (launcher.ENDED, launcher.REFUSED, launcher.STOPPED):
         remembered.clear()
     with folders.locked(folder), StopSignal() as stop_signal:
+        record.write(folder, command=f"train -m {grid.for_people(texts)}")
         try:
             hydra_main([*flags, *own], elsewhere.task(stop_signal))
         except SystemExit as error:  # another launcher's, which has said why
@@ -45,6 +76,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
             forget(folder)
             raise launcher.REFUSED[-1]
         jobs = launcher.ENDED or [of_folder(cell) for cell in all_cells(parsed, folder)]
+        record.add_cells(folder, [job.cell.folder for job in jobs])
         if not launcher.ENDED and not launcher.STOPPED and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
             return 1  # nothing was even started; Hydra has said why
     code = close(jobs, stopped=launcher.STOPPED[-1] if launcher.STOPPED else 0)
@@ -55,7 +87,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
 
 def forget(folder: Path) -> None:
     """Remove a study's folder in which nothing was run."""
-    if {path.name for path in folder.iterdir()} <= {".lock", "multirun.yaml"}:
+    if {path.name for path in folder.iterdir()} <= {".lock", "multirun.yaml", record.RECORD}:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -77,11 +109,13 @@ def of_folder(cell: plan.Cell) -> Job:
 
 def answer(folder: Path, *, missing: int, of: int) -> None:
     """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it."""
-    from skiplab.study import compare  # SciPy, matplotlib: a second
+    from skiplab.study import compare, results  # SciPy, matplotlib: a second
 
     print(f"\nof {of - missing} of {of} cells, the others are not finished:" if missing else "")
     try:
-        compare.command([folder], by=None, metric="test.accuracy", x=None, out=None)
+        found = results.read([folder])
+        sealed = any(result.config.evaluator.split == "val" for result in found.results)
+        compare.command(found, folder, by=None, metric="val.accuracy" if sealed else "test.accuracy", x=None)
     except SkiplabError as error:
         print(f"no comparison: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
@@ -94,8 +128,6 @@ def close(jobs: Sequence[Job], *, stopped: int) -> int:
     """The table of all cells and a line below it; the exit code."""
     print(f"\n{view.closing_table(jobs, lambda job: folders.state_of(job.cell.folder))}\n")
     print(view.closing_words(jobs))
-    if len(jobs) == 1 and jobs[0].state == "finished":
-        print("no key was given several values, so this sweep was one run; several are written seed=0,1,2")
     if any(job.state != "finished" for job in jobs):
         print("the same command again goes on: what is done stays done, what was broken off is resumed")
     return stopped or (1 if any(job.state == "failed" for job in jobs) else 7 if any(job.state == "stopped" for job in jobs) else 0)

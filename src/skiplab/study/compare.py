@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skiplab import checkpoint, folders, placement
+from skiplab import checkpoint, folders
 from skiplab.errors import FolderError, UsageError
 from skiplab.study import results, verdict
 from skiplab.study.groups import Group, numeric_keys, partition
-from skiplab.study.results import FIGURES, METRICS, is_share
+from skiplab.study.results import FIGURES, METRICS, Found, is_share
 from skiplab.study.verdict import Difference
 
 MAX_ROWS = 60  # of the table on the terminal
@@ -27,31 +27,31 @@ class Comparison:
     groups: list[Group]
     differences: list[Difference]
     notes: list[str]
-    trained: list[Group] | None = None  # the same groups by their training accuracy, where the test accuracy is compared
+    trained: list[Group]  # the same groups by their training accuracy, where the test or validation accuracy is compared
 
     def lines(self) -> list[str]:
         """The verdict, then what to know of the runs."""
         told = verdict.sentences(self.groups, self.differences, metric=self.metric)
-        told += verdict.trends(self.groups, self.keys, metric=self.metric)
-        told += verdict.trends(self.trained or [], self.keys, metric="train.accuracy")
+        told += verdict.trends(self.groups, self.keys, self.differences, metric=self.metric)
+        ends = [(members[-1], members[0]) for members in verdict.lines_of(self.trained, self.keys).values()]
+        trained = verdict.compared(ends, metric="train.accuracy")
+        told += verdict.trends(self.trained, self.keys, trained, metric="train.accuracy")
         return [*told, *self.notes]
 
 
-def compare(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str) -> Comparison:
-    """The comparison of all finished runs under the folders. Raises UsageError for what cannot be compared."""
-    found = results.read(paths)
+def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Comparison:
+    """The comparison of runs; `by` are keys by their full paths, None: what differs. Raises UsageError for what cannot be compared."""
     keys, groups = partition(found.results, metric=metric, by=by)
     results.check_protocol(found.results, by=keys if by is not None else [])
-    trained = partition(found.results, metric="train.accuracy", by=keys)[1] if metric == "test.accuracy" else None
-    return Comparison(metric, keys, groups, verdict.differences(groups, metric=metric), found.notes, trained)
+    trained = partition(found.results, metric="train.accuracy", by=keys)[1] if metric in verdict.SPLITS else []
+    return Comparison(metric, keys, groups, verdict.differences(groups, keys, metric=metric), found.notes, trained)
 
 
-def command(paths: Sequence[Path], *, by: Sequence[str] | None, metric: str, x: str | None, out: Path | None) -> None:
+def command(found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None) -> None:
     """`skiplab compare`: the table and the verdict on stdout, everything in a folder."""
-    made = compare(paths, by=by, metric=metric)
+    made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
         x = checked_x(x, made)
-    folder = out if out is not None else paths[0] if len(paths) == 1 else placement.OUTPUTS / "compare"
     print(text(made))
     try:
         folder.mkdir(parents=True, exist_ok=True)

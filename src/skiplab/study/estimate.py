@@ -1,6 +1,9 @@
 """How long a study would take, before it is run: from the cost of its network and the speed of this machine."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,19 +17,24 @@ TRAINING = 3  # a step costs three forward passes
 OVERHEAD = 2.0  # seconds of a run beside training: its start, its report
 
 
-def in_words(config: Config, number: int) -> str:
-    """The hours of `number` runs like this one, one a core or GPU at a time."""
-    return f"{hours(config, number):,.1f} hours here, by an estimate from the first one"
-
-
-def hours(config: Config, number: int) -> float:
-    """Hours of `number` runs like this one on this machine, one a core or GPU at a time."""
-    flops = parts.summary_of(config, parts.network(config, torch.device("cpu"))).flops
-    images = config.steps * config.batch_size if config.steps else config.epochs * config.dataset.train_images
-    device = torch.device("cuda") if torch.cuda.is_available() and config.device != "cpu" else torch.device("cpu")
+def in_words(configs: Sequence[Config], *, number: int | None = None) -> str:
+    """How long these runs take here, one a core or GPU at a time: `3.4 hours here, by an estimate`; or `number` runs like the first one."""
+    alike = Counter(replace(config, seed=0, out=None) for config in configs)
+    if number is not None:
+        alike = Counter({configs[0]: number})
+    device = torch.device("cuda") if torch.cuda.is_available() and configs[0].device != "cpu" else torch.device("cpu")
     at_once = torch.cuda.device_count() if device.type == "cuda" else num_cores()
-    seconds = TRAINING * flops * images / (REACHED * rate(device)) + OVERHEAD
-    return number * seconds / at_once / 3600
+    speed = REACHED * rate(device)
+    took = sum(count * (TRAINING * flops_of(config) / speed + OVERHEAD) for config, count in alike.items()) / at_once
+    how = "by an estimate" if number is None else "by an estimate from the first one"
+    told = f"{took / 3600:,.1f} hours" if took >= 3600 else f"{took / 60:.0f} minutes" if took >= 90 else f"{took:.0f} s"
+    return f"{told} here, {how}"
+
+
+def flops_of(config: Config) -> float:
+    """What a run's forward passes in training cost."""
+    images = config.steps * config.batch_size if config.steps else config.epochs * config.dataset.train_images
+    return images * parts.summary_of(config, parts.network(config, torch.device("cpu"))).flops
 
 
 def rate(device: torch.device) -> float:

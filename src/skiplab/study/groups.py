@@ -57,10 +57,9 @@ class Group:
 def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | None) -> tuple[list[str], list[Group]]:
     """The keys that tell the groups apart, and the groups, in the order of their keys.
 
-    `by` are keys, a group's name standing for its option (`block` for `block.name`); None: what differs. Raises UsageError for an
-    unknown key, and where a group would hold the same seed twice.
+    `by` are keys by their full paths; None: what differs. Raises UsageError where a group would hold the same seed twice.
     """
-    keys = differing(results) if by is None else [full(key) for key in by]
+    keys = differing(results) if by is None else list(by)
     held: dict[str, list[Result]] = {}
     for result in results:
         held.setdefault(json.dumps([result.values.get(key) for key in keys]), []).append(result)
@@ -81,17 +80,6 @@ def sortable(value: Any) -> tuple[int, float, str]:
     if value is None:
         return 0, 0.0, ""
     return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
-
-
-def full(key: str) -> str:
-    """A key by its full path, a group's name standing for its option. Raises UsageError with the nearest one."""
-    known = configs.leaves()
-    for path in (key, f"{key}.name"):
-        if path in known and path != "seed":
-            return path
-    if key == "seed":
-        raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
-    raise UsageError(f"--by {key}: no such key; {configs.nearest(key, [k.removesuffix('.name') for k in known])}")
 
 
 def differing(results: Sequence[Result]) -> list[str]:
@@ -126,8 +114,8 @@ def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
     if len({result.seed for result in members}) == len(members):
         return
     more = [key for key in differing(members) if key not in keys]
-    told = ", ".join(key.removesuffix(".name") for key in [*keys, *more])
-    raise UsageError(f"--by {','.join(keys)}: runs with the same seed differ in {', '.join(more)}; add it: --by {told.replace(', ', ',')}")
+    given, missing = (",".join(key.removesuffix(".name") for key in each) for each in (keys, more))
+    raise UsageError(f"--by {given}: runs with the same seed differ in {missing}; add it: --by {given},{missing}")
 
 
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:

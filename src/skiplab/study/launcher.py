@@ -1,7 +1,8 @@
 """The launcher of sweeps, a plugin of Hydra's: every cell is a process of its own, and what is finished stays so. Imports no torch."""
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from skiplab.cores import counted
 from skiplab.errors import SkiplabError
 from skiplab.overrides import plain
 from skiplab.signals import StopSignal
-from skiplab.study import plan, slots, supervise, view
+from skiplab.study import plan, record, slots, supervise, view
 from skiplab.study.supervise import Job
 
 PACKAGE, NAME = "hydra_plugins", "skiplab"
@@ -52,6 +53,7 @@ class StudyLauncher(Launcher):
         if (twice := len(job_overrides) - len(cells)) > 0:
             print(f"{twice} of {len(job_overrides)} cells describe the same runs as others, to the bit; each is run once")
         places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
+        record.add_cells(folder, [cell.folder for cell in cells])
         todo = sum(not cell.is_finished for cell in cells)
         places = places[: max(1, todo)]
         print(introduction(folder, cells, places), flush=True)
@@ -77,13 +79,24 @@ def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slot
     words = f"study {folder}: {counted(len(cells), 'cell')}"
     if finished or begun:
         words += f", {finished} done before" + (f", {begun} to go on with" if begun else "")
-    threads = places[0].threads
     budgets = {without_seed(cell): cell.config for cell in cells if cell.config.match != "none"}
     if budgets:
         from skiplab import budget
 
         words = "\n".join([*(f"{name or 'every cell'}: {budget.in_words(config)}" for name, config in budgets.items()), words])
-    return words + f"; {len(places)} at a time" + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
+    if finished < len(cells):
+        threads = places[0].threads
+        words += f"; {len(places)} at a time" + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
+    return "\n".join([words, *lacking(cells, folder)])
+
+
+def lacking(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
+    """What is asked for now and was not when cells were run that are done: it changes no numbers, so they are not run again."""
+    done = [cell for cell in cells if cell.is_finished]
+    if number := sum(bool(cell.config.trainer.probe) and not plan.was_probed(cell) for cell in done):
+        yield f"note: {counted(number, 'cell')} done before without this trainer.probe; another study=NAME runs all afresh, with it"
+    if number := sum(cell.config.pictures == "always" and not (cell.folder / "curves.png").exists() for cell in done):
+        yield f"note: {counted(number, 'cell')} done before without pictures; skiplab draw {shlex.quote(str(folder))} makes them"
 
 
 def without_seed(cell: plan.Cell) -> str:

@@ -108,7 +108,7 @@ def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: s
             picture.point(axes, place, scaled(group.mean, metric), tip_of(group, metric), color=style["color"], marker=style["marker"])
     values = [place for points in lines.values() for place, _ in points]
     log_where_it_helps(axes, values)
-    finish(picture, axes, x.removesuffix(".name"), axis_name(metric), [scaled(g.mean, metric) for g in groups], metric)
+    finish(picture, axes, x.removesuffix(".name"), axis_name(metric), shown(groups, metric), metric)
     return picture
 
 
@@ -126,8 +126,7 @@ def side_by_side(groups: Sequence[Group], *, metric: str) -> Picture:
     axes.set_xlabel(axis_name(metric))
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    low, high = sensible_limits([scaled(v, metric) for g in groups for v in g.values], metric)
-    axes.set_xlim(low, high)
+    axes.set_xlim(*sensible_limits(shown(groups, metric), metric))
     return picture
 
 
@@ -154,6 +153,7 @@ def learning_curves(groups: Sequence[Group], *, split: str = "val") -> Picture |
         tip = f"{group.label}: {curves.mean(0)[-1]:.4g} % at epoch {epochs[-1]:g}, n = {group.n}"
         picture.point(axes, epochs[-1], curves.mean(0)[-1], tip, color=style["color"], marker=style["marker"])
         values += curves.ravel().tolist()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(picture, axes, "epoch", name, values, "test.accuracy")
     return picture
 
@@ -200,6 +200,15 @@ def log_where_it_helps(axes: Axes, values: Sequence[float]) -> None:
         axes.minorticks_off()
 
 
+def shown(groups: Sequence[Group], metric: str) -> list[float]:
+    """The values that an axis has room for: every run's, and the ends of intervals, of very wide ones a part."""
+    values = [scaled(value, metric) for group in groups for value in group.values]
+    low, high = min(values), max(values)
+    most = max(high - low, 1e-9) / 2  # beyond the values
+    ends = [scaled(end, metric) for group in groups for end in group.interval or ()]
+    return [*values, *(min(max(end, low - most), high + most) for end in ends)]
+
+
 def sensible_limits(values: Sequence[float], metric: str) -> tuple[float, float]:
     """Limits around all values; a share stays within 0 and 100."""
     low, high = min(values), max(values)
@@ -222,34 +231,48 @@ def finish(picture: Picture, axes: Axes, x_name: str, y_name: str, values: Seque
         picture.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
 
 
-def gradient_flow(groups: Sequence[Group], keys: Sequence[str]) -> Picture | None:
-    """The gradient's norm over the layers, at the first step and at the last record: plain and residual beside each other, on a log axis.
+FLOWS = {  # of metrics.jsonl -> the picture's name, what is drawn
+    "gradient_norm": ("gradient_flow", "gradient norm"),
+    "activation_deviation": ("activation_flow", "standard deviation of the activations"),
+    "update_ratio": ("update_flow", "update over weight, norms"),
+}
 
-    None where nothing was probed. Over seeds the geometric mean.
+
+def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | None:
+    """A figure of FLOWS over the layers, at the first step and at the last record: plain and residual beside each other, on a log axis.
+
+    None where it was not probed. Over seeds the geometric mean; what is exactly 0 in one of them is left out.
     """
-    probed = [group for group in groups if all(result.probed("gradient_norm") for result in group.results)]
+    base, what = FLOWS[kind]
+    probed = [group for group in groups if all(result.probed(kind) for result in group.results)]
     if not probed:
         return None
     told_apart = next((key for key in ("block.name", "shortcut", "norm") if key in keys), None)
     panels: dict[str, list[Group]] = {}
     for group in probed:
         panels.setdefault(without(group, keys, told_apart), []).append(group)
-    columns = min(3, len(panels))
+    norms = len({group.key[keys.index("norm")] for group in probed}) if "norm" in keys and told_apart != "norm" else 1
+    columns = norms if norms > 1 else min(3, len(panels))  # with and without BatchNorm beside each other
     rows = math.ceil(len(panels) / columns)
-    picture = Picture("gradient_flow", "gradient norm over the layers", figure(4.2 * columns, 0.6 + 3.1 * rows))
+    picture = Picture(base, f"{what} over the layers", figure(4.2 * columns, 0.6 + 3.1 * rows))
     grid = picture.figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     names = {name: number for number, name in enumerate(dict.fromkeys(name_in(group, keys, told_apart) for group in probed))}
+    has_zeros = False
     for axes, (title, members) in zip(grid, panels.items(), strict=False):
         for group in members:
             style, name = style_of(names[name_in(group, keys, told_apart)]), name_in(group, keys, told_apart)
-            records = min(len(result.probed("gradient_norm")) for result in group.results)
+            records = min(len(result.probed(kind)) for result in group.results)
             for place, line, when in ((0, "-", "first step"), (-1, ":", "last record"))[: min(2, records)]:
-                layers = np.array([list(result.probed("gradient_norm")[place].values()) for result in group.results], dtype=float)
-                norms = np.exp(np.log(np.maximum(layers, 1e-30)).mean(0))
-                axes.plot(range(1, len(norms) + 1), norms, line, color=style["color"], label=f"{name}, {when}")
+                layers = np.array([list(result.probed(kind)[place].values()) for result in group.results], dtype=float)
+                with np.errstate(divide="ignore"):
+                    means = np.exp(np.log(layers).mean(0))  # (layers,), 0 where one of the seeds is
+                values = np.where(means > 0, means, math.nan)
+                has_zeros = has_zeros or not (means > 0).all()
+                axes.plot(range(1, len(values) + 1), values, line, color=style["color"], label=f"{name}, {when}")
                 if place == 0:
-                    tip = f"{group.label}, first step: {norms[0]:.2g} in the first layer, {norms[-1]:.2g} in the last"
-                    picture.point(axes, 1, norms[0], tip, color=style["color"], marker=style["marker"])
+                    at = int(np.argmax(means > 0))
+                    tip = f"{group.label}, first step: {means[0]:.2g} in the first layer, {means[-1]:.2g} in the last"
+                    picture.point(axes, at + 1, values[at], tip, color=style["color"], marker=style["marker"])
         axes.set(yscale="log", xlabel="layer, from the input", title=title or "all runs")
         axes.title.set_fontsize(9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -258,9 +281,11 @@ def gradient_flow(groups: Sequence[Group], keys: Sequence[str]) -> Picture | Non
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes in grid[::columns]:
-        axes.set_ylabel("gradient norm")
+        axes.set_ylabel(what)
     handles, labels = grid[0].get_legend_handles_labels()
-    picture.figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    remark = "a line begins where its values are no longer exactly 0" if has_zeros else None
+    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
+    picture.figure.legend(handles, labels, loc="outside lower center", ncols=2, title=remark, **style)
     return picture
 
 
@@ -281,7 +306,7 @@ def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str 
     pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric), learning_curves(groups)]
     if len(groups) > 1:
         pictures.append(against_cost(groups, metric=metric))
-    pictures.append(gradient_flow(groups, keys))
+    pictures += [flow(groups, keys, kind) for kind in FLOWS]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -300,6 +325,7 @@ def search(path: Path, history: Sequence[tuple[int, float, str]], importances: d
     axes.plot([number for number, _ in complete], best, drawstyle="steps-post", color=COLOURS[1], label="best so far")
     axes.set(xlabel="trial", ylabel="validation accuracy (%)")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     if importances:
         names = list(importances)[::-1]

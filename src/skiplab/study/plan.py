@@ -109,6 +109,15 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     return Cell(words, config, run, folder / "logs" / f"{name}.log")
 
 
+def was_probed(cell: Cell) -> bool:
+    """Whether a run has recorded what its cell's config has the probe record."""
+    try:
+        probed = configs.load(cell.folder / folders.CONFIG).trainer.probe
+    except UsageError:
+        return False
+    return set(cell.config.trainer.probe.split(",")) <= set(probed.split(","))
+
+
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a study's folder is something else: a file, or a run's."""
     if folder.exists() and not folder.is_dir():

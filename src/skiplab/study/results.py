@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import config as configs, folders
+from skiplab import config as configs, folders, placement
 from skiplab.errors import UsageError
 from skiplab.schema import Config
 
@@ -31,6 +32,31 @@ METRICS = {  # name -> what it is called, and whether more of it is better
 FIGURES = ("params", "macs", "seconds")  # what a run costs
 # what must be the same in all runs, or the figures are not of the same question
 PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
+
+
+def keys_of(text: str) -> list[str]:
+    """What `--by block,depth` names, by full paths, a group's name standing for its option. Raises UsageError for an unknown key."""
+    known = configs.leaves()
+    found: list[str] = []
+    for word in re.split(r"[,\s]+", text.strip(", ")):
+        if word == "seed":
+            raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
+        path = next((path for path in (word, f"{word}.name") if path in known), None)
+        if path is None:
+            raise UsageError(f"--by {word}: no such key; {configs.nearest(word, [k.removesuffix('.name') for k in known])}")
+        found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def check_x(x: str) -> None:
+    """Raise UsageError if `--x` names neither a key nor a cost."""
+    if x not in configs.leaves() and x not in FIGURES:
+        raise UsageError(f"--x {x}: no such key; {configs.nearest(x, [*configs.leaves(), *FIGURES])}")
+
+
+def home(paths: Sequence[Path]) -> Path:
+    """Where a comparison of these folders goes: into the study, if it is one, else to outputs/compare."""
+    return paths[0] if len(paths) == 1 and folders.identity_of(paths[0]) is None else placement.OUTPUTS / "compare"
 
 
 def is_share(metric: str) -> bool:
@@ -59,7 +85,9 @@ class Result:
         except (LookupError, TypeError, ValueError):
             found = None
         if found is None or not math.isfinite(found):
-            raise UsageError(f"{self.folder}: has no {name}" + (" (val_fraction=0)" if name.startswith("val.") else ""))
+            kind = name.partition(".")[0]
+            reason = {"val": " (val_fraction=0)", "test": " (evaluator.split=val): compare --metric val.accuracy"}.get(kind, "")
+            raise UsageError(f"{self.folder}: has no {name}{reason}")
         return float(found)
 
     def _figure(self, name: str) -> float | None:
@@ -162,8 +190,8 @@ def result_of(folder: Path) -> Result:
     try:
         result = json.loads((folder / folders.RESULT).read_text(encoding="utf-8"))
         told = str(result["identity"])
-        needed = (result["test"]["accuracy"], result["summary"]["parameters"], result["summary"]["macs"], result["train_seconds"])
-        float(sum(needed))
+        tested = result["test"]["accuracy"] if config.evaluator.split == "test" else 0
+        float(sum((tested, result["summary"]["parameters"], result["summary"]["macs"], result["train_seconds"])))
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew") from None
     if told != identity or folders.identity_of(folder) != identity:

@@ -51,12 +51,21 @@ class Difference:
         )
 
 
-def differences(groups: Sequence[Group], *, metric: str) -> list[Difference]:
-    """Every pair of groups (of many: those with the best), p-values corrected for their number (Benjamini and Hochberg 1995)."""
+def differences(groups: Sequence[Group], keys: Sequence[str], *, metric: str) -> list[Difference]:
+    """Every pair of groups (of many: those with the best, and the ends of each line along depth), as one family of comparisons.
+
+    p-values are corrected for their number (Benjamini and Hochberg 1995).
+    """
     pairs = list(itertools.combinations(groups, 2))
     if len(groups) > MANY:
         best = ranked(groups, metric)[0]
-        pairs = [pair for pair in pairs if best in pair]
+        ends = [{id(members[0]), id(members[-1])} for members in lines_of(groups, keys).values()]
+        pairs = [(a, b) for a, b in pairs if best in (a, b) or {id(a), id(b)} in ends]
+    return compared(pairs, metric=metric)
+
+
+def compared(pairs: Sequence[tuple[Group, Group]], *, metric: str) -> list[Difference]:
+    """The difference of each pair, its p-value corrected for their number."""
     found = [difference(a, b, metric=metric) for a, b in pairs]
     known = [each.p for each in found if each.p is not None]
     corrected = iter(stats.false_discovery_control(known) if known else [])
@@ -136,10 +145,9 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
         return [f"one group alone: {groups[0].label}; nothing to compare"]
     best, *others = ranked(groups, metric)
     lines: list[str] = []
-    against = {(id(each.a), id(each.b)): each for each in found}
     level: list[str] = []
     for other in others:
-        each = against.get((id(best), id(other))) or reverse(against[id(other), id(best)])
+        each = between(best, other, found)
         if each.is_real:
             lines.append(f"{best.label} beats {other.label} by {in_units(abs(each.mean), metric)}{details(each, metric)}")
         else:
@@ -161,22 +169,22 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
     return lines
 
 
-def trends(groups: Sequence[Group], keys: Sequence[str], *, metric: str) -> list[str]:
-    """What happens along depth (or width, or another number), with all else equal: from the least to the most, and where the best lies."""
+def lines_of(groups: Sequence[Group], keys: Sequence[str]) -> dict[str, list[Group]]:
+    """The lines of at least two groups along the main axis; none without one."""
     x = main_axis(groups, keys) if groups else None
-    if x is None:
-        return []
+    along = {} if x is None else lines_along(groups, keys, x)
+    return {name: members for name, members in along.items() if len(members) > 1}
+
+
+def trends(groups: Sequence[Group], keys: Sequence[str], found: Sequence[Difference], *, metric: str) -> list[str]:
+    """What happens along depth (or width, or another number), with all else equal: from the least to the most, and where the best lies."""
     name, more_is_better = METRICS[metric]
-    found: list[tuple[str, Difference, Group]] = []
-    for line, members in lines_along(groups, keys, x).items():
-        if len(members) > 1:
-            best = (max if more_is_better else min)(members, key=lambda group: group.mean)
-            found.append((line, difference(members[-1], members[0], metric=metric), best))
-    known = [each.p for _, each, _ in found if each.p is not None]
-    corrected = iter(stats.false_discovery_control(known) if known else [])
+    x = main_axis(groups, keys) if groups else None
     lines: list[str] = []
-    for line, each, best in found:
-        each = Difference(**{**each.__dict__, "corrected": None if each.p is None else float(next(corrected))})
+    for line, members in lines_of(groups, keys).items():
+        assert x is not None
+        each = between(members[-1], members[0], found)
+        best = (max if more_is_better else min)(members, key=lambda group: group.mean)
         low, high = (group.key[keys.index(x)] for group in (each.b, each.a))
         ends = f"{bare(each.b.mean, metric)} to {bare(each.a.mean, metric)}{' %' if is_share(metric) else ''}"
         how = ("rises" if each.mean > 0 else "falls") if each.is_real else "is not shown to change"
@@ -199,6 +207,12 @@ def validated(groups: Sequence[Group], best: Group) -> str:
         return ""
     picked = max(groups, key=lambda group: statistics.fmean(result.metric("val.accuracy") for result in group.results))
     return "; validation picks it too" if picked is best else f"; validation picks {picked.label}"
+
+
+def between(a: Group, b: Group, found: Sequence[Difference]) -> Difference:
+    """a against b among the differences found."""
+    each = next(each for each in found if {id(each.a), id(each.b)} == {id(a), id(b)})
+    return each if each.a is a else reverse(each)
 
 
 def reverse(each: Difference) -> Difference:

@@ -87,10 +87,9 @@ class Lines(Told):
         """What has become of a cell."""
         if job.state == "finished":
             found = self.state(job)
-            return (
-                f"done     {job.cell.words}  validation {percent(found.val_accuracy)}  test {percent(found.test_accuracy)}  "
-                f"{folders.duration(job.seconds)}"
-            )
+            told = [("validation", found.val_accuracy), ("test", found.test_accuracy)]
+            words = [f"{split} {percent(accuracy)}" for split, accuracy in told if accuracy is not None]
+            return "  ".join([f"done     {job.cell.words}", *words, f"{folders.duration(job.seconds)} in all"])
         if job.state == "failed":
             return f"FAILED   {job.cell.words}: {job.reason}; log {job.cell.log}"
         if job.state == "waiting":
@@ -164,7 +163,7 @@ def of_terminal(*, slots: int, total: int | None = None) -> Lines:
 
 def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State]) -> str:
     """Every cell: state, accuracies, seconds of training, and its folder, or the log and the reason of a failure."""
-    rows = [("state", "cell", "validation", "test", "seconds", "run folder, or log")]
+    rows = [("state", "cell", "validation", "test", "training, s", "run folder, or log")]
     for job in jobs:
         found = state_of(job)
         seconds = "-" if found.seconds is None else f"{found.seconds:.1f}"
