@@ -158,7 +158,7 @@ def test_an_exception_and_a_crash_in_native_code_leave_their_traceback_in_the_lo
 
     config = compose("width=8", f"out={tmp_path}/run")
     cell = Cell("seed=0", config, tmp_path / "run", tmp_path / "logs/run.log")
-    process = warm.context().Process(target=crash, args=(str(cell.log),))
+    process = warm.context(warm.PRELOADED).Process(target=crash, args=(str(cell.log),))
     cell.log.parent.mkdir()
     process.start()
     process.join()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,7 +11,6 @@ import time
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from skiplab.hardware import counted
 from skiplab.launch import guarded, launch
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
+from skiplab.study import warm
 
 COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
 NUM_SAVES = 6  # of a shortened run, and as many evaluations
@@ -54,18 +53,9 @@ def shortened(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
 
 def start(config: Config, folder: Path) -> BaseProcess:
     """The run in a process of its own, forked where that can be from one that has imported torch; its words go to FOLDER.log."""
-    process = context().Process(target=run_in, args=(replace(config, out=str(folder)), f"{folder}.log"))
+    process = warm.context(PRELOADED).Process(target=run_in, args=(replace(config, out=str(folder)), f"{folder}.log"))
     process.start()
     return process
-
-
-def context() -> Any:
-    """Where processes come from: a server that forks them, or on Windows, which has none, a fresh start each."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
-    return server
 
 
 def run_in(config: Config, log: str) -> None:
@@ -207,7 +197,7 @@ def verify(config: Config, *, kills: int, per_run: int = 4, seed: int = 0) -> Ve
 
 def warm_up() -> None:
     """Have the imports done that every run shares, so that they count as no run's time."""
-    process = context().Process(target=int)
+    process = warm.context(PRELOADED).Process(target=int)
     process.start()
     process.join()
 

@@ -23,19 +23,19 @@ from skiplab.signals import StopSignal, kept_back, let_through
 PRELOADED = ["skiplab.study.preload"]
 
 
-def context() -> Any:
-    """Where processes come from: a server that forks them, or where there is none (Windows), a fresh start each."""
+def context(preloaded: Sequence[str]) -> Any:
+    """Where processes come from: a server that has imported these modules and forks, or (Windows) a fresh start each."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
+    server.set_forkserver_preload(list(preloaded))
     return server
 
 
 def start(config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()) -> BaseProcess:
     """The run of a config with `out`, in a process of its own; its words go to the end of `log`, `texts` into its .hydra/."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context().Process(target=run_in, args=(config, str(log), dict(environment), list(texts)))
+    process = context(PRELOADED).Process(target=run_in, args=(config, str(log), dict(environment), list(texts)))
     with kept_back():  # from the server for good: a signal to the whole group is for the sweep, which passes it on
         process.start()
     return process
