@@ -134,11 +134,11 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
 def test_the_bootstrap_over_images_is_near_the_normal_interval() -> None:
     chance = np.random.default_rng(0)
     a, b = chance.random(4000) < 0.8, chance.random(4000) < 0.7
-    low, high = verdict.image_interval([(a, b)])
+    low, high = verdict.Answers([a], [b], [(a, b)]).interval()
     difference = a.astype(float) - b.astype(float)
     half = 1.96 * difference.std() / math.sqrt(4000)
     assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.15 * half)
-    assert verdict.image_interval([(a, a)]) == (0.0, 0.0)
+    assert verdict.Answers([a], [a], [(a, a)]).interval() == (0.0, 0.0)
 
 
 def test_the_paired_test_over_seeds_is_students() -> None:
@@ -149,7 +149,10 @@ def test_the_paired_test_over_seeds_is_students() -> None:
     assert interval == pytest.approx((0.02 - half, 0.02 + half))
     assert p is not None
     assert 0.05 < p < 0.1  # t = 3.46 at 2 degrees of freedom
-    assert verdict.seed_test(a, b[:1], is_paired=False) == (None, None)
+    assert verdict.seed_test(a[:1], b[:1], is_paired=False) == (None, None)
+    interval, p = verdict.seed_test(a, [0.70], is_paired=False)  # one against several: their spread for both
+    half = 4.302652729911275 * statistics.stdev(a) * math.sqrt(1 / 3 + 1)
+    assert interval == pytest.approx((statistics.mean(a) - 0.7 - half, statistics.mean(a) - 0.7 + half))
     assert verdict.seed_test([0.5, 0.6], [0.4, 0.5], is_paired=True) == (pytest.approx((0.1, 0.1)), None)  # no spread says nothing
 
 
@@ -184,7 +187,10 @@ def test_seeds_that_do_not_match_are_compared_unpaired(make: Make) -> None:
         make("block=conv", right=answers(0.5 + 0.01 * seed, seed=seed), seed=seed)
         make("block=skip", right=answers(0.8 + 0.01 * seed, seed=seed), seed=seed + 10)
     (each,) = found().differences
-    assert (each.is_paired, each.over_images, each.mcnemar, each.seeds) == (False, None, None, 3)
+    assert (each.is_paired, each.seeds) == (False, 3)
+    assert each.over_images is not None
+    assert each.over_images[0] < each.mean < each.over_images[1]
+    assert each.mcnemar is not None
     assert each.is_real
     assert any("n = 3 unpaired" in line for line in found().lines())
 
@@ -198,6 +204,73 @@ def test_partly_matching_seeds_never_turn_a_verdict_round(make: Make) -> None:
     assert (each.is_paired, each.is_real) == (False, False)
     assert each.mean == pytest.approx(0.02, abs=1e-9)
     assert found().lines()[0] == "not distinguishable from the best, block=conv: block=skip"
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 1, 2, 3), (7, 8, 9)], ids=["the same", "one more", "others"])
+def test_a_difference_of_two_images_is_none_whatever_the_seeds(make: Make, seeds: tuple[int, ...]) -> None:
+    """It stands against the seeds, which hardly differ, and not against the images."""
+    for seed in (0, 1, 2):
+        make("block=conv", right=np.arange(IMAGES) >= 40 + seed, seed=seed)
+    for seed in seeds:
+        make("block=skip", right=np.arange(IMAGES) >= 37 + seed % 2, seed=seed)
+    (each,) = found().differences
+    assert each.mcnemar is not None
+    assert each.mcnemar > 0.05
+    assert not each.is_real
+
+
+def test_every_pair_of_a_few_groups_is_told(make: Make) -> None:
+    study(make, {"conv": 0.5, "residual": 0.7, "skip": 0.9})
+    lines = found().lines()
+    assert [line.partition(" by ")[0] for line in lines[:3]] == [
+        "block=skip beats block=residual",
+        "block=skip beats block=conv",
+        "block=residual beats block=conv",
+    ]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_no_group(make: Make, call: Cli) -> None:
+    """Whatever their seeds, and also where a budget has chosen the width."""
+    make("block=conv", "depth=2")
+    make("block=conv", "depth=3", seed=1)
+    code, _, err = call("compare", "study", "--by", "block", command="skiplab")
+    assert (code, err) == (2, "error: --by block: runs of one group differ in depth; add it: --by block,depth\n")
+    for seed, target, width in ((0, 2_000, 8), (1, 2_000, 8), (2, 8_000, 16), (3, 8_000, 16)):
+        for block, more in (("conv", 0), ("skip", 2)):
+            budget = ("match=params", f"target={target}")
+            make(f"block={block}", f"width={width + more}", *budget, seed=seed, folder=f"../budgets/{block}-{seed}")
+    made = found(Path("budgets"))
+    assert made.keys == ["block.name", "width"]
+    assert [group.n for group in made.groups] == [2, 2, 2, 2]
+    shutil.rmtree("budgets/conv-2")
+    for folder in Path("budgets").glob("*-[23]"):
+        shutil.rmtree(folder)
+    assert found(Path("budgets")).keys == ["block.name"]
+
+
+def test_sealed_runs_stand_beside_tested_ones(make: Make) -> None:
+    """They count by validation, once where the same run is there with its test; by the test set they are left out."""
+    for seed in (0, 1):
+        make("block=conv", seed=seed)
+        make("block=skip", seed=seed)
+    make("block=conv", "evaluator.split=val", test=None)
+    make("block=skip", "evaluator.split=val", seed=2, test=None)
+    assert [group.n for group in found(metric="val.accuracy").groups] == [2, 3]
+    made = found()
+    assert [group.n for group in made.groups] == [2, 2]
+    assert any("left out, since the test set stays sealed in them" in line for line in made.lines())
+
+
+def test_a_run_that_got_its_probe_on_the_way_has_no_first_step(make: Make) -> None:
+    for seed, steps in ((0, (1, 101)), (1, (101, 201))):
+        path = make("block=conv", seed=seed)
+        with (path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": step, "gradient_norm": {"a": float(step), "b": 1.0}}) + "\n" for step in steps)
+    made = found()
+    picture = pictures.flow(made.groups, made.keys, "gradient_norm")
+    assert picture is not None
+    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in picture.figure.axes[0].lines}
+    assert drawn == {"all, last record": pytest.approx([101, 1])}
 
 
 def test_keys_that_some_runs_lack_or_that_are_null_are_compared_too(make: Make, call: Cli) -> None:
@@ -270,7 +343,7 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     assert "--by blok: no such key; did you mean block?" in refusal("study", "--by", "blok")
     assert "--by seed: the groups are averaged over seeds" in refusal("study", "--by", "seed")
     make("block=conv", "depth=3")
-    assert "--by depth: runs with the same seed differ in block; add it: --by depth,block" in refusal("study", "--by", "depth")
+    assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal("study", "--by", "depth")
     assert "--x width: the groups do not differ in it; choices: depth, params, macs, seconds" in refusal("study", "--x", "width")
     assert "invalid choice" in refusal("study", "--metric", "accuracy")
     (run / folders.RESULT).write_text('{"identity": "x"}')

@@ -81,6 +81,7 @@ def begun(process: BaseProcess, folder: Path) -> list[int]:
 # -------------------------------------------------------------------------------------------------------- the numbers
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
     """Odd batches, a last one that only one of them can compute, parts, clipping, averages: all but BatchNorm is the same."""
     small = [text for text in SMALL if not text.startswith(("batch_size", "val_fraction", "model.dropout"))]

@@ -13,12 +13,12 @@ NAMES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path
 
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
-    "hydra": {"cli", "overrides", "plugins", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search"},
+    "hydra": {"cli", "overrides", "plugins", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search", "study.space"},
     "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
     "matplotlib": {"plots", "study.pictures"},
-    "optuna": {"study.search"},
+    "optuna": {"study.search", "study.space"},
     "rich": {"study.view"},
 }
 # these may read a Config

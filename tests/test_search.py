@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from conftest import Cli, start
 from skiplab import folders, grid
 from skiplab.errors import UsageError
-from skiplab.study import search
+from skiplab.study import search, space
 from skiplab.study.supervise import Job
 
 SMALL = ("width=8", "batch_size=256", "trainer.threads=1", "jobs=2", "study=s")
@@ -29,7 +29,7 @@ def stored(folder: Path) -> optuna.Study:
 
 def test_the_space_is_what_the_command_line_says() -> None:
     texts = ["optimizer.lr=tag(log,interval(1e-3,1))", "trainer.ema=interval(0.0,0.9)", "depth=range(1,8,2)", "width=interval(8,32)"]
-    assert search.space_of(grid.parsed([*texts, "block=conv,skip", "epochs=3"])) == {
+    assert space.space_of(grid.parsed([*texts, "block=conv,skip", "epochs=3"])) == {
         "optimizer.lr": FloatDistribution(1e-3, 1.0, log=True),
         "trainer.ema": FloatDistribution(0.0, 0.9),
         "depth": IntDistribution(1, 7, step=2),
@@ -38,7 +38,7 @@ def test_the_space_is_what_the_command_line_says() -> None:
     }
     for bad, words in (("depth=3", "nothing to search"), ("optimizer.lr=interval(1,0.1)", "from a smaller to a larger number")):
         with pytest.raises(UsageError, match=words):
-            search.space_of(grid.parsed([bad]))
+            space.space_of(grid.parsed([bad]))
 
 
 def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(call: Cli) -> None:
@@ -78,6 +78,29 @@ def test_what_cannot_be_searched(call: Cli) -> None:
     assert "val_fraction=0: a search goes by validation accuracy" in refusal("depth=1,2", "val_fraction=0")
     assert "optimizer.lr=-1: must be above 0" in refusal("optimizer.lr=0.1,-1")
     assert "--trials 0: at least 1 is expected" in refusal("depth=1,2", "--trials", "0")
+    assert "sweep=blocks: a preset is a grid for train" in refusal("sweep=blocks", "optimizer.lr=0.1,0.2")
+    assert "optimizer.sgd_lr" in refusal("optimizer.sgd_lr=interval(0.1,1)")
+    told = refusal("optimizer.momentum=interval(0.5,1.2)")
+    assert told.startswith("error: optimizer.momentum=1.2: must be below 1")
+    assert told.endswith("(an end of optimizer.momentum=interval(0.5,1.2))\n")
+    assert "optimizer=sgd has no such key" in refusal("optimizer.betas=interval(0.1,0.9)")
+    assert not Path("outputs").exists()
+
+
+def test_a_search_keeps_to_its_settings_and_survives_a_torn_journal(tmp_path: Path) -> None:
+    space, options = {"depth": IntDistribution(1, 9)}, search.Options((), 20)
+    searched = search.Search(optuna, tmp_path, ["epochs=10"], space, options)
+    searched.study.tell(searched.study.ask(space), 0.5)
+    with pytest.raises(UsageError, match=r"was searched with other values \(epochs=10, epochs=3\); take another study=NAME"):
+        search.Search(optuna, tmp_path, ["epochs=3"], space, options)
+    journal = tmp_path / search.JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 6, "wor')
+    assert len(search.Search(optuna, tmp_path, ["epochs=10"], space, options).study.trials) == 1
+    assert b'"wor' not in journal.read_bytes().replace(b'"worker', b"")
+    journal.write_bytes(b"garbage\n" + whole)
+    with pytest.raises(UsageError, match=r"search\.journal: damaged; its runs are kept"):
+        search.Search(optuna, tmp_path, ["epochs=10"], space, options)
 
 
 def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> None:

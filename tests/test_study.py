@@ -69,11 +69,36 @@ def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:
     planned = " ".join(re.findall(r"\S+seed-\d_[0-9a-f]{8}$", out, re.MULTILINE))
     assert planned == " ".join(map(str, cells(Path("outputs/studies/s"))))
     code, out, _ = call("list", command="skiplab")
-    assert out.rstrip().endswith(f"study outputs/studies/s: 2 finished\n  made by: train -m {' '.join(command)}")
+    assert out.rstrip().endswith(f"study outputs/studies/s: 2 finished\n  its command: train -m {' '.join(command)}")
     record.write(Path("outputs/studies/s"), command="train -m x", cells=[*cells(Path("outputs/studies/s")), Path("outputs/studies/s/c")])
-    assert "study outputs/studies/s: 2 finished, 1 not begun\n  goes on with: train -m x" in call("list", command="skiplab")[1]
+    assert "study outputs/studies/s: 2 finished, 1 not begun\n  its command: train -m x" in call("list", command="skiplab")[1]
     Path("outputs/studies/s", record.RECORD).write_text("{")
     assert "outputs/studies/s/study.json: cannot be read" in call("list", command="skiplab")[1]
+
+
+def test_a_cell_that_cannot_be_started_has_failed(call: Cli) -> None:
+    Path("outputs/studies/s").mkdir(parents=True)
+    Path("outputs/studies/s/logs").touch()
+    code, out, err = call("-m", *SMALL, "depth=1", "study=s", "seed=0,1")
+    assert (code, err) == (1, "")
+    assert "FAILED   seed=0: cannot be started: File exists (outputs/studies/s/logs)" in out
+    assert "sweep: 0 of 2 cells done, 2 failed" in out
+
+
+def test_a_damaged_result_is_made_anew_and_a_refused_command_leaves_the_record(call: Cli) -> None:
+    command = ("-m", *SMALL, "depth=1", "study=s", "seed=0,1")
+    assert call(*command)[0] == 0
+    run = cells(Path("outputs/studies/s"))[0]
+    before, kept = verify.digests(run), Path("outputs/studies/s", record.RECORD).read_bytes()
+    (run / folders.RESULT).write_text('{"state": "fin')
+    code, _, err = call("-m", *SMALL[1:], "depth=1", "study=s", "seed=0,1", "match=params", "target=10")
+    assert (code, err.startswith("error: target=10: no width")) == (2, True)
+    assert Path("outputs/studies/s", record.RECORD).read_bytes() == kept
+    code, out, _ = call(*command)
+    assert code == 0
+    assert "2 cells, 1 done before, 1 to go on with" in out
+    assert verify.differences(verify.digests(run), before) == []
+    assert folders.is_finished(run)
 
 
 def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
@@ -86,6 +111,7 @@ def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
     assert code == 0
     assert "note: 1 cell done before without this trainer.probe; another study=NAME runs all afresh, with it\n" in out
     assert "note: 1 cell done before without pictures; skiplab draw outputs/studies/s makes them\n" in out
+    assert "note: " not in call(*command, "seed=0,1")[1]
     code, out, _ = call(*command, "seed=0,1", "trainer.probe=gradients,updates")
     assert "note: 2 cells done before without this trainer.probe" in out
     assert "at a time" not in out
@@ -206,7 +232,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
     )
     assert "resume=never: what a study has done stays done" in refusal("seed=0,1", "resume=never")
     assert "sweep=degradaton: no such sweep; did you mean degradation?" in refusal("sweep=degradaton")
-    assert "study=a/b: a name of letters, digits, dots, dashes and underscores is expected" in refusal("seed=0,1", "study=a/b")
+    assert "study=a/b: a name of at most 100 letters, digits, dots, dashes and underscores is expected" in refusal("seed=0,1", "study=a/b")
     assert "jobs=0: must be at least 1" in refusal("seed=0,1", "jobs=0")
     Path("outputs/studies").mkdir(parents=True)
     Path("outputs/studies/taken").write_text("")
@@ -261,7 +287,11 @@ def test_out_may_tell_the_cells_of_a_sweep_apart_and_must(call: Cli) -> None:
     assert len({cell.log for cell in found}) == 4
     code, _, err = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv", "seed=0,1")
     assert (code, err) == (2, "error: out=runs/conv: is the folder of both seed=0 and seed=1; tell them apart, or leave it out\n")
-    assert call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip")[0] == 0
+    code, out, _ = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip", "study=o")
+    assert code == 0
+    assert "written: outputs/studies/o/compare.html" in out
+    assert call("compare", "outputs/studies/o", command="skiplab")[0] == 0
+    assert "study outputs/studies/o: 2 finished" in call("list", command="skiplab")[1]
     code, out, _ = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip", "epochs=7")
     assert code == 1
     assert "holds another run (epochs differ)" in out
@@ -331,6 +361,10 @@ def test_a_presets_grid_is_overridden_key_by_key() -> None:
 
     for name in paths.groups()["sweep"]:
         assert grid.count_cells(grid.parsed(grid.with_preset([f"sweep={name}"]))) >= 15
+    assert grid.values_of_preset(["sweep=depth_vs_width", "target=40k"]) == ["match=params"]
+    flow = ["trainer.probe='gradients,activations,updates'", "trainer.probe_every=50", "steps=200"]
+    assert grid.values_of_preset(["sweep=gradient_flow"]) == flow
+    assert grid.for_people(flow) == "trainer.probe=gradients,activations,updates trainer.probe_every=50 steps=200"
     texts = grid.with_preset(["sweep=blocks", "seed=7", "epochs=2"])
     assert texts == ["block=conv,residual,residual_down,skip", "sweep=blocks", "seed=7", "epochs=2"]
     assert grid.combinations(grid.parsed(["block=conv,skip", "depth=range(1,4)", "seed=0"]))[-1] == ["block=skip", "depth=3", "seed=0"]

@@ -106,6 +106,8 @@ def check_flags(flags: Any) -> None:
         raise UsageError("--experimental-rerun: it loads a pickle, which can run foreign code; write train resume=RUN")
     if flags.config_path or flags.config_name or flags.config_dir:
         raise UsageError("--config-path, --config-name, --config-dir: presets live in conf/; add a file there, train --help lists them")
+    if flags.package is not None and flags.multirun:
+        raise UsageError(f"--package {flags.package}: of one config; a study is shown with --cfg job alone, one of its configs without -m")
     if flags.package is not None and not flags.cfg:
         raise UsageError(f"--package: a part of the config is shown with --cfg job --package {flags.package}")
     asked = {"--run": flags.run, "-m": flags.multirun, "--cfg": flags.cfg, "--info": flags.info, "-sc": flags.shell_completion}

@@ -134,14 +134,17 @@ def identity_of(folder: Path) -> str | None:
     try:
         with (folder / CONFIG).open() as file:
             match = IDENTITY_LINE.fullmatch(file.readline())
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return None
     return match and match[1]
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run came to its end: result.json is written last."""
-    return (folder / RESULT).is_file()
+    """Whether the run came to its end: result.json is written last. One that is no JSON is none: the run's end is then done again."""
+    try:
+        return isinstance(json.loads((folder / RESULT).read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def runs_under(root: Path) -> list[Path]:

@@ -1,9 +1,11 @@
 """The grid of a sweep: which values each key takes, and their combinations. Imports no torch."""
 
 import itertools
+import json
 import math
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -105,10 +107,28 @@ def with_preset(texts: Sequence[str]) -> list[str]:
     name = preset_of(texts)
     if name is None:
         return list(texts)
+    given = {text.partition("=")[0] for text in texts}
+    grid = read_preset(name)["hydra"]["sweeper"]["params"]
+    return [*(f"{key}={values}" for key, values in grid.items() if key not in given), *texts]
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The tree of conf/sweep/NAME.yaml. Raises UsageError if it states no grid."""
     path = conf_folder() / "sweep" / f"{name}.yaml"
     try:
-        grid = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
-        given = {text.partition("=")[0] for text in texts}
-        return [*(f"{key}={values}" for key, values in grid.items() if key not in given), *texts]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path}: a sweep states its grid under hydra: sweeper: params: KEY: VALUES") from None
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(tree["hydra"]["sweeper"]["params"], dict):
+            return tree
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        pass
+    raise UsageError(f"{path}: a sweep states its grid under hydra: sweeper: params: KEY: VALUES")
+
+
+def values_of_preset(texts: Sequence[str]) -> list[str]:
+    """What the preset that sweep= names sets beside its grid, as overrides; none without one."""
+    name = preset_of(texts)
+    tree = {} if name is None else {key: value for key, value in read_preset(name).items() if key not in ("hydra", "defaults")}
+    pairs = [(f"{key}.{leaf}", v) for key, value in tree.items() if isinstance(value, dict) for leaf, v in value.items()]
+    pairs += [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
+    given = {text.partition("=")[0] for text in texts}
+    return [for_hydra(f"{key}={json.dumps(value) if not isinstance(value, str) else value}") for key, value in pairs if key not in given]

@@ -92,7 +92,9 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
         try:
             report = (folder / "report.txt").read_text(encoding="utf-8")
         except (OSError, ValueError):
-            raise UsageError(f"{folder}: finished, and its report.txt cannot be read; skiplab evaluate {folder} makes it anew") from None
+            raise UsageError(
+                f"{folder}: finished, and its report.txt cannot be read; skiplab evaluate {shlex.quote(str(folder))} makes it anew"
+            ) from None
         print(f"{folder} is finished; its report:\n\n{report}")
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"

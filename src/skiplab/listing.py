@@ -1,5 +1,6 @@
 """The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,8 @@ def under(root: Path) -> str:
     """The table of all runs under `root`, and how to go on with those that stopped."""
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; runs go to outputs/ under the folder that train is started in")
-    found = folders.runs_under(root)
-    if not found:
-        return f"no runs under {root}"
-    shown = table(found)
+    found = record.runs_of(root)
+    shown = table(found) if found else f"no runs under {root}"
     lines = [shown, *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else []), *studies(root)]
     return "\n".join(lines)
 
@@ -33,11 +32,10 @@ def studies(root: Path) -> Iterator[str]:
         except UsageError as error:
             yield f"\n{error}"
             continue
-        runs = dict.fromkeys([*noted.cells, *folders.runs_under(path.parent)])
+        runs = {os.path.abspath(run): run for run in [*noted.cells, *folders.runs_under(path.parent)]}.values()
         states = Counter(folders.state_of(run).state if folders.identity_of(run) else "not begun" for run in runs)
         told = ", ".join(f"{states[state]} {state}" for state in ("finished", "running", "stopped", "not begun") if states[state])
-        how = "goes on with" if len(runs) > states["finished"] else "made by"
-        yield f"\nstudy {shlex.quote(str(path.parent))}: {told or 'no runs'}\n  {how}: {noted.command}"
+        yield f"\nstudy {shlex.quote(str(path.parent))}: {told or 'no runs'}\n  its command: {noted.command}"
 
 
 def table(runs: Sequence[Path]) -> str:

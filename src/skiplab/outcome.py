@@ -66,7 +66,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     log.line("\n" + text)
     log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")
     again = "again from the folder alone" if reported == "test" else "the test set, which was not read"
-    log.line(f"run folder {folder}\n{again}: skiplab evaluate {folder}")
+    log.line(f"run folder {folder}\n{again}: skiplab evaluate {shlex.quote(str(folder))}")
     return result
 
 

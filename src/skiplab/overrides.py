@@ -102,7 +102,9 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
         return f"{text}: a key is missing; write KEY{text}", None
     known_groups, leaves = groups(), config.leaves()
     if name.startswith(("hydra.", "hydra/")):
-        return None, override
+        if name == "hydra.mode":
+            return f"{text}: a sweep is asked for by -m, or by sweep=NAME", None
+        return (f"{text}: one for the whole sweep; choose", None) if override.is_sweep_override() else (None, override)
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value", None
     known = name in known_groups or name in leaves or name in Config.__dataclass_fields__
@@ -113,6 +115,8 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
         return next((f"{name}: no such key; did you mean {g}?" for g in near if _close(name, g)), config.unknown_key(name)), None
     if override.package is not None:
         return f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}", None
+    if override.is_sweep_override() and name in OF_STUDIES:
+        return f"{text}: one for the whole sweep; choose", None
     if override.is_sweep_override() and not multirun:
         return f"{text}: several values are a sweep; add -m", None
     if override.is_sweep_override() and (problem := _sweep_problem(override, known_groups.get(name))):
@@ -253,7 +257,7 @@ def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list
     """What is wrong with a composed tree once these values are set in it."""
     problems: list[str] = []
     tree = _with_values(tree, values, problems)
-    problems += _epochs_problem(tree, values)
+    problems += [*_epochs_problem(tree, values), *_width_problem(tree, values)]
     try:
         config.check(tree)
     except UsageError as error:
@@ -268,6 +272,14 @@ def _epochs_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list
         return []
     rule = f"steps={tree['steps']} is the run's length here, and epochs says nothing; leave it out, or write steps=null too"
     return [f"{given[-1].input_line}: {rule}"]
+
+
+def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
+    """What is wrong with width= where a budget chooses it."""
+    given = [override for override in values if override.key_or_group == "width"]
+    if not given or tree["match"] == "none":
+        return []
+    return [f"{given[-1].input_line}: match={tree['match']} chooses the width; leave one of them out"]
 
 
 def _with_values(tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]) -> dict[str, Any]:

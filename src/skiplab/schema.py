@@ -298,8 +298,8 @@ class Config:
     init_from: str | None = key("run folder whose best weights to start from", fixed=True)
     study: str | None = key(
         "a sweep's name: its folder is outputs/studies/NAME; null: made of the keys that are swept",
-        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
-        expected="a name of letters, digits, dots, dashes and underscores",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+        expected="a name of at most 100 letters, digits, dots, dashes and underscores",
         changes_numbers=False,
         neutral=None,
     )
@@ -311,7 +311,10 @@ class Config:
         "whether a failed run of a sweep stops the others, after saving", changes_numbers=False, neutral="continue"
     )
     match: Literal["none", "params", "macs"] = key(
-        "a budget that the width is chosen to meet: parameters, or multiply-accumulates an image", changes_numbers=False, neutral="none"
+        "a budget that the width is chosen to meet: parameters, or multiply-accumulates an image",
+        changes_numbers=False,
+        fixed=True,
+        neutral="none",
     )
-    target: int | None = key("the budget's size", at_least=1, changes_numbers=False, neutral=None)
+    target: int | None = key("the budget's size", at_least=1, changes_numbers=False, fixed=True, neutral=None)
     force: bool = key("run a very large sweep", changes_numbers=False, neutral=False)

@@ -106,9 +106,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def draw_command(options: argparse.Namespace) -> None:
     """`skiplab draw`."""
     from skiplab import folders
+    from skiplab.study import record
 
-    studies = [path for path in options.run if path.is_dir() and folders.identity_of(path) is None and folders.runs_under(path)]
-    found = [folder for path in options.run for folder in (folders.runs_under(path) if path in studies else [folders.of_path(path)])]
+    studies = [path for path in options.run if path.is_dir() and folders.identity_of(path) is None and record.runs_of(path)]
+    found = [folder for path in options.run for folder in (record.runs_of(path) if path in studies else [folders.of_path(path)])]
     runs = [folder for folder in found if folders.is_finished(folder) or folder in options.run]  # of a study what is there
     from skiplab.outcome import draw_run
 
@@ -132,18 +133,19 @@ def compare_command(options: argparse.Namespace) -> None:
 
 def search_command(options: argparse.Namespace) -> int:
     """`skiplab search`."""
+    from skiplab import grid
     from skiplab.study import search
 
     if options.trials < 1:
         raise UsageError(f"--trials {options.trials}: at least 1 is expected")
-    return search.command(search.Options(options.space, options.trials))
+    return search.command(search.Options([grid.for_hydra(text) for text in options.space], options.trials))
 
 
 def verify_command(options: argparse.Namespace) -> int:
     """`skiplab verify`: the proof on stdout; 0 if the two runs are equal to the bit, else 1."""
-    from skiplab import config as configs, constraints, folders, overrides
+    from skiplab import config as configs, constraints, folders, grid, overrides
 
-    what, kills, steps = options.what, options.kills, options.steps
+    what, kills, steps = [grid.for_hydra(text) for text in options.what], options.kills, options.steps
     if kills < 0 or steps < 1:
         raise UsageError(f"--kills {kills} --steps {steps}: at least 0 kills and 1 step are expected")
     if len(what) == 1 and "=" not in what[0]:

@@ -45,8 +45,9 @@ def preview(texts: Sequence[str]) -> None:
     if left := [cell.config for cell in cells if not cell.is_finished]:
         from skiplab.study import estimate  # imports torch
 
-        words += f", {len(left)} to run, about {estimate.in_words(left)}"
+        words += f", {len(left)} to run, about {estimate.in_words(left, jobs=cells[0].config.jobs)}"
     one = [text for text in grid.first_of(parsed) if text.partition("=")[0] not in ("sweep", *plan.BOOKKEEPING)]
+    one = [*grid.values_of_preset(texts), *one]
     print(f"\n{words}\nthe config of one: train --cfg job {grid.for_people(one)}")
 
 
@@ -63,23 +64,25 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     launcher.register()
-    for remembered in (launcher.ENDED, launcher.REFUSED, launcher.STOPPED):
-        remembered.clear()
+    launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}")
+    unforeseen = 0  # exit code of what Hydra has told
     with folders.locked(folder), StopSignal() as stop_signal:
-        record.write(folder, command=f"train -m {grid.for_people(texts)}")
+        if any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
+            record.write(folder, command=sweep.command, cells=[cell.folder for cell in all_cells(parsed, folder)])
         try:
             hydra_main([*flags, *own], elsewhere.task(stop_signal))
-        except SystemExit as error:  # another launcher's, which has said why
+        except SystemExit as error:  # who raised it has said why
             if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
-                launcher.STOPPED.append(error.code)
-        if launcher.REFUSED:
+                sweep.stopped = error.code
+            else:
+                unforeseen = 1
+        if sweep.refused:
             forget(folder)
-            raise launcher.REFUSED[-1]
-        jobs = launcher.ENDED or [of_folder(cell) for cell in all_cells(parsed, folder)]
-        record.add_cells(folder, [job.cell.folder for job in jobs])
-        if not launcher.ENDED and not launcher.STOPPED and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
+            raise sweep.refused
+        jobs = sweep.ended or [of_folder(cell, is_stopped=sweep.stopped > 0) for cell in all_cells(parsed, folder)]
+        if not sweep.ended and not sweep.stopped and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
             return 1  # nothing was even started; Hydra has said why
-    code = close(jobs, stopped=launcher.STOPPED[-1] if launcher.STOPPED else 0)
+    code = close(jobs, stopped=sweep.stopped) or unforeseen
     if sum(job.state == "finished" for job in jobs) > 1:
         answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
     return code
@@ -96,15 +99,17 @@ def all_cells(parsed: Sequence[grid.Override], folder: Path) -> list[plan.Cell]:
     return plan.cells_of(grid.combinations(parsed), folder=folder, fixed=plan.fixed_keys(parsed))
 
 
-def of_folder(cell: plan.Cell) -> Job:
-    """What a cell's folder says became of it."""
+def of_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
+    """What a cell's folder says became of it; `is_stopped`: the whole sweep was, so that one without a word was not run to its end."""
     if cell.is_finished:
         return Job(cell, "finished")
     try:
         reason = cell.log.read_text(errors="replace").strip().splitlines()[-1]
     except (OSError, IndexError):
-        reason = "it left no word"
-    return Job(cell, "failed", reason=reason)
+        reason = ""
+    if reason.startswith("error: "):
+        return Job(cell, "failed", reason=reason.removeprefix("error: "))
+    return Job(cell, "stopped", reason=reason) if is_stopped or reason else Job(cell, "failed", reason="it left no word")
 
 
 def answer(folder: Path, *, missing: int, of: int) -> None:
@@ -114,7 +119,7 @@ def answer(folder: Path, *, missing: int, of: int) -> None:
     print(f"\nof {of - missing} of {of} cells, the others are not finished:" if missing else "")
     try:
         found = results.read([folder])
-        sealed = any(result.config.evaluator.split == "val" for result in found.results)
+        sealed = all(result.config.evaluator.split == "val" for result in found.results)
         compare.command(found, folder, by=None, metric="val.accuracy" if sealed else "test.accuracy", x=None)
     except SkiplabError as error:
         print(f"no comparison: {str(error).splitlines()[0]}")

@@ -51,7 +51,7 @@ def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
                 placement.record(folder, cfg, hydra_config)
             code = launch(config, folder, stop_signal)
     except SkiplabError as error:
-        say(cell, f"error: {error}")
+        say(cell, f"{error}" if isinstance(error, Stopped) else f"error: {error}")
         return complain(error), isinstance(error, Stopped)
     if code:
         say(cell, f"error: exit code {code}; its traceback is in {folder / folders.LOG}")

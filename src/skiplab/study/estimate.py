@@ -17,13 +17,17 @@ TRAINING = 3  # a step costs three forward passes
 OVERHEAD = 2.0  # seconds of a run beside training: its start, its report
 
 
-def in_words(configs: Sequence[Config], *, number: int | None = None) -> str:
-    """How long these runs take here, one a core or GPU at a time: `3.4 hours here, by an estimate`; or `number` runs like the first one."""
+def in_words(configs: Sequence[Config], *, number: int | None = None, jobs: int | str = "auto") -> str:
+    """How long these runs take here, `jobs` (auto: one a core or GPU) at a time: `3.4 hours here, by an estimate`.
+
+    `number`: so many runs like the first one.
+    """
     alike = Counter(replace(config, seed=0, out=None) for config in configs)
     if number is not None:
         alike = Counter({configs[0]: number})
     device = torch.device("cuda") if torch.cuda.is_available() and configs[0].device != "cpu" else torch.device("cpu")
-    at_once = torch.cuda.device_count() if device.type == "cuda" else num_cores()
+    places = torch.cuda.device_count() if device.type == "cuda" else num_cores()
+    at_once = min(sum(alike.values()), places if jobs == "auto" else int(jobs), places)
     speed = REACHED * rate(device)
     took = sum(count * (TRAINING * flops_of(config) / speed + OVERHEAD) for config, count in alike.items()) / at_once
     how = "by an estimate" if number is None else "by an estimate from the first one"
@@ -34,6 +38,7 @@ def in_words(configs: Sequence[Config], *, number: int | None = None) -> str:
 def flops_of(config: Config) -> float:
     """What a run's forward passes in training cost."""
     images = config.steps * config.batch_size if config.steps else config.epochs * config.dataset.train_images
+    images = min(images, (config.trainer.limit_steps or images) * config.batch_size)
     return images * parts.summary_of(config, parts.network(config, torch.device("cpu"))).flops
 
 

@@ -14,6 +14,7 @@ from skiplab.study.results import Result, is_share
 
 FIRST = ("model.name", "block.name", "depth", "width", "norm", "shortcut", "optimizer.name", "optimizer.lr")  # in a group's name
 CONFIDENCE = 0.95
+SPLIT = "evaluator.split"  # what a run reports on: its numbers until then are the same
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,13 @@ def differing(results: Sequence[Result]) -> list[str]:
     paths = sorted({path for result in results for path in result.values}, key=lambda path: (rank(path), path))
     keys = [path for path in paths if path != "seed" and known[path].metadata["changes_numbers"]]
     keys = [key for key in keys if len({json.dumps(result.values.get(key)) for result in results}) > 1]
-    if all(result.config.match != "none" for result in results):
-        keys = [key for key in keys if key != "width"] or keys
+    keys = [key for key in keys if key != SPLIT]
+    rest = [key for key in keys if key != "width"]
+    if rest and all(result.config.match != "none" for result in results):  # chosen, if one budget was met
+        of_rest: dict[str, set[int]] = {}
+        for result in results:
+            of_rest.setdefault(json.dumps([result.values.get(key) for key in rest]), set()).add(result.config.width)
+        keys = rest if all(len(widths) == 1 for widths in of_rest.values()) else keys
     names = [key for key in keys if key.endswith(".name")]
     return [key for key in keys if key in names or not any(follows(key, name, results) for name in names)]
 
@@ -111,11 +117,11 @@ def rank(path: str) -> int:
 
 def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
     """Raise UsageError if runs of one group differ in more than the seed: --by has left it out."""
-    if len({result.seed for result in members}) == len(members):
-        return
     more = [key for key in differing(members) if key not in keys]
+    if not more and len({result.seed for result in members}) == len(members):
+        return
     given, missing = (",".join(key.removesuffix(".name") for key in each) for each in (keys, more))
-    raise UsageError(f"--by {given}: runs with the same seed differ in {missing}; add it: --by {given},{missing}")
+    raise UsageError(f"--by {given}: runs of one group differ in {missing}; add it: --by {given},{missing}")
 
 
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:

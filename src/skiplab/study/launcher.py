@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,9 +22,19 @@ from skiplab.study import plan, record, slots, supervise, view
 from skiplab.study.supervise import Job
 
 PACKAGE, NAME = "hydra_plugins", "skiplab"
-ENDED: list[Job] = []  # what became of the cells of this process's sweep; Hydra hands nothing back
-REFUSED: list[SkiplabError] = []  # what stood against the whole sweep
-STOPPED: list[int] = []  # the exit code that a signal has asked for
+
+
+@dataclass
+class Sweep:
+    """What the command knows of this process's sweep, and what became of it: Hydra hands nothing over or back."""
+
+    command: str  # as one types it
+    ended: list[Job] = field(default_factory=list)
+    refused: SkiplabError | None = None  # what stood against the whole sweep
+    stopped: int = 0  # the exit code that a signal has asked for
+
+
+SWEEP = Sweep("")
 
 
 class StudyLauncher(Launcher):
@@ -39,10 +50,10 @@ class StudyLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells; a failed one is told and counted, not raised, and so is what stands against the whole sweep."""
         try:
-            if not (STOPPED or REFUSED):  # Hydra goes on with the next batch of a sweep in parts
+            if not (SWEEP.stopped or SWEEP.refused):  # Hydra goes on with the next batch of a sweep in parts
                 self.run(job_overrides)
         except SkiplabError as error:
-            REFUSED.append(error)  # Hydra would print a traceback
+            SWEEP.refused = error  # Hydra would print a traceback
         return [JobReturn(overrides=texts, status=JobStatus.COMPLETED) for texts in job_overrides]
 
     def run(self, job_overrides: Sequence[Sequence[str]]) -> None:
@@ -53,9 +64,9 @@ class StudyLauncher(Launcher):
         if (twice := len(job_overrides) - len(cells)) > 0:
             print(f"{twice} of {len(job_overrides)} cells describe the same runs as others, to the bit; each is run once")
         places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
-        record.add_cells(folder, [cell.folder for cell in cells])
         todo = sum(not cell.is_finished for cell in cells)
         places = places[: max(1, todo)]
+        record.write(folder, command=SWEEP.command, cells=[cell.folder for cell in cells])
         print(introduction(folder, cells, places), flush=True)
         jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
         shown = view.of_terminal(slots=len(places))
@@ -65,11 +76,11 @@ class StudyLauncher(Launcher):
                 with stop_signal.heeded():
                     goes_on = options.on_error == "continue"
                     code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
-                    STOPPED.extend([code] if code else [])
+                    SWEEP.stopped = SWEEP.stopped or code
                     stop_signal.asked = 0  # what is left is the table
         finally:
             shown.close()
-            ENDED.extend(jobs)
+            SWEEP.ended += jobs
 
 
 def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slots.Slot]) -> str:
@@ -93,7 +104,7 @@ def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slot
 def lacking(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
     """What is asked for now and was not when cells were run that are done: it changes no numbers, so they are not run again."""
     done = [cell for cell in cells if cell.is_finished]
-    if number := sum(bool(cell.config.trainer.probe) and not plan.was_probed(cell) for cell in done):
+    if number := sum(cell.config.trainer.probe != "none" and not plan.was_probed(cell) for cell in done):
         yield f"note: {counted(number, 'cell')} done before without this trainer.probe; another study=NAME runs all afresh, with it"
     if number := sum(cell.config.pictures == "always" and not (cell.folder / "curves.png").exists() for cell in done):
         yield f"note: {counted(number, 'cell')} done before without pictures; skiplab draw {shlex.quote(str(folder))} makes them"

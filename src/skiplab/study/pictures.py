@@ -71,7 +71,7 @@ def style_of(number: int) -> dict[str, Any]:
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],  # no two alike of the first 49
     }
 
 
@@ -244,7 +244,7 @@ def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | N
     None where it was not probed. Over seeds the geometric mean; what is exactly 0 in one of them is left out.
     """
     base, what = FLOWS[kind]
-    probed = [group for group in groups if all(result.probed(kind) for result in group.results)]
+    probed = [group for group in groups if set.intersection(*({*result.probed(kind)} for result in group.results))]
     if not probed:
         return None
     told_apart = next((key for key in ("block.name", "shortcut", "norm") if key in keys), None)
@@ -261,15 +261,17 @@ def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | N
     for axes, (title, members) in zip(grid, panels.items(), strict=False):
         for group in members:
             style, name = style_of(names[name_in(group, keys, told_apart)]), name_in(group, keys, told_apart)
-            records = min(len(result.probed(kind)) for result in group.results)
-            for place, line, when in ((0, "-", "first step"), (-1, ":", "last record"))[: min(2, records)]:
-                layers = np.array([list(result.probed(kind)[place].values()) for result in group.results], dtype=float)
+            steps = sorted(set.intersection(*({*result.probed(kind)} for result in group.results)))
+            drawn = [(1, "-", "first step")] if steps[0] == 1 else []  # a run that was given its probe on the way has none
+            drawn += [(steps[-1], ":", "last record")] if steps[-1] > 1 else []
+            for step, line, when in drawn:
+                layers = np.array([list(result.probed(kind)[step].values()) for result in group.results], dtype=float)
                 with np.errstate(divide="ignore"):
                     means = np.exp(np.log(layers).mean(0))  # (layers,), 0 where one of the seeds is
                 values = np.where(means > 0, means, math.nan)
                 has_zeros = has_zeros or not (means > 0).all()
                 axes.plot(range(1, len(values) + 1), values, line, color=style["color"], label=f"{name}, {when}")
-                if place == 0:
+                if step == 1:
                     at = int(np.argmax(means > 0))
                     tip = f"{group.label}, first step: {means[0]:.2g} in the first layer, {means[-1]:.2g} in the last"
                     picture.point(axes, at + 1, values[at], tip, color=style["color"], marker=style["marker"])

@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from skiplab import checkpoint
+from skiplab import checkpoint, folders
 from skiplab.errors import UsageError
 
 RECORD = "study.json"
@@ -31,11 +32,18 @@ def read(folder: Path) -> Record:
     path = folder / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Record(str(found["command"]), tuple(Path(os.path.normpath(folder / cell)) for cell in found["cells"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        texts = [str(found["command"]), *map(str, found["cells"])]
+        if "\0" in "".join(texts).encode().decode():  # raises ValueError on half a surrogate pair
+            raise ValueError
+        return Record(texts[0], tuple(Path(os.path.normpath(folder / cell)) for cell in texts[1:]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{path}: cannot be read, or is not what a study writes; the study's own command writes it anew") from None
 
 
-def add_cells(folder: Path, cells: Iterable[Path]) -> None:
-    """Note the cells of a study whose command is noted."""
-    write(folder, command=read(folder).command, cells=cells)
+def runs_of(folder: Path) -> list[Path]:
+    """The run folders of a study: those that lie in it, and its cells that lie elsewhere (out=); of another folder those under it."""
+    runs = folders.runs_under(folder)
+    with suppress(UsageError):
+        there = {os.path.abspath(run) for run in runs}
+        runs += [cell for cell in read(folder).cells if os.path.abspath(cell) not in there and folders.identity_of(cell)]
+    return runs

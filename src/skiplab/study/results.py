@@ -7,7 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skiplab import config as configs, folders, placement
 from skiplab.errors import UsageError
 from skiplab.schema import Config
+from skiplab.study import record
 
 METRICS = {  # name -> what it is called, and whether more of it is better
     "test.accuracy": ("test accuracy", True),
@@ -117,9 +118,9 @@ class Result:
         """The rows that an evaluation has written, in order."""
         return [row for row in self.rows if "train_loss" in row]
 
-    def probed(self, key: str) -> list[dict[str, float]]:
-        """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: a value a layer, in order."""
-        return [row[key] for row in self.rows if key in row]
+    def probed(self, key: str) -> dict[int, dict[str, float]]:
+        """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: by step, a value a layer in order."""
+        return {row["step"]: row[key] for row in self.rows if key in row}
 
     def correct(self, split: str) -> NDArray[np.bool_] | None:
         """Which images of `test` or `val` were predicted rightly, bool (N,), in the data set's order; None without stored predictions."""
@@ -152,7 +153,7 @@ def read(paths: Sequence[Path]) -> Found:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder; `skiplab list` shows the runs, a study lies under outputs/studies")
-        runs = folders.runs_under(path)
+        runs = record.runs_of(path)
         if not runs:
             raise UsageError(f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies")
         seen |= dict.fromkeys(folder.resolve() for folder in runs)
@@ -203,13 +204,27 @@ def result_of(folder: Path) -> Result:
 
 
 def once(found: Found) -> None:
-    """Keep one run of each identity: a second one is the same numbers again, and would count a seed twice."""
+    """Keep one run of each identity: a second one is the same numbers again, and would count a seed twice.
+
+    A run that has left the test set sealed (evaluator.split=val) is the same as one that has not; of both the latter stays.
+    """
     by_identity: dict[str, Result] = {}
-    for result in found.results:
-        by_identity.setdefault(result.identity, result)
+    for result in sorted(found.results, key=lambda result: result.config.evaluator.split):  # test, then val
+        unsealed = replace(result.config, evaluator=replace(result.config.evaluator, split="test"))
+        by_identity.setdefault(configs.identity(unsealed), result)
     if (twice := len(found.results) - len(by_identity)) > 0:
         found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
-    found.results = list(by_identity.values())
+    kept = {id(result) for result in by_identity.values()}
+    found.results = [result for result in found.results if id(result) in kept]
+
+
+def with_metric(found: Found, metric: str) -> Found:
+    """What is found, of a metric on the test set without the runs that left it sealed, if others have not."""
+    sealed = [result for result in found.results if result.config.evaluator.split == "val"]
+    if not metric.startswith("test.") or len(sealed) in (0, len(found.results)):
+        return found
+    note = f"left out, since the test set stays sealed in them (evaluator.split=val): {len(sealed)} runs, {sealed[0].folder} the first"
+    return Found([result for result in found.results if result not in sealed], [*found.notes, note])
 
 
 def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:

@@ -5,26 +5,22 @@ Asked and told trial by trial; what was asked lies in a journal file, so that a 
 
 import hashlib
 import json
-import math
 import shlex
-import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 
-from skiplab import config as configs, folders, grid, overrides
+from skiplab import checkpoint, config as configs, folders, grid, overrides
 from skiplab.errors import FolderError, UsageError
 from skiplab.listing import percent
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
-from skiplab.study import plan, record, slots, supervise, view
+from skiplab.study import plan, record, slots, space as spaces, supervise, view
 from skiplab.study.supervise import Job
-
-if TYPE_CHECKING:
-    import optuna
 
 JOURNAL = "search.journal"
 PICTURE = "search.png"
@@ -42,52 +38,6 @@ def load_optuna() -> Any:
         raise UsageError("skiplab search: needs Optuna; pip install 'skiplab[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
-
-
-def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.BaseDistribution]":
-    """A distribution for each override with several values: a list is categorical, range() whole numbers, interval() a continuum.
-
-    `tag(log, interval(1e-4, 1))` is logarithmic. Raises UsageError for what cannot be searched.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    space: dict[str, Any] = {}
-    for override in parsed:
-        if not override.is_sweep_override():
-            continue
-        key, value = override.key_or_group, override.value()
-        is_log = "log" in getattr(value, "tags", ())
-        if isinstance(value, IntervalSweep):
-            low, high = value.start, value.end
-            assert low is not None
-            assert high is not None
-            if low >= high or (is_log and low <= 0):
-                raise UsageError(
-                    f"{override.input_line}: an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
-                )
-            whole = key in configs.leaves() and is_whole(configs.leaves()[key].type)  # Hydra reads the ends as fractions
-            if whole:
-                low, high = math.ceil(low), math.floor(high)
-                if low > high:
-                    raise UsageError(f"{override.input_line}: no whole number lies in it")
-            space[key] = (
-                IntDistribution(int(low), int(high), log=is_log) if whole else FloatDistribution(float(low), float(high), log=is_log)
-            )
-        elif isinstance(value, RangeSweep) and all(isinstance(v, int) for v in (value.start, value.stop, value.step)):
-            numbers = range(int(value.start or 0), int(value.stop or 0), int(value.step))
-            space[key] = IntDistribution(min(numbers), max(numbers), step=abs(int(value.step)))
-        else:
-            space[key] = CategoricalDistribution([each.get_value_element_as_str() for each in grid.each_of(override)])
-    if not space:
-        raise UsageError(
-            "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
-        )
-    return space
-
-
-def is_whole(kind: Any) -> bool:
-    """Whether a key of this type takes whole numbers: int, or int | None."""
-    return int in (kind, *typing.get_args(kind))
 
 
 def name_of(parsed: Sequence[Override]) -> str:
@@ -110,10 +60,13 @@ class Options:
 def command(options: Options) -> int:
     """Search until so many trials are there; the best command line, importances and a picture. The exit code."""
     optuna = load_optuna()
+    if presets := [text for text in options.texts if text.startswith("sweep=")]:
+        raise UsageError(f"{presets[0]}: a preset is a grid for train; a search is told its keys: block=conv,skip depth=2,6")
     overrides.check(options.texts, multirun=True, is_search=True)
     parsed = grid.parsed(options.texts)
-    space = space_of(parsed)
+    space = spaces.space_of(parsed)
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    spaces.check_ends(parsed, fixed)
     base = overrides.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
@@ -124,14 +77,30 @@ def command(options: Options) -> int:
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     with folders.locked(folder):
-        record.write(folder, command=f"skiplab search {grid.for_people(options.texts)} --trials {options.trials}")
         search = Search(optuna, folder, fixed, space, options)
+        record.write(folder, command=f"skiplab search {grid.for_people(options.texts)} --trials {options.trials}")
         code = search.run(base)
         search.close()
     states = [trial.state for trial in search.study.get_trials(deepcopy=False)]
     if code == 0 and optuna.trial.TrialState.COMPLETE not in states:
         return 1
     return code or (7 if optuna.trial.TrialState.RUNNING in states else 0)
+
+
+def cut_torn(path: Path) -> None:
+    """Take away the last line of a journal if a kill or a full disk has left it half written. Raises UsageError if more is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        for line in whole.splitlines():
+            json.loads(line)
+    except ValueError:
+        raise UsageError(f"{path}: damaged; its runs are kept, but the search cannot go on: take another study=NAME") from None
+    if whole != content:
+        checkpoint.write_atomically(path, whole)
 
 
 def sealed(config: Config) -> Config:
@@ -144,6 +113,7 @@ class Search:
 
     def __init__(self, optuna: Any, folder: Path, fixed: Sequence[str], space: "Mapping[str, Any]", options: Options):
         self.optuna, self.folder, self.fixed, self.space, self.options = optuna, folder, list(fixed), dict(space), options
+        cut_torn(folder / JOURNAL)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
         self.study = optuna.create_study(
             study_name=folder.name,
@@ -157,7 +127,12 @@ class Search:
         before = self.study.user_attrs.get("space", told)
         if before != told:
             raise UsageError(f"study={folder.name}: was searched over {', '.join(before)} in other ranges; take another study=NAME")
+        kept = sorted(text for text in fixed if plan.changes_numbers(text.partition("=")[0]))
+        if (other := self.study.user_attrs.get("fixed", kept)) != kept:
+            apart = sorted({*other} ^ {*kept})
+            raise UsageError(f"study={folder.name}: was searched with other values ({', '.join(apart)}); take another study=NAME")
         self.study.set_user_attr("space", told)
+        self.study.set_user_attr("fixed", kept)
         self.trials: dict[str, Any] = {}  # by run folder
         self.reported: dict[str, int] = {}
 
@@ -222,7 +197,9 @@ class Search:
         whole = config.steps / (last["step"] / last["epoch"]) if config.steps else config.epochs
         percentage = round(100 * last["epoch"] / whole)  # runs of different lengths and batch sizes are compared at the same part
         trial = self.trials[key]
-        trial.report(last["val_accuracy"], percentage)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # two evaluations may fall on one percentage: the first stays
+            trial.report(last["val_accuracy"], percentage)
         return percentage >= 100 * WARMUP_EPOCHS_SHARE and percentage < 100 and bool(trial.should_prune())
 
     def told(self, job: Job) -> None:

@@ -82,7 +82,9 @@ def run(
             while free and not stopping and (job := next((job for job in jobs if job.state == "waiting"), None) or more()):
                 if job not in jobs:
                     jobs.append(job)
-                begin(job, free.pop(0))
+                slot = free.pop(0)
+                if not begin(job, slot):
+                    free.append(slot)
                 view.changed(job, jobs)
             running = [job for job in jobs if job.state == "running"]
             if not running:
@@ -116,8 +118,11 @@ def run(
     return code
 
 
-def begin(job: Job, slot: Slot) -> None:
-    """Start the job's process; a cell that goes on does so with as many threads as it had, on which its numbers depend."""
+def begin(job: Job, slot: Slot) -> bool:
+    """Start the job's process, or note why that failed; whether it runs.
+
+    A cell that goes on does so with as many threads as it had, on which its numbers depend.
+    """
     job.slot, job.began, job.state = slot, time.monotonic(), "running"
     job.attempts += 1
     with suppress(OSError):
@@ -126,7 +131,12 @@ def begin(job: Job, slot: Slot) -> None:
     with suppress(UsageError):
         before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
         config = replace(config, trainer=replace(config.trainer, threads=before or config.trainer.threads))
-    job.process = warm.start(config, log=job.cell.log, environment=slot.environment, texts=job.cell.words.split(" "))
+    try:
+        job.process = warm.start(config, log=job.cell.log, environment=slot.environment, texts=job.cell.words.split(" "))
+    except OSError as error:
+        job.state, job.reason = "failed", f"cannot be started: {error.strerror or error} ({error.filename or 'a new process'})"
+        return False
+    return True
 
 
 def end(job: Job, *, stopping: bool, retries: int) -> Slot:

@@ -17,7 +17,8 @@ from scipy import stats
 from skiplab.study.groups import CONFIDENCE, Group, lines_along, main_axis, worded
 from skiplab.study.results import METRICS, is_share
 
-RESAMPLES, MANY = 10_000, 20  # of the bootstrap; groups, above which only the best is compared with the others
+RESAMPLES = 10_000  # of the bootstrap
+MANY, FEW = 20, 8  # groups, above which only the best is compared with the others; up to which all pairs are told
 SPLITS = {"test.accuracy": "test", "val.accuracy": "val"}  # metrics that are means over images, whose predictions are stored
 
 
@@ -84,55 +85,82 @@ def difference(a: Group, b: Group, *, metric: str) -> Difference:
     mean = statistics.fmean(first) - statistics.fmean(second)
     over_seeds, p_seeds = seed_test(first, second, is_paired=is_paired)
     over_images, mcnemar = None, None
-    if metric in SPLITS and pairs:
-        answers = [(one.correct(SPLITS[metric]), other.correct(SPLITS[metric])) for _, one, _, other in pairs]
-        known = [(x, y) for x, y in answers if x is not None and y is not None and len(x) == len(y)]
-        if len(known) == len(pairs):
-            mcnemar = mcnemar_test(known)
-            over_images = image_interval(known) if SPLITS[metric] == "test" else None  # each seed validates on images of its own
-    ps = [p for p in (p_seeds, mcnemar) if p is not None]
+    ps = [] if p_seeds is None else [p_seeds]
+    if metric in SPLITS:
+        if (answers := answers_of(a, b, split=SPLITS[metric])) is not None:
+            mcnemar = mcnemar_test(answers.pairs)
+            over_images = answers.interval() if SPLITS[metric] == "test" else None  # each seed validates on images of its own
+            ps.append(mcnemar)
+        elif SPLITS[metric] == "test":  # one source of chance is unknown
+            ps.clear()
     return Difference(a, b, mean, min(len(first), len(second)), is_paired, over_seeds, over_images, mcnemar, max(ps) if ps else None)
 
 
 def seed_test(a: Sequence[float], b: Sequence[float], *, is_paired: bool) -> tuple[tuple[float, float] | None, float | None]:
-    """95 % interval of the mean difference and p, by the paired or Welch's t-test; none of one seed."""
-    if min(len(a), len(b)) < 2:
+    """95 % interval of the mean difference and p, by the paired or Welch's t-test; none of one seed each.
+
+    A single seed against several is held against their spread (Student's test, which supposes that both groups spread alike).
+    """
+    if max(len(a), len(b)) < 2:
         return None, None
     mean = statistics.fmean(a) - statistics.fmean(b)
     if is_paired and len({round(x - y, 12) for x, y in zip(a, b, strict=True)}) == 1:
         return (mean, mean), None  # no spread at all, from which t can say nothing
     if not is_paired and len(set(a)) == len(set(b)) == 1:
         return (mean, mean), None
-    found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=False)
+    found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=min(len(a), len(b)) == 1)
     interval = found.confidence_interval(CONFIDENCE)
     return (float(interval.low), float(interval.high)), float(found.pvalue)
 
 
-Answers = Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+Right = NDArray[np.bool_]  # (N,) of a run: which images it got right
 
 
-def mcnemar_test(answers: Answers) -> float:
+@dataclass(frozen=True)
+class Answers:
+    """What the runs of two groups got right, and which run of one stands against which of the other."""
+
+    a: list[Right]
+    b: list[Right]
+    pairs: list[tuple[Right, Right]]
+
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean difference over test images, each image's answers of all seeds kept together."""
+        per_image = np.mean(self.a, axis=0) - np.mean(self.b, axis=0)  # (N,)
+        if (per_image == per_image[0]).all():
+            return float(per_image[0]), float(per_image[0])
+        # few distinct values: how often each is drawn with replacement is multinomial, in a hundredth of the time of drawing the images
+        values, counts = np.unique(per_image, return_counts=True)
+        shares = counts / len(per_image)
+        drawn = np.random.default_rng(0).multinomial(len(per_image), shares, size=RESAMPLES) @ values / len(per_image)
+        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return float(low), float(high)
+
+
+def answers_of(a: Group, b: Group, *, split: str) -> Answers | None:
+    """The answers of two groups: of runs with the same seeds in pairs, else one after the other, the shorter group's again and again.
+
+    All runs are tested on the same images, but validate on the same only with the same seed. None without stored predictions.
+    """
+    has_same_seeds = [result.seed for result in a.results] == [result.seed for result in b.results]
+    first, second = ([right for result in group.results if (right := result.correct(split)) is not None] for group in (a, b))
+    is_whole = len(first) == a.n and len(second) == b.n and len({len(right) for right in [*first, *second]}) == 1
+    if not is_whole or (split == "val" and not has_same_seeds):
+        return None
+    longer = max(len(first), len(second))
+    return Answers(first, second, [(first[i % len(first)], second[i % len(second)]) for i in range(longer)])
+
+
+def mcnemar_test(pairs: Sequence[tuple[Right, Right]]) -> float:
     """p of McNemar's exact test on the images that just one of both got right; of several seeds twice the median.
 
     The seeds share their images, so their tests are dependent; twice the median of p-values is one whatever the dependence (Rueger 1978).
     """
     ps = []
-    for a, b in answers:
+    for a, b in pairs:
         only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
         ps.append(float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0)
     return ps[0] if len(ps) == 1 else min(1.0, 2 * statistics.median(ps))
-
-
-def image_interval(answers: Answers) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean difference over test images, each image's answers of all seeds kept together."""
-    per_image = np.mean([a.astype(float) - b.astype(float) for a, b in answers], axis=0)  # (N,)
-    if (per_image == per_image[0]).all():
-        return float(per_image[0]), float(per_image[0])
-    # few distinct values: how often each is drawn with replacement is multinomial, in a hundredth of the time of drawing the images
-    values, counts = np.unique(per_image, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(per_image), counts / len(per_image), size=RESAMPLES) @ values / len(per_image)
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------------------------ in words
@@ -155,9 +183,17 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
     if level:
         reason = "" if best.n > 1 else ", from one seed"
         lines.insert(0, f"not distinguishable from the best, {best.label}{reason}: {'; '.join(level)}")
-    rest = [(each.a.label, each.b.label) for each in found if not each.is_real and best not in (each.a, each.b)]
-    if rest and len(groups) <= 8:
-        lines.append("not distinguishable from each other: " + "; ".join(f"{a} and {b}" for a, b in rest))
+    rest = [each for each in found if best not in (each.a, each.b)]
+    if len(groups) <= FEW:
+        real = [each if (each.mean > 0) == METRICS[metric][1] else reverse(each) for each in rest if each.is_real]
+        lines += [f"{e.a.label} beats {e.b.label} by {in_units(abs(e.mean), metric)}{details(e, metric)}" for e in real]
+        level = [f"{each.a.label} and {each.b.label}" for each in rest if not each.is_real]
+        lines += ["not distinguishable from each other: " + "; ".join(level)] if level else []
+    if SPLITS.get(metric) == "test" and (lost := [r.folder for g in groups for r in g.results if r.correct("test") is None]):
+        told = f"{lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+        lines.append(
+            f"no predictions are stored in {told}: over the test images nothing can be told of it; skiplab evaluate shows its figures"
+        )
     if any(group.n < 2 for group in groups):
         lines.append("one seed in a group: no interval over seeds, so another seed may turn this round; give seed=0,1,2 or more")
     elif any(group.n == 2 for group in groups):
