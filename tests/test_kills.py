@@ -111,7 +111,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_while_data_are_fetched_ends_at_once(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as host:  # takes the connection and says nothing
         monkeypatch.setenv("SKIPLAB_MIRROR", f"http://127.0.0.1:{host.getsockname()[1]}")
@@ -127,7 +127,7 @@ def test_a_signal_while_data_are_fetched_ends_at_once(number: signal.Signals, tm
     assert err.strip() == "stopped; go on with: train resume=run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_in_training_saves_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     process = start(*LONG, "out=run", cwd=tmp_path)
     wait_until(lambda: folders.has_state(tmp_path / "run"), process=process)
