@@ -20,7 +20,7 @@ from skiplab.errors import SkiplabError
 from skiplab.hardware import counted
 from skiplab.launch import guarded, launch
 from skiplab.schema import Config
-from skiplab.signals import StopSignal
+from skiplab.signals import StopSignal, let_through
 from skiplab.study import warm
 
 COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
@@ -60,6 +60,7 @@ def start(config: Config, folder: Path) -> BaseProcess:
 
 def run_in(config: Config, log: str) -> None:
     """What the process does: `train` with a config that is checked already."""
+    let_through()  # where the server that forks has served a study, which keeps signals from it
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
