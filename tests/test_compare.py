@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from conftest import Cli, compose
 from skiplab import config as configs, folders
 from skiplab.errors import UsageError
-from skiplab.study import compare, pictures, results, verdict
+from skiplab.study import compare, flows, pictures, results, verdict
 
 IMAGES = 400
 Make = Callable[..., Path]
@@ -248,6 +248,25 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_group(make: Make, call: C
     assert found(Path("budgets")).keys == ["block.name"]
 
 
+def test_what_an_option_does_not_set_is_told_though_it_differs_with_it(make: Make) -> None:
+    """Half the epochs of one block are no part of the block; those of a data set, and its bias, are part of their options."""
+    make("block=conv")
+    make("block=skip", "epochs=3")
+    assert found().keys == ["block.name", "epochs"]
+    make("dataset=mnist", folder="../sets/a")
+    make("dataset=fashion_mnist", folder="../sets/b")
+    assert found(Path("sets"), by=["dataset"]).keys == ["dataset.name"]
+
+
+def test_an_interval_of_shares_stays_within_what_shares_can_be(make: Make) -> None:
+    for seed, (low, high) in enumerate(((0.1, 0.7), (0.1, 0.99))):
+        make("block=conv", right=answers(low, seed=0), seed=seed)
+        make("block=skip", right=answers(high, seed=0), seed=seed)
+    (each,) = found().differences
+    assert each.over_seeds is not None
+    assert each.over_seeds[0] == -1.0
+
+
 def test_sealed_runs_stand_beside_tested_ones(make: Make) -> None:
     """They count by validation, once where the same run is there with its test; by the test set they are left out."""
     for seed in (0, 1):
@@ -267,7 +286,7 @@ def test_a_run_that_got_its_probe_on_the_way_has_no_first_step(make: Make) -> No
         with (path / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps({"step": step, "gradient_norm": {"a": float(step), "b": 1.0}}) + "\n" for step in steps)
     made = found()
-    picture = pictures.flow(made.groups, made.keys, "gradient_norm")
+    picture = flows.flow(made.groups, made.keys, "gradient_norm")
     assert picture is not None
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in picture.figure.axes[0].lines}
     assert drawn == {"all, last record": pytest.approx([101, 1])}
@@ -307,7 +326,8 @@ def test_what_happens_along_depth(make: Make) -> None:
             make(f"block={block}", f"depth={depth}", right=answers(share + 0.004 * (seed - depth % 5), seed=seed, flips=4), seed=seed)
     told = [line for line in found().lines() if "from depth=2 to 18" in line]
     assert re.match(
-        r"block=conv: from depth=2 to 18 test accuracy falls \(.* to .* %, 95 % interval .*\); its best is .* at depth=6", told[0]
+        r"block=conv: from depth=2 to 18 test accuracy falls \(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
+        told[0],
     )
     assert "test accuracy is not shown to change (" in told[1]
 
@@ -409,10 +429,10 @@ def test_axes_are_logarithmic_where_it_helps(make: Make) -> None:
     assert axes.get_xscale() == "log"
     assert list(axes.get_xticks()) == [2, 6, 18]
     costs = pictures.against_x(made.groups, made.keys, metric="test.accuracy", x="params")
-    assert costs.figure.axes[0].get_xlabel() == "params"
+    assert costs.figure.axes[0].get_xlabel() == "parameters"
 
 
-@pytest.mark.parametrize("kind", list(pictures.FLOWS))
+@pytest.mark.parametrize("kind", list(flows.FLOWS))
 def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
     """Without what is exactly 0, for which a logarithmic axis has no place."""
     for block, factor in (("conv", 0.1), ("residual", 1.0)):
@@ -421,9 +441,9 @@ def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
         with (path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     made = found()
-    picture = pictures.flow(made.groups, made.keys, kind)
+    picture = flows.flow(made.groups, made.keys, kind)
     assert picture is not None
-    assert [each.name for each in pictures.all_of(made.groups, made.keys, metric="test.accuracy", x=None)][-1] == picture.name
+    assert [each.name for each in flows.all_of(made.groups, made.keys)] == [picture.name]
     (axes,) = picture.figure.axes
     assert axes.get_yscale() == "log"
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}

@@ -57,7 +57,7 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
     assert ("so a rough guess" in out) == ("importance: " in out)
     assert not list(Path("outputs").glob("**/test_reads.jsonl"))
     assert "  test " not in out
-    assert f"skiplab evaluate {best.user_attrs['folder']} reads it" in out
+    assert f"train resume={best.user_attrs['folder']} evaluator.split=test" in out
     assert Path("outputs/studies/s/search.png").exists()
     code, out, _ = call("search", *space, "--trials", "5", command="skiplab")
     assert code == 0

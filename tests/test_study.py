@@ -131,7 +131,7 @@ def test_a_study_that_is_ended_goes_on_and_ends_equal_to_the_bit(tmp_path: Path,
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], err
     wait_for(lambda: not any(folders.is_locked(path) for path in cells(study)), seconds=20)
     if number != signal.SIGKILL:
-        assert "sweep: 0 of 3 cells done, 3 stopped" in out
+        assert "sweep: 0 of 3 cells done, 2 stopped, 1 not begun" in out
         assert "the same command again goes on" in out
     stood = [folders.standing(path).step or 0 for path in cells(study)]
     assert len(stood) == 2
@@ -227,7 +227,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
         return err
 
     assert re.match(
-        r"error: 100,000 cells would take about [\d,.]+ hours here, .*; add force=true to run them all the same",
+        r"error: 100,000 cells would take about [\d,.]+ hours here, .*; with more than 1,000, add force=true to run them all the same",
         refusal("seed=range(0,10000)", "depth=range(1,11)"),
     )
     assert "resume=never: what a study has done stays done" in refusal("seed=0,1", "resume=never")

@@ -27,7 +27,7 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     code, out, _ = call("epochs=1", "width=8", "evaluator.split=val", "out=run")
     assert code == 0
     assert "digits validation set" in out
-    assert "the test set, which was not read: skiplab evaluate run" in out
+    assert out.endswith("the test set was not read; into this run's result it comes by: train resume=run evaluator.split=test\n")
     folder = Path("run")
     assert not (folder / "test_reads.jsonl").exists()
     result = json.loads((folder / folders.RESULT).read_text())
@@ -41,6 +41,8 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     assert call("draw", "run", command="skiplab")[0] == 0
     assert not (folder / "test_reads.jsonl").exists()
     rows = (folder / "metrics.jsonl").read_bytes()
+    code, out, err = call("evaluate", "run", "--split", "val", command="skiplab")
+    assert (code, err, "digits validation set" in out) == (0, "", True)
     code, out, _ = call("resume=run", "evaluator.split=test")
     assert code == 0
     assert "digits test set" in out

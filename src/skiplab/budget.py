@@ -18,6 +18,8 @@ def solved(config: Config) -> Config:
         return config
     assert config.target is not None
     step = constraints.width_divisor(config)
+    if is_nearest(config, step=step):  # a cell of a study comes with its width
+        return config
     low, high = 1, WIDEST // step  # in multiples of `step`; cost grows with the width
     while low < high:
         middle = (low + high) // 2
@@ -28,6 +30,16 @@ def solved(config: Config) -> Config:
         around = " and ".join(f"{cost(config, w):,} at width={w}" for w in sorted({width, max(step, width - step), width + step}))
         raise UsageError(f"target={config.target:,}: no width of {parts.describe(config)} comes within 10 % ({config.match}: {around})")
     return replace(config, width=width)
+
+
+def is_nearest(config: Config, *, step: int) -> bool:
+    """Whether the config's own width is within a tenth, and no other comes nearer; cost grows with the width."""
+    assert config.target is not None
+    if config.width % step or config.width < step:
+        return False
+    widths = [width for width in (config.width - step, config.width, config.width + step) if width >= step]
+    off = {width: abs(cost(config, width) - config.target) for width in widths}
+    return off[config.width] <= NEAR * config.target and min(widths, key=lambda width: off[width]) == config.width
 
 
 def in_words(config: Config) -> str:

@@ -1,5 +1,6 @@
 """The official files of a data set: found under a root, verified against published checksums, or fetched from their hosts."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from skiplab.errors import UsageError
 
 LARGEST_MEMBER = 2**28  # bytes of a file in an archive; CIFAR-100's training file has 154 million
 TIMEOUT = 30  # seconds without a byte before a host counts as unreachable
+PATIENCE = 9  # times that a folder is made again which another process takes away
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,19 @@ def remember(key: str, fact: list[Any]) -> None:
 def ensure_writable(folder: Path, name: str, wanted: str) -> None:
     """Make `folder`, or raise UsageError saying that `wanted` has no place."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-"):
+        with private_folder(folder, ".probe-"):
             pass
     except OSError as error:
         raise UsageError(f"{folder}: {name} is not there and cannot be put there ({error.strerror}); {wanted}") from None
+
+
+def private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirectory[str]":
+    """A folder of this process's own in `folder`, which is made; another process that fetched nothing may take the empty one away."""
+    for _ in range(PATIENCE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return tempfile.TemporaryDirectory(dir=folder, prefix=prefix)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def download(file: Published, root: Path, *, dataset: str) -> Path:
@@ -116,7 +126,7 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
 
     tried = []
     timeout = socket.getdefaulttimeout()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as private:
+    with private_folder(folder, ".download-") as private:
         for url in file.urls():
             print(f"fetching {url}")
             try:

@@ -49,14 +49,16 @@ def make(parent: Path, name: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, instead: str = "out=") -> Iterator[None]:
     """Hold the folder's lock; FolderError with the holder's pid and host if another run has it. A dead run holds nothing.
+
+    `instead`: the key by which another folder can be taken.
 
     What a killed run left half written in the folder is removed.
     """
     with _lock_file(folder) as file:
         if not take(file):
-            raise in_use(folder)
+            raise in_use(folder, instead=instead)
         try:
             for leftover in (folder, folder / ".hydra"):
                 checkpoint.remove_temporaries(leftover)
@@ -116,12 +118,12 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def in_use(folder: Path) -> FolderError:
+def in_use(folder: Path, *, instead: str = "out=") -> FolderError:
     """The error that names who holds the folder."""
     holder = ""
     with suppress(OSError, UnicodeDecodeError):
         holder = (folder / ".lock").read_text().strip()
-    return FolderError(f"{folder}: in use by {holder or 'another run'}; take another out= or wait for it")
+    return FolderError(f"{folder}: in use by {holder or 'another run'}; take another {instead} or wait for it")
 
 
 def has_state(folder: Path) -> bool:

@@ -40,6 +40,10 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in (*FULL, errno.EACCES, errno.EPERM) or error.filename is None:
+            raise
+        return complain(FolderError(f"{error.filename}: cannot be written or read ({error.strerror})"))
 
 
 def as_one(command: Callable[[], int]) -> int:

@@ -65,8 +65,12 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
     log.line("\n" + text)
     log.line(f"{chosen}; training time {folders.duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s")
-    again = "again from the folder alone" if reported == "test" else "the test set, which was not read"
-    log.line(f"run folder {folder}\n{again}: skiplab evaluate {shlex.quote(str(folder))}")
+    again = f"again from the folder alone: skiplab evaluate {shlex.quote(str(folder))}"
+    if reported == "val":
+        again = (
+            f"the test set was not read; into this run's result it comes by: train resume={shlex.quote(str(folder))} evaluator.split=test"
+        )
+    log.line(f"run folder {folder}\n{again}")
     return result
 
 

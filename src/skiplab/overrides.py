@@ -117,6 +117,9 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
         return f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}", None
     if override.is_sweep_override() and name in OF_STUDIES:
         return f"{text}: one for the whole sweep; choose", None
+    is_dull = name in leaves and not leaves[name].metadata["changes_numbers"] and name not in ("match", "target")
+    if multirun and override.is_sweep_override() and is_dull:
+        return f"{text}: makes no other run, so a study has each but once; give one value, or a study= for each", None
     if override.is_sweep_override() and not multirun:
         return f"{text}: several values are a sweep; add -m", None
     if override.is_sweep_override() and (problem := _sweep_problem(override, known_groups.get(name))):

@@ -92,10 +92,12 @@ def info_command(_options: argparse.Namespace) -> None:
 
 def evaluate_command(options: argparse.Namespace) -> None:
     """`skiplab evaluate`."""
-    from skiplab import folders
+    from skiplab import config as configs, folders
 
     folder = folders.of_path(options.run)
-    if options.split == "test" and not folders.is_finished(folder):
+    if options.split == "test" and configs.load(folder / folders.CONFIG).evaluator.split == "val":
+        print(f"note: {folder} left the test set sealed; this reading is recorded, but is no part of its result", file=sys.stderr)
+    elif options.split == "test" and not folders.is_finished(folder):
         rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
         print(f"note: {folder} is not finished: {rule}", file=sys.stderr)
     from skiplab.outcome import evaluate_run

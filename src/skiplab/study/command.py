@@ -25,7 +25,7 @@ def planned(texts: Sequence[str]) -> tuple[list[grid.Override], Path]:
         from skiplab.study import estimate  # imports torch
 
         told = estimate.in_words([first], number=number)
-        raise UsageError(f"{number:,} cells would take about {told}; add force=true to run them all the same")
+        raise UsageError(f"{number:,} cells would take about {told}; with more than {MANY:,}, add force=true to run them all the same")
     folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)
     return parsed, folder
@@ -38,7 +38,8 @@ def preview(texts: Sequence[str]) -> None:
     rows = [("state", "cell", "run folder")]
     for cell in cells:
         state = "done before" if cell.is_finished else "to go on with" if folders.has_state(cell.folder) else "not begun"
-        rows.append((state, cell.words, shlex.quote(str(cell.folder))))
+        words = cell.words + (f" (width {cell.config.width})" if cell.config.match != "none" else "")
+        rows.append((state, words, shlex.quote(str(cell.folder))))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     print("\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[2]]) for row in rows))
     words = f"study {folder}: {counted(len(cells), 'cell')}"
@@ -48,6 +49,8 @@ def preview(texts: Sequence[str]) -> None:
         words += f", {len(left)} to run, about {estimate.in_words(left, jobs=cells[0].config.jobs)}"
     one = [text for text in grid.first_of(parsed) if text.partition("=")[0] not in ("sweep", *plan.BOOKKEEPING)]
     one = [*grid.values_of_preset(texts), *one]
+    if cells[0].config.match != "none":
+        one = [text for text in one if text.partition("=")[0] not in ("match", "target")] + [f"width={cells[0].config.width}"]
     print(f"\n{words}\nthe config of one: train --cfg job {grid.for_people(one)}")
 
 
@@ -64,9 +67,9 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     launcher.register()
-    launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}")
+    launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
     unforeseen = 0  # exit code of what Hydra has told
-    with folders.locked(folder), StopSignal() as stop_signal:
+    with folders.locked(folder, instead="study="), StopSignal() as stop_signal:
         if any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
             record.write(folder, command=sweep.command, cells=[cell.folder for cell in all_cells(parsed, folder)])
         try:
@@ -109,6 +112,8 @@ def of_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
         reason = ""
     if reason.startswith("error: "):
         return Job(cell, "failed", reason=reason.removeprefix("error: "))
+    if not reason and not cell.folder.exists():
+        return Job(cell, "not begun")
     return Job(cell, "stopped", reason=reason) if is_stopped or reason else Job(cell, "failed", reason="it left no word")
 
 
@@ -116,7 +121,7 @@ def answer(folder: Path, *, missing: int, of: int) -> None:
     """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it."""
     from skiplab.study import compare, results  # SciPy, matplotlib: a second
 
-    print(f"\nof {of - missing} of {of} cells, the others are not finished:" if missing else "")
+    print(f"\nwhat {of - missing} of {of} cells say (the others are not finished):" if missing else "")
     try:
         found = results.read([folder])
         sealed = all(result.config.evaluator.split == "val" for result in found.results)
@@ -135,4 +140,5 @@ def close(jobs: Sequence[Job], *, stopped: int) -> int:
     print(view.closing_words(jobs))
     if any(job.state != "finished" for job in jobs):
         print("the same command again goes on: what is done stays done, what was broken off is resumed")
-    return stopped or (1 if any(job.state == "failed" for job in jobs) else 7 if any(job.state == "stopped" for job in jobs) else 0)
+    is_open = any(job.state in ("stopped", "not begun") for job in jobs)
+    return stopped or (1 if any(job.state == "failed" for job in jobs) else 7 if is_open else 0)

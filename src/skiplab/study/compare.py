@@ -128,10 +128,10 @@ def text(made: Comparison) -> str:
 
 def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
     """compare.csv, .json, .md, .html and the pictures; of another metric than the test accuracy compare_METRIC.csv ..."""
-    from skiplab.study import page, pictures  # matplotlib: half a second
+    from skiplab.study import flows, page, pictures  # matplotlib: half a second
 
     base = "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
-    drawn = pictures.all_of(made.groups, made.keys, metric=made.metric, x=x)
+    drawn = [*pictures.all_of(made.groups, made.keys, metric=made.metric, x=x), *flows.all_of(made.groups, made.keys)]
     for picture in drawn:
         picture.name = picture.name.replace("compare", base)
     contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, drawn)}

@@ -71,7 +71,7 @@ def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | Non
         members = sorted(members, key=lambda result: result.seed)
         values = tuple(result.metric(metric) for result in members)
         key = tuple(members[0].values.get(key) for key in keys)
-        groups.append(Group(key, label(keys, key), tuple(members), values, is_share(metric)))
+        groups.append(Group(key, label(keys, key) + chosen_width(members, keys), tuple(members), values, is_share(metric)))
     groups.sort(key=lambda group: [sortable(value) for value in group.key])
     return keys, groups
 
@@ -104,8 +104,14 @@ def differing(results: Sequence[Result]) -> list[str]:
     return [key for key in keys if key in names or not any(follows(key, name, results) for name in names)]
 
 
+OWN = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}  # keys at the root that an option's file sets too
+
+
 def follows(key: str, name: str, results: Sequence[Result]) -> bool:
-    """Whether a value is the same in all runs with the same option."""
+    """Whether a value comes with an option: a key that the option's file sets, and the same in all runs with that option."""
+    group = name.removesuffix(".name")
+    if not key.startswith(f"{group}.") and key not in OWN.get(group, ()):
+        return False
     found: dict[str, str] = {}
     return all(found.setdefault(result.values[name], value := json.dumps(result.values.get(key))) == value for result in results)
 
@@ -127,6 +133,12 @@ def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:
     """`block=residual depth=6`; of the whole set, `all runs`."""
     return " ".join(parts_of(keys, values)) or "all runs"
+
+
+def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
+    """` (width 38)`, where a budget has chosen it."""
+    widths = {result.config.width for result in members if result.config.match != "none"}
+    return f" (width {widths.pop()})" if len(widths) == 1 and "width" not in keys else ""
 
 
 def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:

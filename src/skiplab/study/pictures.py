@@ -36,7 +36,7 @@ class Picture:
 
     def point(self, axes: Axes, x: float, y: float, tip: str, **style: Any) -> None:
         """A mark with its words."""
-        (mark,) = axes.plot([x], [y], linestyle="none", **style)
+        (mark,) = axes.plot([x], [y], linestyle="none", clip_on=False, **style)
         name = f"{self.name}-{len(self.tips)}"
         mark.set_gid(name)
         self.tips[name] = tip
@@ -100,7 +100,7 @@ def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: s
         points.sort(key=lambda point: point[0])
         style = style_of(number)
         xs, ys = [p for p, _ in points], [scaled(g.mean, metric) for _, g in points]
-        axes.plot(xs, ys, label=name, color=style["color"], linestyle=style["linestyle"])
+        axes.plot(xs, ys, label=name, **style)
         if all(group.interval is not None for _, group in points):
             ends = np.array([group.interval for _, group in points]) * scaled(1.0, metric)
             axes.fill_between(xs, ends[:, 0], ends[:, 1], color=style["color"], alpha=0.15, linewidth=0)
@@ -108,7 +108,8 @@ def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: s
             picture.point(axes, place, scaled(group.mean, metric), tip_of(group, metric), color=style["color"], marker=style["marker"])
     values = [place for points in lines.values() for place, _ in points]
     log_where_it_helps(axes, values)
-    finish(picture, axes, x.removesuffix(".name"), axis_name(metric), shown(groups, metric), metric)
+    remark(axes, "bands: 95 % over seeds" if any(group.interval for group in groups) else "")
+    finish(picture, axes, COSTS.get(x, x), axis_name(metric), shown(groups, metric), metric)
     return picture
 
 
@@ -154,6 +155,7 @@ def learning_curves(groups: Sequence[Group], *, split: str = "val") -> Picture |
         picture.point(axes, epochs[-1], curves.mean(0)[-1], tip, color=style["color"], marker=style["marker"])
         values += curves.ravel().tolist()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    remark(axes, "bands: from the least to the best seed" if any(group.n > 1 for group in groups) else "")
     finish(picture, axes, "epoch", name, values, "test.accuracy")
     return picture
 
@@ -169,7 +171,9 @@ def against_cost(groups: Sequence[Group], *, metric: str, cost: str = "macs") ->
     }[cost]
     places = [(group.cost(cost) * factor, scaled(group.mean, metric), group) for group in groups]
     front = pareto([(x, y) for x, y, _ in places], more_is_better=METRICS[metric][1])
-    axes.plot([x for x, _ in front], [y for _, y in front], color=INK, alpha=0.35, drawstyle="steps-post", label="Pareto front")
+    axes.plot(
+        [x for x, _ in front], [y for _, y in front], color=INK, alpha=0.35, drawstyle="steps-post", label="Pareto front, its marks larger"
+    )
     for number, (x, y, group) in enumerate(places):
         style = style_of(number)
         on_front = (x, y) in front
@@ -198,6 +202,14 @@ def log_where_it_helps(axes: Axes, values: Sequence[float]) -> None:
     if len(distinct) <= 8 and all(float(value).is_integer() and value < 1e4 for value in distinct):
         axes.set_xticks(distinct, [f"{value:g}" for value in distinct])
         axes.minorticks_off()
+
+
+COSTS = {"macs": "multiply-accumulates an image, forward", "params": "parameters", "seconds": "seconds of training"}
+
+
+def remark(axes: Axes, text: str) -> None:
+    """A few words above a picture."""
+    axes.set_title(text, fontsize=8, loc="left", color=INK)
 
 
 def shown(groups: Sequence[Group], metric: str) -> list[float]:
@@ -231,76 +243,6 @@ def finish(picture: Picture, axes: Axes, x_name: str, y_name: str, values: Seque
         picture.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
 
 
-FLOWS = {  # of metrics.jsonl -> the picture's name, what is drawn
-    "gradient_norm": ("gradient_flow", "gradient norm"),
-    "activation_deviation": ("activation_flow", "standard deviation of the activations"),
-    "update_ratio": ("update_flow", "update over weight, norms"),
-}
-
-
-def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | None:
-    """A figure of FLOWS over the layers, at the first step and at the last record: plain and residual beside each other, on a log axis.
-
-    None where it was not probed. Over seeds the geometric mean; what is exactly 0 in one of them is left out.
-    """
-    base, what = FLOWS[kind]
-    probed = [group for group in groups if set.intersection(*({*result.probed(kind)} for result in group.results))]
-    if not probed:
-        return None
-    told_apart = next((key for key in ("block.name", "shortcut", "norm") if key in keys), None)
-    panels: dict[str, list[Group]] = {}
-    for group in probed:
-        panels.setdefault(without(group, keys, told_apart), []).append(group)
-    norms = len({group.key[keys.index("norm")] for group in probed}) if "norm" in keys and told_apart != "norm" else 1
-    columns = norms if norms > 1 else min(3, len(panels))  # with and without BatchNorm beside each other
-    rows = math.ceil(len(panels) / columns)
-    picture = Picture(base, f"{what} over the layers", figure(4.2 * columns, 0.6 + 3.1 * rows))
-    grid = picture.figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    names = {name: number for number, name in enumerate(dict.fromkeys(name_in(group, keys, told_apart) for group in probed))}
-    has_zeros = False
-    for axes, (title, members) in zip(grid, panels.items(), strict=False):
-        for group in members:
-            style, name = style_of(names[name_in(group, keys, told_apart)]), name_in(group, keys, told_apart)
-            steps = sorted(set.intersection(*({*result.probed(kind)} for result in group.results)))
-            drawn = [(1, "-", "first step")] if steps[0] == 1 else []  # a run that was given its probe on the way has none
-            drawn += [(steps[-1], ":", "last record")] if steps[-1] > 1 else []
-            for step, line, when in drawn:
-                layers = np.array([list(result.probed(kind)[step].values()) for result in group.results], dtype=float)
-                with np.errstate(divide="ignore"):
-                    means = np.exp(np.log(layers).mean(0))  # (layers,), 0 where one of the seeds is
-                values = np.where(means > 0, means, math.nan)
-                has_zeros = has_zeros or not (means > 0).all()
-                axes.plot(range(1, len(values) + 1), values, line, color=style["color"], label=f"{name}, {when}")
-                if step == 1:
-                    at = int(np.argmax(means > 0))
-                    tip = f"{group.label}, first step: {means[0]:.2g} in the first layer, {means[-1]:.2g} in the last"
-                    picture.point(axes, at + 1, values[at], tip, color=style["color"], marker=style["marker"])
-        axes.set(yscale="log", xlabel="layer, from the input", title=title or "all runs")
-        axes.title.set_fontsize(9)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes in grid[::columns]:
-        axes.set_ylabel(what)
-    handles, labels = grid[0].get_legend_handles_labels()
-    remark = "a line begins where its values are no longer exactly 0" if has_zeros else None
-    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
-    picture.figure.legend(handles, labels, loc="outside lower center", ncols=2, title=remark, **style)
-    return picture
-
-
-def name_in(group: Group, keys: Sequence[str], key: str | None) -> str:
-    """The part of a group's name that tells of `key`."""
-    return parts_of(keys, group.key)[keys.index(key)] if key is not None else "all"
-
-
-def without(group: Group, keys: Sequence[str], key: str | None) -> str:
-    """A group's name without that part."""
-    return " ".join(part for name, part in zip(keys, parts_of(keys, group.key), strict=True) if name != key)
-
-
 def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str | None) -> list[Picture]:
     """The pictures that these groups can be drawn in, of at most MOST of them; `x` None: the first key that holds numbers."""
     groups = groups[:MOST]
@@ -308,7 +250,6 @@ def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str 
     pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric), learning_curves(groups)]
     if len(groups) > 1:
         pictures.append(against_cost(groups, metric=metric))
-    pictures += [flow(groups, keys, kind) for kind in FLOWS]
     return [picture for picture in pictures if picture is not None]
 
 

@@ -31,8 +31,8 @@ class Cell:
 
         A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's.
         """
-        identity = configs.identity(self.config)
-        is_own = self.folder.name.endswith(f"_{identity[:8]}") or folders.identity_of(self.folder) == identity
+        identity, found = configs.identity(self.config), folders.identity_of(self.folder)
+        is_own = found == identity or (found is not None and self.folder.name.endswith(f"_{identity[:8]}"))
         return is_own and folders.is_finished(self.folder)
 
 

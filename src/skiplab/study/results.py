@@ -51,6 +51,8 @@ def keys_of(text: str) -> list[str]:
 
 def check_x(x: str) -> None:
     """Raise UsageError if `--x` names neither a key nor a cost."""
+    if f"{x}.name" in configs.leaves():
+        raise UsageError(f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}")
     if x not in configs.leaves() and x not in FIGURES:
         raise UsageError(f"--x {x}: no such key; {configs.nearest(x, [*configs.leaves(), *FIGURES])}")
 

@@ -62,9 +62,13 @@ def command(options: Options) -> int:
     optuna = load_optuna()
     if presets := [text for text in options.texts if text.startswith("sweep=")]:
         raise UsageError(f"{presets[0]}: a preset is a grid for train; a search is told its keys: block=conv,skip depth=2,6")
+    if any(text.replace(" ", "").startswith("evaluator.split=test") for text in options.texts):
+        raise UsageError("evaluator.split=test: a search leaves the test set sealed; leave it out")
     overrides.check(options.texts, multirun=True, is_search=True)
     parsed = grid.parsed(options.texts)
     space = spaces.space_of(parsed)
+    if "seed" in space:
+        raise UsageError("seed: to search over seeds is to pick luck; give one, and compare the best by train -m seed=0,1,2")
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     spaces.check_ends(parsed, fixed)
     base = overrides.compose_config(fixed)
@@ -169,13 +173,17 @@ class Search:
         return None
 
     def job_of(self, trial: Any) -> Job | None:
-        """A trial's job; None if its combination cannot be, which is told to the study."""
+        """A trial's job; None if its combination cannot be, or was run before: the study is told at once."""
         texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         try:
             config = plan.within_budget(sealed(overrides.compose_config(texts)))
         except UsageError as error:
             trial.set_user_attr("reason", str(error).split("\n")[0])
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            return None
+        if (same := self.done_with(trial.params)) is not None:  # its run would be equal to the bit
+            trial.set_user_attr("folder", same.user_attrs["folder"])
+            self.study.tell(trial, same.value)
             return None
         words = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.params.items())
         run = self.folder / f"trial-{trial.number:04d}_{configs.identity(config)[:8]}"
@@ -185,6 +193,11 @@ class Search:
             f"#{trial.number} {words}", replace(config, out=str(run), pictures="never"), run, self.folder / "logs" / f"{run.name}.log"
         )
         return Job(cell)
+
+    def done_with(self, params: Mapping[str, Any]) -> Any | None:
+        """A complete trial with the same parameters; None if there is none."""
+        complete = (t for t in self.study.get_trials(deepcopy=False) if t.state == self.optuna.trial.TrialState.COMPLETE)
+        return next((trial for trial in complete if trial.params == params and "folder" in trial.user_attrs), None)
 
     def is_hopeless(self, job: Job) -> bool:
         """Report how a running trial stands; whether the pruner gives it up."""
@@ -244,7 +257,7 @@ class Search:
             print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()) + few)
         texts = [text for text in self.fixed if text.partition("=")[0] not in (*plan.BOOKKEEPING, "evaluator.split")]
         texts += [f"{key}={value}" for key, value in best.params.items()]
-        print(f"the test set was not read; skiplab evaluate {run} reads it, for the one that you choose")
+        print(f"the test set was not read; for the trial that you choose: train resume={run} evaluator.split=test")
         print(f"the best again:  train {grid.for_people(texts)}")
         from skiplab.study import pictures  # matplotlib: half a second
 

@@ -26,7 +26,10 @@ WORST = 4_000  # characters of a log's end that are looked through for its error
 
 @dataclass
 class Job:
-    """A cell on its way: waiting, running, finished, failed or stopped; `before` if it was finished already."""
+    """A cell on its way: waiting, running, finished, failed or stopped, at the end of a stopped sweep also not begun.
+
+    `before`: it was finished already.
+    """
 
     cell: Cell
     state: str = "waiting"
@@ -114,7 +117,8 @@ def run(
         for job in jobs:  # a signal to the whole group has ended what processes are forked from
             job.state = "stopped" if job.state == "running" else job.state
     for job in jobs:
-        job.state = "stopped" if job.state == "waiting" else job.state
+        if job.state == "waiting":
+            job.state = "stopped" if job.attempts else "not begun"
     return code
 
 

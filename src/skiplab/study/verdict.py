@@ -6,6 +6,7 @@ stands against both.
 
 import itertools
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ def difference(a: Group, b: Group, *, metric: str) -> Difference:
     second = [value for _, _, value, _ in pairs] if is_paired else list(b.values)
     mean = statistics.fmean(first) - statistics.fmean(second)
     over_seeds, p_seeds = seed_test(first, second, is_paired=is_paired)
+    if over_seeds is not None and is_share(metric):  # of two shares no difference is larger
+        over_seeds = max(-1.0, over_seeds[0]), min(1.0, over_seeds[1])
     over_images, mcnemar = None, None
     ps = [] if p_seeds is None else [p_seeds]
     if metric in SPLITS:
@@ -108,7 +111,9 @@ def seed_test(a: Sequence[float], b: Sequence[float], *, is_paired: bool) -> tup
         return (mean, mean), None  # no spread at all, from which t can say nothing
     if not is_paired and len(set(a)) == len(set(b)) == 1:
         return (mean, mean), None
-    found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=min(len(a), len(b)) == 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Precision loss", category=RuntimeWarning)  # two runs of a group may be equal
+        found: Any = stats.ttest_rel(a, b) if is_paired else stats.ttest_ind(a, b, equal_var=min(len(a), len(b)) == 1)
     interval = found.confidence_interval(CONFIDENCE)
     return (float(interval.low), float(interval.high)), float(found.pvalue)
 
@@ -223,6 +228,7 @@ def trends(groups: Sequence[Group], keys: Sequence[str], found: Sequence[Differe
         best = (max if more_is_better else min)(members, key=lambda group: group.mean)
         low, high = (group.key[keys.index(x)] for group in (each.b, each.a))
         ends = f"{bare(each.b.mean, metric)} to {bare(each.a.mean, metric)}{' %' if is_share(metric) else ''}"
+        ends += f", by {in_units(abs(each.mean), metric)}" if each.is_real else ""
         how = ("rises" if each.mean > 0 else "falls") if each.is_real else "is not shown to change"
         reason = "; one seed cannot tell" if each.p is None and each.seeds < 2 else ""
         told = f"{line}: from {x}={worded(low)} to {worded(high)} {name} {how} ({ends}{details(each, metric)}{reason})"

@@ -167,18 +167,23 @@ def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State])
     for job in jobs:
         found = state_of(job)
         seconds = "-" if found.seconds is None else f"{found.seconds:.1f}"
-        where = f"{shlex.quote(str(job.cell.log))}: {job.reason}" if job.state == "failed" else shlex.quote(str(job.cell.folder))
+        where = f"{shlex.quote(str(job.cell.log))}: {shortened(job.reason)}" if job.state == "failed" else shlex.quote(str(job.cell.folder))
         state = "done before" if job.before else "done" if job.state == "finished" else job.state
         rows.append((state, job.cell.words, percent(found.val_accuracy), percent(found.test_accuracy), seconds, where))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]) for row in rows)
 
 
+def shortened(text: str, *, most: int = 80) -> str:
+    """A text cut off where it is longer; it was told whole when it happened."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 def closing_words(jobs: Sequence[Job]) -> str:
     """`8 of 8 cells done`, with what else became of them."""
     done, before = (sum(job.state == "finished" for job in jobs), sum(job.before for job in jobs))
     words = f"sweep: {done} of {counted(len(jobs), 'cell')} done" + (f" ({before} before)" if before else "")
-    for state in ("failed", "stopped"):
+    for state in ("failed", "stopped", "not begun"):
         if number := sum(job.state == state for job in jobs):
             words += f", {number} {state}"
     return words
