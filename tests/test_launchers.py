@@ -1,6 +1,6 @@
 """Other launchers of Hydra's: the same folders, skipping and resuming; a cluster that takes its machine back."""
 
-import importlib.util
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -19,7 +19,9 @@ OPTIONS = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": [], "ray": [
 
 
 def needs(launcher: str) -> None:
-    if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(f"hydra_plugins.{PLUGINS[launcher]}") is None:
+    try:
+        importlib.metadata.distribution(PLUGINS[launcher])
+    except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"{launcher}: {PLUGINS[launcher]} is not installed")
 
 
