@@ -21,7 +21,7 @@ from skiplab.paths import conf_folder
 GROUPS = overrides.groups()
 # he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each are crossed with everything each time
 ALIKE = [name for name in GROUPS["experiment"] if name.startswith("he2016_") and name not in ("he2016_resnet44", "he2016_plain20")]
-ALIKE += ["speedrun96"]
+ALIKE += ["speedrun96", "speedrun_mnist"]
 EXPERIMENTS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in GROUPS["experiment"]]
 NETWORKS = ("deepcnn", "resnet", "cifar_resnet", "imagenet_resnet", "airbench", "airbench96")
 PRESETS = sorted(path for group in GROUPS for path in (conf_folder() / group).glob("*.yaml"))
