@@ -229,6 +229,18 @@ def test_every_pair_of_a_few_groups_is_told(make: Make) -> None:
     ]
 
 
+def test_beside_the_best_only_pairs_with_all_else_equal_are_told(make: Make) -> None:
+    for (block, depth), share in {("conv", 2): 0.6, ("conv", 6): 0.4, ("skip", 2): 0.95, ("skip", 6): 0.8}.items():
+        for seed in (0, 1, 2):
+            make(f"block={block}", f"depth={depth}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed)
+    told = [line.partition(" by ")[0] for line in found().lines() if "beats" in line]
+    assert told == [
+        *(f"block=skip depth=2 beats block={other}" for other in ("skip depth=6", "conv depth=2", "conv depth=6")),
+        "block=conv depth=2 beats block=conv depth=6",
+        "block=skip depth=6 beats block=conv depth=6",
+    ]
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_no_group(make: Make, call: Cli) -> None:
     """Whatever their seeds, and also where a budget has chosen the width."""
     make("block=conv", "depth=2")

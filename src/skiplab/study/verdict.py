@@ -188,7 +188,7 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
     if level:
         reason = "" if best.n > 1 else ", from one seed"
         lines.insert(0, f"not distinguishable from the best, {best.label}{reason}: {'; '.join(level)}")
-    rest = [each for each in found if best not in (each.a, each.b)]
+    rest = [each for each in found if best not in (each.a, each.b) and differs_in_one(each.a, each.b)]  # all else equal
     if len(groups) <= FEW:
         real = [each if (each.mean > 0) == METRICS[metric][1] else reverse(each) for each in rest if each.is_real]
         lines += [f"{e.a.label} beats {e.b.label} by {in_units(abs(e.mean), metric)}{details(e, metric)}" for e in real]
@@ -249,6 +249,11 @@ def validated(groups: Sequence[Group], best: Group) -> str:
         return ""
     picked = max(groups, key=lambda group: statistics.fmean(result.metric("val.accuracy") for result in group.results))
     return "; validation picks it too" if picked is best else f"; validation picks {picked.label}"
+
+
+def differs_in_one(a: Group, b: Group) -> bool:
+    """Whether just one of the keys tells the groups apart."""
+    return sum(x != y for x, y in zip(a.key, b.key, strict=True)) == 1
 
 
 def between(a: Group, b: Group, found: Sequence[Difference]) -> Difference:
