@@ -131,7 +131,7 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
     from skiplab.study import flows, page, pictures  # matplotlib: half a second
 
     base = "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
-    drawn = [*pictures.all_of(made.groups, made.keys, metric=made.metric, x=x), *flows.all_of(made.groups, made.keys)]
+    drawn = [*pictures.all_of(made.groups, made.keys, metric=made.metric, x=x), *flows.all_of(made.groups[: pictures.MOST], made.keys)]
     for picture in drawn:
         picture.name = picture.name.replace("compare", base)
     contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, drawn)}

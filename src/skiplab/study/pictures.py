@@ -247,10 +247,12 @@ def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str 
     """The pictures that these groups can be drawn in, of at most MOST of them; `x` None: the first key that holds numbers."""
     groups = groups[:MOST]
     x = x or main_axis(groups, keys)
-    pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric), learning_curves(groups)]
+    pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric)]
+    if metric.endswith("accuracy") and (curves := learning_curves(groups)) is not None:  # which show accuracies
+        pictures.append(curves)
     if len(groups) > 1:
         pictures.append(against_cost(groups, metric=metric))
-    return [picture for picture in pictures if picture is not None]
+    return pictures
 
 
 def search(path: Path, history: Sequence[tuple[int, float, str]], importances: dict[str, float]) -> Path:
