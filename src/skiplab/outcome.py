@@ -173,8 +173,9 @@ def draw_run(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{folder}: its predictions.npz or {folders.RESULT} is damaged ({' '.join(str(error).split())[:80]})") from None
     training, held, _ = parts.training_data(config, device)
-    if name == "test" or held is None:
+    if name == "test":
         held = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")
+    assert held is not None  # evaluator.split=val needs a validation set
     draw(config, folder, parts.batches_of(config, training, device), held, tested, best_step=best_step)
 
 

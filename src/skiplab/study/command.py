@@ -70,7 +70,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
     launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
     unforeseen = 0  # exit code of what Hydra has told
     with folders.locked(folder, instead="study="), StopSignal() as stop_signal:
-        if any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
+        if in_process or any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
             record.write(folder, command=sweep.command, cells=[cell.folder for cell in all_cells(parsed, folder)])
         try:
             hydra_main([*flags, *own], elsewhere.task(stop_signal))

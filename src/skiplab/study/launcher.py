@@ -64,8 +64,7 @@ class StudyLauncher(Launcher):
         if (twice := len(job_overrides) - len(cells)) > 0:
             print(f"{twice} of {len(job_overrides)} cells describe the same runs as others, to the bit; each is run once")
         places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
-        todo = sum(not cell.is_finished for cell in cells)
-        places = places[: max(1, todo)]
+        places = places[: max(1, sum(not cell.is_finished for cell in cells))]
         record.write(folder, command=SWEEP.command, cells=[cell.folder for cell in cells])
         print(introduction(folder, cells, places), flush=True)
         jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]

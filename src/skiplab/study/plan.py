@@ -13,7 +13,7 @@ from skiplab.schema import Config
 
 STUDIES = placement.OUTPUTS / "studies"
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters of a folder's name
-BOOKKEEPING = ("study", "jobs", "retries", "on_error", "force", "resume")  # of the sweep, and no part of any cell's name
+BOOKKEEPING = (*overrides.OF_STUDIES, "resume")  # of the sweep, and no part of any cell's name
 
 
 @dataclass(frozen=True)
