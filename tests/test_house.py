@@ -23,11 +23,11 @@ ONLY_IN = {
 }
 # these may read a Config
 FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "grid", "listing", "help_text", "placement", "launch", "verbs", "verify"}
-FACES_THE_USER |= {"budget", *(name for name in NAMES if name.startswith("study."))}
+FACES_THE_USER |= {"budget", "provenance", *(name for name in NAMES if name.startswith("study."))}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
-    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "plugins", "study.record"),
+    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "plugins", "provenance", "study.record"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60

@@ -166,6 +166,15 @@ def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
     return facts
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 that a container states of itself, in hexadecimal. Raises CheckpointError if it is no container."""
+    with _opened(path) as file:
+        head = file.read(HEADER_SIZE)
+    if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
+        raise CheckpointError(f"{path}: not a Skiplab checkpoint of format 1")
+    return head[len(MAGIC) : -8].hex()
+
+
 def newest(path: Path) -> "tuple[tuple[dict[str, Tensor], dict[str, Any]], CheckpointError | None]":
     """What the newest whole generation holds, and what is wrong with one that is newer. Raises CheckpointError if none is whole."""
     return _newest(path, load)

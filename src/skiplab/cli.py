@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,6 @@ def single_run(cfg: Any, stop_signal: StopSignal) -> int:
         if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
             raise folders.in_use(out)  # before torch is imported, which takes longer
         config = settled(config)
-        check_init_from(config.init_from)
         parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
         with placement.held(config, parent, prefix) as (folder, is_new):
             if is_new:
@@ -164,20 +164,9 @@ def check_data(config: Any) -> None:
         data.find(config.dataset.name, split, root=parts.root_of(config))
 
 
-def check_init_from(path: str | None) -> None:
-    """Raise UsageError if init_from names no run: before a folder is made."""
-    from skiplab import folders
-
-    if path is not None:
-        try:
-            folders.of_path(Path(path).expanduser())
-        except UsageError as error:
-            raise UsageError(f"init_from={error}") from None
-
-
 def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
-    from skiplab import config as configs, folders, overrides, placement
+    from skiplab import config as configs, folders, overrides, placement, provenance
 
     try:
         folder = folders.of_path(path)
@@ -185,12 +174,15 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         meant = configs.nearest(str(path), ["auto", "never"])
         raise UsageError(f"resume={error}; " + (meant if meant.startswith("did") else "auto and never are the other choices")) from None
     with StopSignal() as stop_signal, folders.locked(folder):
-        config = configs.load(folder / folders.CONFIG)
+        stored = config = provenance.load(folder)
         changed = overrides.apply_to_stored(config, texts)
         if changed != config or not folders.is_finished(folder):
-            changed = settled(changed)
+            config = provenance.check(folder, stored)
+            changed = settled(replace(changed, changed=config.changed))
         stood = folders.standing(folder) if folders.has_state(folder) else folders.State("stopped", step=0, num_steps=0)
         check_length(config, changed, stood)
+        if changed != config:
+            changed = provenance.recorded(config, changed, step=stood.step or 0)
         if folders.is_finished(folder) and not folders.has_state(folder) and changed != config:
             raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
         if changed != config:  # before anything of the run is touched
@@ -202,6 +194,7 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
             for name, value in configs.flat(changed).items():
                 if (before := configs.flat(config)[name]) != value:
                     print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
+        if changed != stored:
             placement.write_config(folder, configs.dump(changed))
         if not folders.is_finished(folder):
             print(f"going on with {folder} at step {stood.step:,}")

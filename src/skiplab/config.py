@@ -20,7 +20,7 @@ import yaml
 
 from skiplab import __version__, constraints
 from skiplab.errors import UsageError
-from skiplab.schema import Config
+from skiplab.schema import Change, Config
 
 
 def check(tree: Mapping[str, Any]) -> Config:
@@ -44,10 +44,12 @@ def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
 
 @functools.cache
 def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
-    """Every key that holds a value, by its full path."""
+    """Every key that a user can set, by its full path."""
     found: dict[str, Field[Any]] = {}
     hints = typing.get_type_hints(schema)
     for f in fields(schema):
+        if f.metadata.get("own"):
+            continue
         variants = [v for v in _variants(hints[f.name]) if is_dataclass(v)]
         for variant in variants:
             found |= leaves(variant, f"{prefix}{f.name}.")
@@ -83,6 +85,8 @@ def _variants(kind: Any) -> tuple[Any, ...]:
 
 def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None = None) -> Any:
     """`value` as `kind`; what is wrong is appended to `problems` and None returned."""
+    if kind == tuple[Change, ...]:
+        return _convert_changes(value, path, problems)
     variants = _variants(kind)
     if types.NoneType in variants:
         if value is None:
@@ -140,6 +144,19 @@ def _convert_tuple(value: Any, kind: Any, path: str, problems: list[str], meta: 
         problems.append(f"{path}={list(value)}: {len(kinds)} values are expected")
         return None
     return tuple(_convert(item, kinds[0], path, problems, meta) for item in value)
+
+
+def _convert_changes(value: Any, path: str, problems: list[str]) -> tuple[Change, ...]:
+    """Return a run's history as `tree` writes it: a list of mappings of step, key, from, to."""
+    made: list[Change] = []
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        is_one = isinstance(entry, Mapping) and set(entry) == {"step", "key", "from", "to"}
+        if is_one and type(entry["step"]) is int and entry["key"] in leaves():
+            before, after = (tuple(each) if isinstance(each, list) else each for each in (entry["from"], entry["to"]))
+            made.append(Change(entry["step"], entry["key"], before, after))
+        else:
+            problems.append(f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {_shown(entry)} is none such")
+    return tuple(made)
 
 
 COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([kKmM]?)")
@@ -210,11 +227,21 @@ def _as_float(value: Any) -> float | None:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Every value by its full path."""
+    """Every value that a user can set, by its full path."""
     values: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        values |= {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            values |= {f"{f.name}.{leaf}": v for leaf, v in asdict(value).items()}
+        elif not f.metadata["own"]:
+            values[f.name] = value
     return values
+
+
+def tree(config: Config) -> dict[str, Any]:
+    """The config as a plain tree of values, from which `check` makes it again; of Skiplab's own keys those that say something."""
+    plain = asdict(config) | {"changed": [change.as_dict() for change in config.changed]}
+    return {name: value for name, value in plain.items() if value or name not in ("init_sha256", "changed")}
 
 
 def effect_on_schedule(path: str) -> str:
@@ -224,41 +251,46 @@ def effect_on_schedule(path: str) -> str:
     return ""
 
 
-def identity(config: Config) -> str:
-    """SHA-256 of canonical JSON of the keys that change the numbers, each left out at its neutral value."""
+def telling(config: Config) -> dict[str, Any]:
+    """The keys that change the numbers and are not at their neutral value: what a run's identity is made of."""
     known = leaves()
     kept = {
         path: value
         for path, value in flat(config).items()
         if known[path].metadata["changes_numbers"] and value != known[path].metadata["neutral"]
     }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return kept | {name: value for name, value in tree(config).items() if name in ("init_sha256", "changed")}
+
+
+def identity(config: Config) -> str:
+    """SHA-256 of canonical JSON of the keys that change the numbers, each left out at its neutral value."""
+    return hashlib.sha256(json.dumps(telling(config), sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def dump(config: Config) -> str:
     """The text of a run folder's config.yaml; its first line carries the identity."""
-    tree = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(tree, sort_keys=False, width=120)
+    plain = json.loads(json.dumps(tree(config)))  # tuples become lists
+    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(plain, sort_keys=False, width=120)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
     """The plain tree of a stored config.yaml, as yet unchecked. Raises UsageError naming the file."""
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
+        stored = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
     if "${" in text:
         raise UsageError(f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed")
-    if not isinstance(tree, dict):
+    if not isinstance(stored, dict):
         raise UsageError(f"{path}: not a run's config: a mapping of keys is expected")
-    return tree
+    return stored
 
 
 def load(path: Path) -> Config:
     """A run folder's config.yaml through the same schema as the command line. Raises UsageError naming the file."""
-    tree = read_tree(path)
+    stored = read_tree(path)
     try:
-        return check(tree)
+        return check(stored)
     except UsageError as error:
         raise UsageError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None

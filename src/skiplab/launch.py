@@ -65,12 +65,14 @@ def as_one(command: Callable[[], int]) -> int:
 
 
 def settled(config: Any) -> Any:
-    """The config with trainer.devices as the number of processes that it means here, and the width that a budget asks for. Imports torch.
+    """Resolve what depends on this machine and its files: the number of devices, the width that a budget asks for, init_from's weights.
 
-    Raises UsageError if this machine lacks the devices, or no width meets the budget: before a folder is made or data are read.
+    Imports torch. Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from names no run: before a
+    folder is made or data are read.
     """
-    from skiplab import budget, hardware
+    from skiplab import budget, hardware, provenance
 
+    config = provenance.pinned(config)
     if config.match != "none":
         config = budget.solved(config)
         print(budget.in_words(config))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from skiplab import checkpoint, config as configs, data, folders, hardware, parts, report
+from skiplab import checkpoint, config as configs, data, folders, hardware, parts, provenance, report
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
-from skiplab.rollback import ROLLBACK_FACTOR
+from skiplab.rollback import ROLLBACK_FACTOR, as_changes
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
 
@@ -34,6 +34,8 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     progress, classes, device = trainer.progress, config.dataset.classes, trainer.device
     model = trainer.average.model
     facts = parts.load_weights(folder / folders.BEST, model, config)
+    if not provenance.is_of(config, facts):
+        raise CheckpointError(f"{folder / folders.BEST}: of another run than {folders.CONFIG}")
     if facts.get("step") != progress.best_step:
         raise CheckpointError(f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best")
     splits: dict[str, data.Split] = {}
@@ -99,6 +101,7 @@ def result_of(config: Config, trainer: Trainer, *, test: dict[str, Any] | None, 
             "width": config.width,
             "seed": config.seed,
             "identity": configs.identity(config),
+            "changed": [change.as_dict() for change in config.changed] + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
             "steps": progress.step,
             "epochs": progress.step / trainer.batches.steps_per_epoch,
             "best_step": progress.best_step,
@@ -164,7 +167,7 @@ def draw_run(folder: Path) -> None:
     """`skiplab draw`: the pictures of a finished run, from its folder and the data. Raises UsageError if it is not finished."""
     if not folders.is_finished(folder):
         raise UsageError(f"{folder}: is not finished, and pictures are of the end; go on with: train resume={shlex.quote(str(folder))}")
-    config, device = configs.load(folder / folders.CONFIG), torch.device("cpu")
+    config, device = provenance.load(folder), torch.device("cpu")
     name = config.evaluator.split
     try:
         with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
@@ -190,20 +193,14 @@ def git_commit() -> str | None:
 
 def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name: str) -> str:
     """`skiplab evaluate`: the report of a run folder's checkpoint on `val` or `test`, from the folder and the data alone."""
-    config = configs.load(folder / folders.CONFIG)
+    config = provenance.load(folder)
+    path = provenance.weights(folder, checkpoint_name, config)  # before torch computes anything
     device = hardware.pick_device(device_name)
     hardware.set_up(
         threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
     )
     model = parts.network(config, device)
-    saved = checkpoint.generations(folder / f"{checkpoint_name}.ckpt")
-    if not saved:
-        raise CheckpointError(f"{folder}: no {checkpoint_name} weights are saved yet; go on with: train resume={shlex.quote(str(folder))}")
-    facts = parts.load_weights(saved[0], model, config)
-    try:
-        step = int(facts["step"] if "step" in facts else facts["progress"]["step"])
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{saved[0]}: does not say of which step it is") from None
+    step = provenance.saved_step(parts.load_weights(path, model, config)) or 0
     if split == "test":
         chosen = open_test_set(config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate")
     else:

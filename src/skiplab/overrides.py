@@ -8,7 +8,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -309,7 +308,7 @@ def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:
 def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
     """A run's own config with values changed on resume. Raises UsageError for what would be another network or other data."""
     known_groups, leaves = groups(), config.leaves()
-    tree: dict[str, Any] = asdict(stored)
+    tree: dict[str, Any] = config.tree(stored)
     problems: list[str] = []
     for text in texts:
         problem, override = check_override(text, multirun=False)

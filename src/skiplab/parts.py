@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skiplab import checkpoint, constraints, data, hardware, memory, models, optim
+from skiplab import checkpoint, constraints, data, hardware, memory, models, optim, provenance
 from skiplab.augment import Augment
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
@@ -163,6 +163,7 @@ def make_trainer(
         log=log,
         stop_signal=stop_signal,
         network=describe(config),
+        run=provenance.facts(config),
         machine=hardware.comparable(device, processes=ranks.size),
         ranks=ranks,
         sync_bn=options.sync_bn,

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from skiplab import checkpoint, config as configs, folders
-from skiplab.errors import CheckpointError, FolderError
+from skiplab import checkpoint, config as configs, folders, provenance
+from skiplab.errors import CheckpointError, FolderError, UsageError
 from skiplab.schema import Config
 
 OUTPUTS = Path("outputs")
@@ -59,6 +59,7 @@ def take_out(config: Config, folder: Path) -> bool:
     """Whether out= is fresh; then it gets its config. Raises FolderError if it holds another run."""
     if folders.identity_of(folder) is not None:
         check_same_run(config, folder, configs.identity(config))
+        provenance.check(folder, provenance.load(folder))
         return False
     write_config(folder, configs.dump(config))
     return True
@@ -73,11 +74,20 @@ def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
                 stood = folders.standing(found)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
+            check_provenance(found)
             print(f"going on with {found} at step {stood.step:,} of {stood.num_steps:,}; resume=never starts afresh")
         return found, False
     folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
     write_config(folder, configs.dump(config))
     return folder, True
+
+
+def check_provenance(folder: Path) -> None:
+    """Raise UsageError if the files of this command's own unfinished run are not as they were written."""
+    try:
+        provenance.check(folder, provenance.load(folder))
+    except UsageError as error:
+        raise UsageError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
 
 
 def check_outputs() -> None:
@@ -96,13 +106,13 @@ def clear_leftovers(parent: Path) -> None:
 def check_same_run(config: Config, folder: Path, identity: str) -> None:
     """Raise FolderError unless the run in `folder` is the one that `config` describes and may go on."""
     if folders.identity_of(folder) != identity:
-        theirs, ours = configs.read_tree(folder / folders.CONFIG), configs.flat(config)
-        differing = [
-            k
-            for k, v in configs.flat(configs.check(theirs)).items()
-            if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]
-        ]
-        raise FolderError(f"out={folder}: holds another run ({', '.join(differing[:5])} differ); take another out=")
+        theirs, ours = provenance.load(folder), configs.flat(config)
+        differing = [k for k, v in configs.flat(theirs).items() if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]]
+        differing += ["the weights of init_from"] if theirs.init_sha256 != config.init_sha256 else []
+        told = f"{', '.join(differing[:5])} differ" if differing else "the same values"
+        if theirs.changed:
+            told += f", changed on the way: {provenance.in_words(theirs.changed)}"
+        raise FolderError(f"out={folder}: holds another run ({told}); take another out=, or go on with it by resume={folder}")
     if config.resume == "never":
         raise FolderError(f"out={folder}: holds this run already; leave out resume=never to go on, or take another out=")
 

@@ -3,16 +3,15 @@
 import shlex
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from skiplab import config as configs, folders, hardware, outcome, parts, processes
+from skiplab import checkpoint, config as configs, folders, hardware, outcome, parts, processes, provenance
 from skiplab.dist import ALONE, Ranks
-from skiplab.errors import Diverged, OutOfMemory, RankFailed
+from skiplab.errors import Diverged, OutOfMemory, RankFailed, UsageError
 from skiplab.log import Log, Silence
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
@@ -28,7 +27,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
     go_on = f"train resume={shlex.quote(str(folder))}"
     stop_signal.advice = f"stopped; go on with: {go_on}"
     assert isinstance(config.trainer.devices, int)
-    told = {"config": asdict(config), "folder": str(folder.absolute()), "device": device.type}
+    told = {"config": configs.tree(config), "folder": str(folder.absolute()), "device": device.type}
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:
@@ -81,12 +80,14 @@ def prepare(
     if not resumed:
         parts.fit_to_images(config, model, training, device)
     if config.init_from is not None and not resumed:
-        parts.load_weights(weights_of(Path(config.init_from).expanduser()), model, config)
+        load_start(config, model)
     ranks.share(model.state_dict().values())
     saved = folder / folders.LAST if resumed else None
     accumulate = ranks.agreed(lambda: parts.accumulation(config, model, training, device, saved=saved, place=place))
     trainer = parts.make_trainer(config, model, training, validation, device, folder, log, stop_signal, accumulate=accumulate, ranks=ranks)
     describe(config, trainer, log)
+    if config.changed:
+        log.line(f"changed on the way: {provenance.in_words(config.changed)}")
     if resumed:
         trainer.resume()
         log.record(f"going on at step {trainer.progress.step:,} of {trainer.settings.num_steps:,}")
@@ -115,6 +116,10 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
         log.line("the images do not fit the device beside the network: they stay in pinned host memory")
 
 
-def weights_of(source: Path) -> Path:
-    """The checkpoint that init_from means: a file, or the best one of a run folder."""
-    return source if source.is_file() else folders.of_path(source) / folders.BEST
+def load_start(config: Config, model: nn.Module) -> None:
+    """Load the weights that init_from names. Raises UsageError if they are no longer those that the run was begun with."""
+    assert config.init_from is not None
+    source = provenance.start_weights(config.init_from)
+    if config.init_sha256 not in (None, checkpoint.digest(source)):
+        raise UsageError(f"init_from={config.init_from}: {source.name} has changed since this run was begun; resume=never starts afresh")
+    parts.load_weights(source, model, config)

@@ -16,11 +16,14 @@ def key(
     word: str | None = None,
     changes_numbers: bool = True,
     fixed: bool = False,
+    at_end: bool = False,
+    own: bool = False,
     neutral: Any = MISSING,
 ) -> Any:
     """A field of the schema. `expected`: what fits the pattern, in words (none: the meaning says it).
 
-    `fixed`: cannot change when a run is resumed; `word`: what may stand for a number.
+    `fixed`: cannot change when a run is resumed; `at_end`: decides what happens after training, and nothing in it; `own`: written by
+    Skiplab into a run's config, never by a user; `word`: what may stand for a number.
 
     `neutral`: the value that leaves it out of the identity, and that a config has which was stored before there was this key.
     """
@@ -33,6 +36,8 @@ def key(
             "word": word,
             "changes_numbers": changes_numbers,
             "fixed": fixed,
+            "at_end": at_end,
+            "own": own,
             "neutral": neutral,
         }
     )
@@ -261,7 +266,22 @@ class Evaluator:
     tta: Literal["none", "flip", "multicrop"] = key(
         "test-time augmentation: mean of the logits for an image and its mirror image; multicrop: also of both moved by a pixel, two ways"
     )
-    split: Literal["test", "val"] = key("what the report at the end is of; val: the test set stays sealed", neutral="test")
+    split: Literal["test", "val"] = key("what the report at the end is of; val: the test set stays sealed", at_end=True, neutral="test")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value that a command changed in a run which stood at optimizer step `step`."""
+
+    step: int
+    key: str
+    before: Any
+    after: Any
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the change as files hold it: step, key, from, to."""
+        before, after = (list(value) if isinstance(value, tuple) else value for value in (self.before, self.after))
+        return {"step": self.step, "key": self.key, "from": before, "to": after}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,3 +338,5 @@ class Config:
     )
     target: int | None = key("the budget's size", at_least=1, changes_numbers=False, fixed=True, neutral=None)
     force: bool = key("run a very large sweep", changes_numbers=False, neutral=False)
+    init_sha256: str | None = key("SHA-256 of the checkpoint that init_from named when the run began", own=True, neutral=None)
+    changed: tuple[Change, ...] = key("what commands changed in the run after its first step", own=True, neutral=())

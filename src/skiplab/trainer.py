@@ -49,12 +49,13 @@ class Trainer:
         log: Log,
         stop_signal: Callable[[], int],
         network: str,
+        run: Mapping[str, Any],
         machine: Mapping[str, str],
         ranks: Ranks = ALONE,
         sync_bn: bool = False,
     ):
         self.settings, self.folder, self.log, self.stop_signal = settings, folder, log, stop_signal
-        self.network, self.machine = network, dict(machine)  # stored in checkpoints, compared when they are loaded
+        self.network, self.run, self.machine = network, dict(run), dict(machine)  # stored in checkpoints, compared when they are loaded
         self.model, self.average, self.lookahead = model, average, lookahead
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.ranks, self.replica = ranks, ranks.replicate(model, sync_bn=sync_bn)
@@ -64,6 +65,7 @@ class Trainer:
         self.probe = probe
         self.device = self.normalize.device
         self.progress = Progress()
+        self.rolled_back: list[int] = []  # the steps that rollbacks went back to
         dtype = torch.float16 if settings.amp == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(self.device.type, dtype, enabled=settings.amp != "off")
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
@@ -272,8 +274,9 @@ class Trainer:
         tensors |= {f"lookahead/{k}": v for k, v in self.lookahead.slow.items()}
         tensors |= {f"selection/{k}": v for k, v in self.selection.state().items()}
         facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
-        facts["accumulate"] = self.settings.accumulate
+        facts |= {"accumulate": self.settings.accumulate, "run": self.run}
         history = {"seconds": self.seconds, "images": self.images, "machine": self.machine}
+        facts |= {"rolled_back": self.rolled_back} if self.rolled_back else {}
         return tensors, facts | {"scaler": self.scaler.state_dict(), "history": history}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -289,6 +292,7 @@ class Trainer:
         self.progress.__init__(**facts["progress"])
         if not all(isinstance(value, (int, float)) and value >= -1 for value in asdict(self.progress).values()):
             raise ValueError(f"progress {facts['progress']}")
+        self.rolled_back = [int(step) for step in facts.get("rolled_back", [])]
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
 
     def save(self) -> None:
@@ -308,7 +312,9 @@ class Trainer:
             raise Diverged(f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})")
         self.log.sync_metrics()
         if is_best:
-            best = {"network": self.network} | {name: facts["progress"][f"best_{name}"] for name in ("step", "accuracy", "loss")}
+            best = {"network": self.network, "run": {"identity": self.run["identity"]}} | {
+                name: facts["progress"][f"best_{name}"] for name in ("step", "accuracy", "loss")
+            }
             weights = under("average/", tensors) or under("model/", tensors)
             checkpoint.save(self.folder / BEST, {f"model/{name}": tensor for name, tensor in weights.items()}, best)
         checkpoint.save(self.folder / LAST, tensors, facts)

@@ -92,10 +92,10 @@ def info_command(_options: argparse.Namespace) -> None:
 
 def evaluate_command(options: argparse.Namespace) -> None:
     """`skiplab evaluate`."""
-    from skiplab import config as configs, folders
+    from skiplab import folders, provenance
 
     folder = folders.of_path(options.run)
-    if options.split == "test" and configs.load(folder / folders.CONFIG).evaluator.split == "val":
+    if options.split == "test" and provenance.load(folder).evaluator.split == "val":
         print(f"note: {folder} left the test set sealed; this reading is recorded, but is no part of its result", file=sys.stderr)
     elif options.split == "test" and not folders.is_finished(folder):
         rule = "the test set is for its end, and this reading is recorded; --split val shows how the run stands"
@@ -145,13 +145,13 @@ def search_command(options: argparse.Namespace) -> int:
 
 def verify_command(options: argparse.Namespace) -> int:
     """`skiplab verify`: the proof on stdout; 0 if the two runs are equal to the bit, else 1."""
-    from skiplab import config as configs, constraints, folders, grid, overrides
+    from skiplab import constraints, folders, grid, overrides, provenance
 
     what, kills, steps = [grid.for_hydra(text) for text in options.what], options.kills, options.steps
     if kills < 0 or steps < 1:
         raise UsageError(f"--kills {kills} --steps {steps}: at least 0 kills and 1 step are expected")
     if len(what) == 1 and "=" not in what[0]:
-        config = configs.load(folders.of_path(Path(what[0])) / folders.CONFIG)
+        config = provenance.load(folders.of_path(Path(what[0])))
     else:
         overrides.check(what, multirun=False)
         config = overrides.compose_config(what)

@@ -48,7 +48,7 @@ def shortened(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
     """`config` cut off after `steps` optimizer steps, its schedule unchanged, with several saves and evaluations on the way."""
     every = max(1, steps // NUM_SAVES) / steps_per_epoch
     trainer = replace(config.trainer, limit_steps=steps, save_every=every, eval_every=every, max_time=None, early_stop=None)
-    return replace(config, trainer=trainer, resume="auto", name=None)
+    return replace(config, trainer=trainer, resume="auto", name=None, changed=())
 
 
 def start(config: Config, folder: Path) -> BaseProcess:
@@ -145,7 +145,8 @@ def digests(folder: Path) -> dict[str, str]:
                 f"{name}: {key}": sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
                 for key, tensor in tensors.items()
             }
-            found[f"{name}: facts"] = sha256(json.dumps(facts | {"history": None}, sort_keys=True).encode())
+            told = {key: value for key, value in facts.items() if key != "run"} | {"history": None}
+            found[f"{name}: facts"] = sha256(json.dumps(told, sort_keys=True).encode())
         elif name.endswith(".npz"):
             with np.load(folder / name) as arrays:
                 found |= {f"{name}: {key}": sha256(arrays[key].tobytes()) for key in arrays.files}

@@ -10,7 +10,7 @@ from scipy import stats
 
 from skiplab import config as configs
 from skiplab.errors import UsageError
-from skiplab.study.results import Result, is_share
+from skiplab.study.results import OF_RUNS, Result, is_share
 
 FIRST = ("model.name", "block.name", "depth", "width", "norm", "shortcut", "optimizer.name", "optimizer.lr")  # in a group's name
 CONFIDENCE = 0.95
@@ -91,7 +91,7 @@ def differing(results: Sequence[Result]) -> list[str]:
     """
     known = configs.leaves()
     paths = sorted({path for result in results for path in result.values}, key=lambda path: (rank(path), path))
-    keys = [path for path in paths if path != "seed" and known[path].metadata["changes_numbers"]]
+    keys = [path for path in paths if path != "seed" and (path in OF_RUNS or known[path].metadata["changes_numbers"])]
     keys = [key for key in keys if len({json.dumps(result.values.get(key)) for result in results}) > 1]
     keys = [key for key in keys if key != SPLIT]
     rest = [key for key in keys if key != "width"]

@@ -1,13 +1,14 @@
 """What a study consists of: its name and folder, and for each cell of the grid a config and a run folder. Imports no torch."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import config as configs, folders, overrides, placement
+from skiplab import config as configs, folders, overrides, placement, provenance
 from skiplab.errors import UsageError
 from skiplab.schema import Config
 
@@ -31,9 +32,27 @@ class Cell:
 
         A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's.
         """
-        identity, found = configs.identity(self.config), folders.identity_of(self.folder)
-        is_own = found == identity or (found is not None and self.folder.name.endswith(f"_{identity[:8]}"))
-        return is_own and folders.is_finished(self.folder)
+        return is_own(self.folder, self.config) and folders.is_finished(self.folder)
+
+
+def is_own(folder: Path, config: Config) -> bool:
+    """Tell whether a folder holds the run of a cell's config, finished or not.
+
+    A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's; but
+    not one that a command has changed on its way, which is another run.
+    """
+    identity, found = configs.identity(config), folders.identity_of(folder)
+    if found is None or found == identity:
+        return found is not None
+    try:
+        return is_named(folder.name, identity) and not provenance.load(folder).changed
+    except UsageError:
+        return False
+
+
+def is_named(name: str, identity: str) -> bool:
+    """Tell whether a folder's name ends with the first digits of an identity, and a number where the first such name was taken."""
+    return re.fullmatch(rf".*_{identity[:8]}(-\d+)?", name) is not None
 
 
 def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) -> str:
@@ -78,7 +97,8 @@ def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str
 
 
 def within_budget(config: Config) -> Config:
-    """The config with the width that match= and target= ask for; torch is imported if they do."""
+    """The config with init_from's weights pinned, and the width that match= and target= ask for; torch is imported if they do."""
+    config = provenance.pinned(config)
     if config.match == "none":
         return config
     from skiplab import budget
@@ -92,18 +112,20 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     Its run folder is `out=`, or the one there with its identity, or a new name: `block-conv_depth-2_seed-0_1a2b3c4d`.
     """
     pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
-    identity = configs.identity(config)[:8]
+    identity = configs.identity(config)
     words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
-    name = "_".join([*(folders.slug(part) for part in parts), identity])
+    name = "_".join([*(folders.slug(part) for part in parts), identity[:8]])
     name = name[-LONGEST_NAME:].lstrip("_-.")
     if there is None:
         there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if config.out is not None:
         run = Path(config.out).expanduser()
     else:
-        name = next((other for other in there if other.endswith(f"_{identity}")), name)
+        named = [other for other in there if is_named(other, identity)]
+        taken = [other for other in named if folders.identity_of(folder / other) and not is_own(folder / other, config)]
+        name = next((other for other in named if other not in taken), f"{name}-{len(taken) + 1}" if taken else name)
         run = folder / name
     config = replace(config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures)
     return Cell(words, config, run, folder / "logs" / f"{name}.log")

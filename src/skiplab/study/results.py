@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import config as configs, folders, placement
+from skiplab import config as configs, folders, placement, provenance
 from skiplab.errors import UsageError
 from skiplab.schema import Config
 from skiplab.study import record
@@ -30,6 +30,7 @@ METRICS = {  # name -> what it is called, and whether more of it is better
     "train.loss": ("training loss, last epoch", False),
     "train.seconds": ("seconds of training", False),
 }
+OF_RUNS = ("changed", "init_sha256")  # what tells runs apart beside the keys that a user sets
 FIGURES = ("params", "macs", "seconds")  # what a run costs
 # what must be the same in all runs, or the figures are not of the same question
 PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
@@ -42,7 +43,7 @@ def keys_of(text: str) -> list[str]:
     for word in re.split(r"[,\s]+", text.strip(", ")):
         if word == "seed":
             raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
-        path = next((path for path in (word, f"{word}.name") if path in known), None)
+        path = next((path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None)
         if path is None:
             raise UsageError(f"--by {word}: no such key; {configs.nearest(word, [k.removesuffix('.name') for k in known])}")
         found.append(path)
@@ -80,6 +81,11 @@ class Result:
     @property
     def seed(self) -> int:
         return self.config.seed
+
+    @property
+    def changed(self) -> str:
+        """What was changed on the way, in words; empty if nothing was."""
+        return provenance.told(self.result.get("changed"))
 
     def metric(self, name: str) -> float:
         """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
@@ -174,8 +180,28 @@ def read(paths: Sequence[Path]) -> Found:
         found.notes.append(f"left out, since not finished: {unfinished[0]}{more}")
     if not found.results:
         raise UsageError(f"{', '.join(map(str, paths))}: no run there is finished; `skiplab list` shows how to go on with them")
+    keep_apart(found)
     once(found)
     return found
+
+
+def keep_apart(found: Found) -> None:
+    """Leave out runs that were changed on the way (a command on resume, a rollback): they are not what their values alone give.
+
+    Where every run was, they stay, and what was changed tells their groups apart.
+    """
+    changed = [result for result in found.results if result.changed]
+    if not changed:
+        return
+    if len(changed) < len(found.results):
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        told = f"{changed[0].folder} ({changed[0].changed}){more}"
+        found.notes.append(f"left out, since changed on the way and so no run of these values: {told}")
+        found.results = [result for result in found.results if not result.changed]
+    else:
+        found.notes.append("all of these runs were changed on the way; what was changed tells them apart")
+        for result in changed:
+            result.values["changed"] = result.changed
 
 
 def shown(folder: Path) -> Path:
@@ -188,7 +214,7 @@ def shown(folder: Path) -> Path:
 
 def result_of(folder: Path) -> Result:
     """A finished run. Raises UsageError if its files do not belong together or are of another format."""
-    config = configs.load(folder / folders.CONFIG)
+    config = provenance.load(folder)
     identity = configs.identity(config)
     try:
         result = json.loads((folder / folders.RESULT).read_text(encoding="utf-8"))
@@ -202,7 +228,8 @@ def result_of(folder: Path) -> Result:
             f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
             "edited by hand, or of another version; leave it out or run it anew"
         )
-    return Result(folder, config, configs.flat(config), result, identity)
+    begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
+    return Result(folder, config, configs.flat(config) | begun_from, result, identity)
 
 
 def once(found: Found) -> None:
@@ -210,10 +237,10 @@ def once(found: Found) -> None:
 
     A run that has left the test set sealed (evaluator.split=val) is the same as one that has not; of both the latter stays.
     """
-    by_identity: dict[str, Result] = {}
+    by_identity: dict[tuple[str, str], Result] = {}
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):  # test, then val
         unsealed = replace(result.config, evaluator=replace(result.config.evaluator, split="test"))
-        by_identity.setdefault(configs.identity(unsealed), result)
+        by_identity.setdefault((configs.identity(unsealed), result.changed), result)
     if (twice := len(found.results) - len(by_identity)) > 0:
         found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
     kept = {id(result) for result in by_identity.values()}

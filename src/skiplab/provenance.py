@@ -1,0 +1,229 @@
+"""Whose a run folder's files are: its config held against its identity and checkpoints, and what was changed on the way. No torch.
+
+A run that a command changes after its first step (epochs=4 on resume) is no longer the run that a fresh start with those values gives.
+It keeps the history of its changes in config.yaml, and its identity is of values and history.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skiplab import checkpoint, config as configs, folders
+from skiplab.errors import CheckpointError, UsageError
+from skiplab.schema import Change, Config
+
+
+def load(folder: Path) -> Config:
+    """Return a run folder's config.
+
+    Raises UsageError naming the keys if config.yaml was edited by hand: if its keys are not those of the identity in its first line.
+    """
+    config = configs.load(folder / folders.CONFIG)
+    if configs.identity(config) != folders.identity_of(folder):
+        raise UsageError(f"{folder / folders.CONFIG}: edited by hand{differing(config, original(folder))}; {ADVICE}")
+    return config
+
+
+ADVICE = "undo that, or start another run; to change a run on its way: train resume=RUN KEY=VALUE"
+
+
+def original(folder: Path) -> Mapping[str, Any] | None:
+    """Return the keys that the run was trained with, as its checkpoint or its record of the command has them; None if neither tells."""
+    try:
+        return dict(checkpoint.peek_newest(folder / folders.LAST)["run"]["config"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        pass
+    try:  # .hydra/ is a record, good enough to name keys by
+        text = (folder / ".hydra/config.yaml").read_text(encoding="utf-8")
+        return configs.telling(configs.check({name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError, UsageError):
+        return None
+
+
+def differing(config: Config, before: Mapping[str, Any] | None) -> str:
+    """Return ` (seed=5, was 0)`, naming the keys in which `config` differs from the keys of a run; empty if they are not known."""
+    if before is None:
+        return ""
+    now, old = (json.loads(json.dumps(each)) for each in (configs.telling(config), before))
+    keys = [key for key in sorted({*now, *old}) if now.get(key) != old.get(key)]
+    told = [f"{key}={value_of(now, key)}, was {value_of(old, key)}" for key in keys if key != "changed"]
+    told += ["its history, changed" for key in keys if key == "changed"]
+    return f" ({'; '.join(told[:5])}{' ...' if len(told) > 5 else ''})" if told else ""
+
+
+def value_of(telling: Mapping[str, Any], key: str) -> Any:
+    """Return a key's value among those that are not neutral."""
+    field = configs.leaves().get(key)
+    value = telling.get(key, field.metadata["neutral"] if field is not None else None)
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
+
+
+# ----------------------------------------------------------------------------------------------------- what was changed
+
+
+def recorded(before: Config, after: Config, *, step: int) -> Config:
+    """Return `after` with what it changes in the run `before`, which stands at `step`, added to the run's history.
+
+    Before the first step nothing was trained, so nothing is added. A value that is taken back at the same step leaves no trace.
+    """
+    if step == 0:
+        return replace(after, changed=())
+    history = {(change.step, change.key): change for change in before.changed}
+    old, new = configs.flat(before), configs.flat(after)
+    for key, field in configs.leaves().items():
+        if not field.metadata["changes_numbers"] or field.metadata["at_end"] or old.get(key) == new.get(key):
+            continue
+        earlier = history.pop((step, key), None)
+        was = old.get(key) if earlier is None else earlier.before
+        if was != new.get(key):
+            history[step, key] = Change(step, key, was, new.get(key))
+    return replace(after, changed=tuple(history.values()))
+
+
+def in_words(changed: Sequence[Change]) -> str:
+    """Return `epochs 2 -> 4 at step 18`, one phrase a change."""
+    return ", ".join(f"{each.key} {shown(each.before)} -> {shown(each.after)} at step {each.step:,}" for each in changed)
+
+
+def told(changes: Any) -> str:
+    """Return the changes that a result.json lists, in words; empty for none, and for what an earlier release wrote."""
+    entries = changes if isinstance(changes, list) else []
+    try:
+        return ", ".join(f"{e['key']} {shown(e['from'])} -> {shown(e['to'])} at step {e['step']:,}" for e in entries)
+    except (KeyError, TypeError, ValueError):
+        return "in a way that its result.json does not tell"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a command line has it."""
+    if isinstance(value, (tuple, list)):
+        return f"[{','.join(map(shown, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def training(config: Config) -> str:
+    """Return the identity of a run's training: evaluator.split, which says what the report is of, is left aside."""
+    return configs.identity(replace(config, evaluator=replace(config.evaluator, split="test")))
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the run that it is of."""
+    plain: dict[str, Any] = json.loads(json.dumps(configs.telling(config)))
+    return {"identity": training(config), "config": plain}
+
+
+def lineage(config: Config) -> Iterator[str]:
+    """Yield the identity of the run's training now, then as it was before each of its changes, the last change first."""
+    yield training(config)
+    for i in range(len(config.changed) - 1, -1, -1):
+        change = config.changed[i]
+        group, _, leaf = change.key.rpartition(".")
+        values = {leaf: change.before}
+        config = replace(config, changed=config.changed[:i], **({group: replace(getattr(config, group), **values)} if group else values))
+        yield training(config)
+
+
+def is_of(config: Config, found: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint's facts are of this run, at whatever point of its history. Earlier releases stored no identity."""
+    run = found.get("run")
+    return run is None or (isinstance(run, dict) and run.get("identity") in set(lineage(config)))
+
+
+def check(folder: Path, config: Config) -> Config:
+    """Return the config with its history as the newest whole checkpoint bears it out: a change counts from the step that it found.
+
+    Raises UsageError if that checkpoint is of another run, CheckpointError if there is none that is whole.
+    """
+    if not folders.has_state(folder):  # a run without a save begins again, as the config is now
+        return config if folders.is_finished(folder) else replace(config, changed=())
+    found = checkpoint.peek_newest(folder / folders.LAST)
+    if not is_of(config, found):
+        run = found["run"]
+        keys = run.get("config") if isinstance(run, dict) else None
+        differ = differing(config, keys if isinstance(keys, dict) else None)
+        raise UsageError(f"{folder / folders.CONFIG}: not of the run in {folders.LAST}{differ}; {ADVICE}")
+    step = folders.standing(folder).step or 0
+    if all(change.step <= step for change in config.changed):
+        return config
+    history = {(min(change.step, step), change.key): change for change in config.changed}  # the save before a damaged one
+    return replace(config, changed=tuple(replace(change, step=at) for (at, _), change in history.items() if at > 0))
+
+
+# ---------------------------------------------------------------------------------------------------- weights of a run
+
+
+def weights(folder: Path, name: str, config: Config) -> Path:
+    """Return the checkpoint that holds a run's `best` or `last` weights, of whichever generation.
+
+    Raises CheckpointError if no whole file holds just those: that of another step or of another run is not taken in their place.
+    """
+    path = folder / f"{name}.ckpt"
+    wanted = step_of(folder, name)
+    seen: list[str] = []
+    for each in checkpoint.generations(path):
+        try:
+            found = checkpoint.peek(each)
+        except CheckpointError as error:
+            seen.append(str(error))
+            continue
+        if not is_of(config, found):
+            seen.append(f"{each}: of another run than {folders.CONFIG}")
+        elif (step := saved_step(found)) == wanted:
+            return each
+        else:
+            seen.append(f"{each}: of step {step}")
+    go_on = "" if folders.is_finished(folder) else "; train resume=RUN goes on and saves them again"
+    raise CheckpointError(
+        f"{path}: {'missing' if not seen else 'not to be had'}, the {name} weights are of step {wanted:,}"
+        + (f" ({'; '.join(seen)})" if seen else "")
+        + go_on
+    )
+
+
+def step_of(folder: Path, name: str) -> int:
+    """Return the optimizer step of a run's `best` or `last` weights. Raises CheckpointError where nothing tells."""
+    try:
+        if folders.is_finished(folder):
+            result = json.loads((folder / folders.RESULT).read_bytes())
+            return int(result["best_step" if name == "best" else "steps"])
+        progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
+        step = int(progress["best_step" if name == "best" else "step"])
+    except (OSError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{folder}: neither {folders.RESULT} nor {folders.LAST} says which step is {name}") from None
+    if name == "best" and step == 0:
+        raise CheckpointError(f"{folder}: no best weights are saved yet; train resume=RUN goes on")
+    return step
+
+
+def saved_step(found: Mapping[str, Any]) -> int | None:
+    """Return the optimizer step that a checkpoint's facts state."""
+    progress = found.get("progress")
+    step = found.get("step", progress.get("step") if isinstance(progress, dict) else None)
+    return step if isinstance(step, int) else None
+
+
+# ------------------------------------------------------------------------------------------------------------- init_from
+
+
+def pinned(config: Config) -> Config:
+    """Return the config with the SHA-256 of the weights that init_from names, which makes them part of the run's identity.
+
+    A stored config keeps the one that it has. Raises UsageError if init_from names no run, CheckpointError if its weights are not there.
+    """
+    if config.init_from is None or config.init_sha256 is not None:
+        return config
+    return replace(config, init_sha256=checkpoint.digest(start_weights(config.init_from)))
+
+
+def start_weights(path: str) -> Path:
+    """Return the checkpoint that init_from means: a file, or the best one of a run folder."""
+    try:
+        source = Path(path).expanduser()
+        folder = folders.of_path(source)
+        return source if source.is_file() else weights(folder, "best", load(folder))
+    except UsageError as error:
+        raise UsageError(f"init_from={error}") from None
