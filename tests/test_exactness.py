@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import Cli, compose
-from skiplab import checkpoint, folders, verify
+from skiplab import checkpoint, config as configs, folders, verify
 from skiplab.errors import Stopped
 from skiplab.log import Log
 from skiplab.run import prepare
@@ -166,12 +166,14 @@ def test_metrics_hold_every_step_once_and_training_accuracy_counts_every_image(t
 
 
 def test_best_is_the_best_on_validation_and_loss_breaks_ties(tmp_path: Path) -> None:
-    trainer = sit(compose(*SMALL, "epochs=6"), tmp_path / "run")
+    config = compose(*SMALL, "epochs=6")
+    trainer = sit(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     best = max((row for row in rows if "val_loss" in row), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert trainer.progress.best_step == best["step"]
     assert checkpoint.load(tmp_path / "run" / folders.BEST)[1] == {
         "network": "deepcnn of residual blocks, depth 1, width 8, on digits",
+        "run": {"identity": configs.identity(config)},
         "step": best["step"],
         "accuracy": best["val_accuracy"],
         "loss": best["val_loss"],

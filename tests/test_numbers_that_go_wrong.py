@@ -211,7 +211,7 @@ def test_another_network_or_data_set_is_refused_with_both_names(call: Cli) -> No
         Path("one", name).write_bytes(Path("other", name).read_bytes())
     code, _, err = call("resume=one")
     assert code == 2
-    assert "one/last.ckpt: of deepcnn of conv blocks, depth 1, width 10, on digits; this run is deepcnn of residual blocks" in err
+    assert "one/last.ckpt: of another run than config.yaml (block.name=residual, was conv; width=8, was 10)" in err
     assert call(*SMALL, "out=whole")[0] == 0
     code, _, err = call(*SMALL, "init_from=whole", "width=10")
     assert code == 2

@@ -212,7 +212,7 @@ def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(run: Path
     (run / folders.CONFIG).write_text(configs.dump(replace(provenance.load(run), seed=5)))
     code, _, err = call(f"resume={run}")
     assert (code, err.count("\n")) == (2, 1)
-    assert "not of the run in last.ckpt (seed=5, was 0)" in err
+    assert "last.ckpt: of another run than config.yaml (seed=5, was 0)" in err
     code, _, err = call("evaluate", str(run), "--split", "val", command="skiplab")
     assert (code, err.count("error")) == (3, 1), err
 

@@ -23,8 +23,10 @@ def load(folder: Path) -> Config:
     Raises UsageError naming the keys if config.yaml was edited by hand: if its keys are not those of the identity in its first line.
     """
     config = configs.load(folder / folders.CONFIG)
-    if configs.identity(config) != folders.identity_of(folder):
-        raise UsageError(f"{folder / folders.CONFIG}: edited by hand{differing(config, original(folder))}; {ADVICE}")
+    made, stated = configs.identity(config), folders.identity_of(folder)
+    if made != stated:
+        told = differing(config, original(folder)) or f" (its keys make the identity {made[:8]}, its first line has {(stated or '')[:8]})"
+        raise UsageError(f"{folder / folders.CONFIG}: edited by hand{told}; {ADVICE}")
     return config
 
 
@@ -145,7 +147,7 @@ def check(folder: Path, config: Config) -> Config:
         run = found["run"]
         keys = run.get("config") if isinstance(run, dict) else None
         differ = differing(config, keys if isinstance(keys, dict) else None)
-        raise UsageError(f"{folder / folders.CONFIG}: not of the run in {folders.LAST}{differ}; {ADVICE}")
+        raise UsageError(f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}")
     step = folders.standing(folder).step or 0
     if all(change.step <= step for change in config.changed):
         return config
@@ -193,7 +195,7 @@ def step_of(folder: Path, name: str) -> int:
         progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
         step = int(progress["best_step" if name == "best" else "step"])
     except (OSError, KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{folder}: neither {folders.RESULT} nor {folders.LAST} says which step is {name}") from None
+        raise CheckpointError(f"neither {folder / folders.RESULT} nor {folder / folders.LAST} says which step is {name}") from None
     if name == "best" and step == 0:
         raise CheckpointError(f"{folder}: no best weights are saved yet; train resume=RUN goes on")
     return step
