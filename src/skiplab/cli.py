@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from skiplab import __version__, torchrun
-from skiplab.errors import CheckpointError, SkiplabError, UsageError
-from skiplab.launch import as_one, complain, launch, leave, settled
+from skiplab.errors import CheckpointError, UsageError
+from skiplab.launch import as_one, guarded, launch, leave, settled
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def train() -> None:
@@ -82,7 +84,7 @@ def train_command(arguments: Sequence[str]) -> int:
     codes: list[int] = []
 
     def task(cfg: Any) -> None:
-        codes.append(single_run(cfg, stop_signal))
+        codes.append(guarded(lambda: single_run(cfg, stop_signal)))  # Hydra would wrap what is raised
 
     with StopSignal() as stop_signal:
         hydra_main(quoted, task)
@@ -121,39 +123,42 @@ def check_flags(flags: Any) -> None:
 
 
 def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
-    """Compose the config and run the task as Hydra does, once or for every cell of a sweep."""
+    """Compose the config and run the task as Hydra does, once or for every cell of a sweep. What goes wrong is raised."""
     import hydra
+    from hydra.errors import HydraException
 
     from skiplab.paths import conf_folder
 
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"  # Hydra would print a traceback of its own choosing, and exit with 1
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+    except HydraException as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before
     return 0
 
 
 def single_run(cfg: Any, stop_signal: StopSignal) -> int:
-    """The run that a command line without a sweep asks for; its errors are told here, for Hydra would wrap them."""
+    """The run that a command line without a sweep asks for."""
     from hydra.core.hydra_config import HydraConfig
 
     from skiplab import config as configs, folders, overrides, placement
 
-    try:
-        config = configs.check(overrides.plain(cfg))
-        if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
-            raise folders.in_use(out)  # before torch is imported, which takes longer
-        config = settled(config)
-        parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
-        with placement.held(config, parent, prefix) as (folder, is_new):
-            if is_new:
-                placement.record(folder, cfg, HydraConfig.get())
-            try:
-                return launch(config, folder, stop_signal)
-            except UsageError:
-                if is_new:
-                    placement.discard(folder)
-                raise
-    except SkiplabError as error:
-        return complain(error)
+    config = configs.check(overrides.plain(cfg))
+    if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
+        raise folders.in_use(out)  # before torch is imported, which takes longer
+    config = settled(config)
+    parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
+    with placement.held(config, parent, prefix) as (folder, is_new):
+        if is_new:
+            placement.record(folder, cfg, HydraConfig.get())
+        return launch(config, folder, stop_signal)
 
 
 def check_data(config: Any) -> None:

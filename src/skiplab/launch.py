@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import os
+import re
 import shlex
 import sys
 import traceback
@@ -12,10 +14,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from skiplab import torchrun
-from skiplab.errors import FolderError, SkiplabError, Stopped, UsageError
+from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped, UsageError
 from skiplab.signals import StopSignal
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
+TRACEBACK = "SKIPLAB_TRACEBACK"  # the environment's name for: show tracebacks too
+# What torch, NumPy and the loader of shared libraries say where memory is out; MemoryError says it by its type.
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|Storage size calculation overflowed|failed to map segment|Cannot allocate memory"
+    r"|Unable to allocate|overflowed with sizes|invalid dimensions for convolution|numel: integer multiplication overflow"
+)
 
 
 def leave(command: Callable[[], int]) -> NoReturn:
@@ -29,21 +37,76 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; an error of ours becomes its lines on stderr and its exit code."""
+    """Run a command; what goes wrong in it becomes a line on stderr and an exit code, whoever's fault it is."""
     try:
         return command()
     except SkiplabError as error:
         return complain(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
-        sys.stderr.close()
+        with suppress(OSError):
+            sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno not in (*FULL, errno.EACCES, errno.EPERM) or error.filename is None:
-            raise
-        return complain(FolderError(f"{error.filename}: cannot be written or read ({error.strerror})"))
+        show_traceback()
+        return complain(of_system(error))
+    except (MemoryError, RuntimeError, ImportError) as error:
+        show_traceback()
+        problem = out_of_memory(error)
+        return complain(problem) if problem is not None else unforeseen(error, log=error_log())
+    except Exception as error:
+        show_traceback()
+        return unforeseen(error, log=error_log())
+
+
+def of_system(error: OSError) -> SkiplabError:
+    """Return what the operating system refuses, as an error of ours: exit code 4, and 6 where memory is out."""
+    if error.errno == errno.ENOMEM:
+        return OutOfMemory(f"the system gives no more memory ({error.strerror}); take a smaller network, batch_size or dataset.resize")
+    what = " ".join(str(error.strerror or error).split())
+    if error.filename is None:
+        return FolderError(f"the system refuses an operation ({what}); {TRACEBACK}=1 in the environment shows where")
+    return FolderError(f"{os.fsdecode(error.filename)}: cannot be written or read ({what})")
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Return the error of ours that memory is out if `error`, Python's or torch's, says so; None if it says something else."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(said):
+        return None
+    asked = f" ({said[:160]})" if said else ""
+    return OutOfMemory(f"memory is out{asked}; take a smaller network, batch_size or dataset.resize, or lift the limit (ulimit -v)")
+
+
+def unforeseen(error: Exception, *, log: Path | None, advice: str = "") -> int:
+    """Say in a line what nobody foresaw, and where its traceback is; the traceback is written to the end of `log`. Exit code 1."""
+    recorded = None
+    if log is not None:
+        with suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                traceback.print_exception(error, file=file)
+            recorded = log
+    said = " ".join(str(error).split())[:200]
+    where = f"its traceback is in {recorded}" if recorded is not None else "it could not be recorded"
+    show = "" if os.environ.get(TRACEBACK) else f"; {TRACEBACK}=1 in the environment shows it here"
+    return complain(SkiplabError(f"unforeseen, {type(error).__name__}{': ' if said else ''}{said}; {where}{show}{advice}"))
+
+
+def show_traceback() -> None:
+    """Print the traceback of the exception at hand if the environment asks for it."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+
+
+def error_log() -> Path:
+    """Return where tracebacks go of what is no run: a file in the cache folder."""
+    from skiplab.files import cache_folder
+
+    return cache_folder() / "errors.log"
 
 
 def as_one(command: Callable[[], int]) -> int:
@@ -117,10 +180,9 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
         if error.errno not in FULL:
             raise
         raise FolderError(f"{folder}: cannot be written ({error.strerror}); with room again: {go_on}") from None
-    except Exception:
-        with (folder / "run.log").open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
-        traceback.print_exc()
-        print(f"error: unforeseen, recorded in {folder / 'run.log'}; go on with: {go_on}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        if (problem := out_of_memory(error)) is not None:
+            raise problem from None
+        show_traceback()
+        return unforeseen(error, log=folder / folders.LOG, advice=f"; go on with: {go_on}")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from skiplab import checkpoint, config as configs, folders, provenance
-from skiplab.errors import CheckpointError, FolderError, UsageError
+from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.schema import Config
 
 OUTPUTS = Path("outputs")
@@ -25,7 +25,10 @@ def discard(folder: Path) -> None:
 
 @contextmanager
 def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool]]:
-    """The folder to run in, locked, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one."""
+    """The folder to run in, locked, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one.
+
+    A fresh one in which nothing was saved is removed again when the run in it ends in an error that is told.
+    """
     with ExitStack() as stack:
         if config.out is not None:
             folder = Path(config.out).expanduser()
@@ -36,7 +39,12 @@ def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool
             with folders.one_at_a_time(OUTPUTS):
                 folder, is_new = choose(config, parent, prefix)
                 stack.enter_context(folders.locked(folder))
-        yield folder, is_new
+        try:
+            yield folder, is_new
+        except (SkiplabError, OSError) as error:
+            if is_new and not isinstance(error, Stopped):
+                discard(folder)
+            raise
 
 
 def make_out(folder: Path) -> None:

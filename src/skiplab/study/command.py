@@ -9,6 +9,7 @@ from typing import Any
 from skiplab import folders, grid, overrides
 from skiplab.cores import counted
 from skiplab.errors import FolderError, SkiplabError, UsageError
+from skiplab.launch import complain
 from skiplab.signals import EXIT_CODES, StopSignal
 from skiplab.study import elsewhere, launcher, plan, record, view
 from skiplab.study.supervise import Job
@@ -79,6 +80,11 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
                 sweep.stopped = error.code
             else:
                 unforeseen = 1
+        except (SkiplabError, OSError):
+            forget(folder)
+            raise
+        except Exception as error:  # of another launcher, or of the cell that it ran
+            unforeseen = complain(SkiplabError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
         if sweep.refused:
             forget(folder)
             raise sweep.refused
