@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skiplab import decoded, formats
+from skiplab import decoded, formats, memory
 from skiplab.augment import Augment
 from skiplab.errors import UsageError
 from skiplab.randomness import fold, generator
@@ -29,6 +29,9 @@ FILES = {
     "cifar10": formats.CIFAR10.locate,
     "cifar100": formats.CIFAR100.locate,
 }
+
+
+RESIZED_COPIES = 2  # of resized images in memory at once: the whole, and the parts that validation is held out into
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def load(
         )
     images = torch.from_numpy(arrays.images)
     if resize is not None and resize != size:
+        taken = RESIZED_COPIES * num_images * channels * resize**2
+        memory.check(taken, f"dataset.resize={resize}: {num_images:,} images of {resize}x{resize}", "take a smaller one")
         images = resized(images, resize)
     return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest
 

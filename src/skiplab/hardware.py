@@ -4,18 +4,19 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from skiplab.cores import counted, num_cores
+from skiplab.cores import counted, instructions, num_cores
 from skiplab.errors import UsageError
 from skiplab.files import cache_folder
 from skiplab.torchrun import Place
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names in glibc's malloc.h
+LONGEST_FACTS = 120  # characters of both, to be shown whole
 FEW_PROCESSES = 4  # on a CPU, even where it has fewer cores: enough to try things
 LARGEST_KEPT = 128 * 2**20  # bytes; above, holes in the heap cost more memory than the page faults cost time
 
@@ -133,11 +134,24 @@ def comparable(device: torch.device, *, processes: int = 1) -> dict[str, str]:
     """What must not change on the way for two runs to be equal to the bit."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
     name = name if processes == 1 else f"{processes} x {name}"
-    return {"device": name, "torch": str(torch.__version__), "processor": cpu_name()}
+    return {"device": name, "torch": str(torch.__version__), "processor": cpu_name(), "instructions": instructions()}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """Yield, for each fact of `comparable` that is not as it was, how it was and is; of long ones the words that come or go."""
+    for name, was in before.items():
+        current = now.get(name, "nothing")
+        if was != current:
+            gone, come = (
+                " ".join(word for word in one.split() if word not in other.split()) for one, other in ((was, current), (current, was))
+            )
+            is_long = len(was) + len(current) > LONGEST_FACTS
+            yield f"{name} now with {come or 'nothing more'}, without {gone or 'nothing'}" if is_long else f"{name} was {was}, is {current}"
 
 
 def facts(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
     """What result.json says of the machine; the threads are those of one process."""
     words = describe(device, processes=processes)
     threads = torch.get_num_threads()
-    return {"device": str(device), "devices": processes, "hardware": words, "threads": threads, "versions": versions()}
+    machine = {"hardware": words, "threads": threads, "instructions": instructions()}
+    return {"device": str(device), "devices": processes} | machine | {"versions": versions()}

@@ -25,6 +25,7 @@ from skiplab.torchrun import Place
 from skiplab.trainer import Trainer
 
 WHITENED = 5000  # images from which layers that whiten take their weights
+LARGE_IMAGE = 128  # pixels of height and width; beyond, memory follows the number of pixels and not that of images
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
 
 
@@ -56,10 +57,28 @@ def training_data(config: Config, device: torch.device) -> tuple[data.Split, dat
     return training.to(device), validation and validation.to(device), checksum
 
 
-def network(config: Config, device: torch.device) -> nn.Sequential:
-    """The network with its initial weights, which depend on the seed alone, on the device."""
+def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequential:
+    """The network with its initial weights, which depend on the seed alone, on the device.
+
+    Raises OutOfMemory, before any memory is taken, if the host has no room for so many copies of the weights.
+    """
+    if device.type != "meta":
+        try:
+            with torch.device("meta"):
+                size = memory.weight_bytes(built(config))
+        except RuntimeError as error:  # more elements than torch can count
+            said = " ".join(str(error).split())[:100]
+            raise OutOfMemory(f"width={config.width}: the weights are too large to be counted ({said}); take a smaller width") from None
+        memory.check(copies * size, f"width={config.width}: the network", "take a smaller width or depth")
     seed_default(config.seed, "init", device=torch.device("cpu"))
-    model = models.build(
+    model = built(config)
+    memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+
+
+def built(config: Config) -> nn.Sequential:
+    """The config's network with initial weights from torch's default generator, on torch's default device."""
+    return models.build(
         config.model.name,
         block=config.block.name,
         depth=config.depth,
@@ -74,14 +93,14 @@ def network(config: Config, device: torch.device) -> nn.Sequential:
         init=config.init,
         dropout=config.model.dropout,
     )
-    memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
 def fit_to_images(config: Config, model: nn.Module, training: data.Split, device: torch.device) -> None:
     """In place: the initial weights that come from the training images, where the network has such."""
     if models.wants_images(model):
-        models.fit_to_images(model, normalizer(config, device)(training.images[:WHITENED]))
+        pixels = constraints.image_size(config) ** 2
+        count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))  # of large images fewer: each has as many patches
+        models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
 
 
 def describe(config: Config) -> str:
@@ -244,9 +263,11 @@ def accumulation(
         return wanted
     parts = memory.fewest_parts(batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
     if isinstance(wanted, int) or parts is None:
-        size = takes(batch_size // wanted if isinstance(wanted, int) else least) / 2**30
+        size = takes(batch_size // wanted if isinstance(wanted, int) else least)
         advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"
-        raise OutOfMemory(f"batch_size={config.batch_size}: a step takes {size:.1f} GiB or more, {left / 2**30:.1f} GiB are free; {advice}")
+        raise OutOfMemory(
+            f"batch_size={config.batch_size}: a step takes {memory.in_words(size)} or more, {memory.in_words(left)} are free; {advice}"
+        )
     return parts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skiplab import checkpoint, config as configs, folders, hardware, outcome, parts, processes, provenance
+from skiplab import checkpoint, config as configs, folders, hardware, memory, outcome, parts, processes, provenance
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import Diverged, OutOfMemory, RankFailed, UsageError
 from skiplab.log import Log, Silence
@@ -75,7 +75,7 @@ def prepare(
         log.line(remark)
     with ranks.main_first():  # which may have to fetch the files
         training, validation, checksum = parts.training_data(config, device)
-    model = parts.network(config, device)
+    model = parts.network(config, device, copies=memory.COPIES if device.type == "cpu" else 1)
     resumed = folders.has_state(folder)
     if not resumed:
         parts.fit_to_images(config, model, training, device)

@@ -1,46 +1,9 @@
 """The schema of a run: every key with its type, range and meaning. YAML alone states values: no field here has a default."""
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-
-def key(
-    meaning: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    pattern: str | None = None,
-    expected: str | None = None,
-    word: str | None = None,
-    changes_numbers: bool = True,
-    fixed: bool = False,
-    at_end: bool = False,
-    own: bool = False,
-    neutral: Any = MISSING,
-) -> Any:
-    """A field of the schema. `expected`: what fits the pattern, in words (none: the meaning says it).
-
-    `fixed`: cannot change when a run is resumed; `at_end`: decides what happens after training, and nothing in it; `own`: written by
-    Skiplab into a run's config, never by a user; `word`: what may stand for a number.
-
-    `neutral`: the value that leaves it out of the identity, and that a config has which was stored before there was this key.
-    """
-    return field(
-        metadata={
-            "meaning": meaning,
-            "bounds": {"at least": at_least, "above": above, "at most": at_most, "below": below},
-            "pattern": pattern,
-            "expected": expected,
-            "word": word,
-            "changes_numbers": changes_numbers,
-            "fixed": fixed,
-            "at_end": at_end,
-            "own": own,
-            "neutral": neutral,
-        }
-    )
+from skiplab.fields import key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +211,12 @@ class Trainer:
         neutral="stop",
     )
     deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
-    threads: int | None = key("CPU threads, of all processes; null: one per core", at_least=1, changes_numbers=False)
+    threads: int | None = key(
+        "CPU threads, of all processes; null: one per core; OpenMP crashes where it cannot start them all",
+        at_least=1,
+        at_most=1024,
+        changes_numbers=False,
+    )
     devices: int | str = key(
         "processes that train together, a device each, on their parts of each batch; auto: every CUDA device (on a CPU 1)",
         at_least=1,
@@ -289,7 +257,7 @@ class Config:
     """One run, whole. Nested keys are written with a dot: optimizer.lr."""
 
     block: Block
-    depth: int = key("blocks, blocks a stage, or layers; see --help", at_least=0, fixed=True)
+    depth: int = key("blocks, blocks a stage, or layers; see --help", at_least=0, at_most=10_000, fixed=True)
     width: int = key("channels of the first stage", at_least=1, fixed=True)
     norm: Literal["batch", "none"] = key("normalisation", fixed=True)
     shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
@@ -324,7 +292,12 @@ class Config:
         neutral=None,
     )
     jobs: int | str = key(
-        "runs of a sweep at once; auto: one a GPU, or on the CPU one a core", at_least=1, word="auto", changes_numbers=False, neutral="auto"
+        "runs of a sweep at once; auto: one a GPU, or on the CPU one a core",
+        at_least=1,
+        at_most=1024,
+        word="auto",
+        changes_numbers=False,
+        neutral="auto",
     )
     retries: int = key("how often a failed run of a sweep is tried again, from its last save", at_least=0, changes_numbers=False, neutral=0)
     on_error: Literal["continue", "stop"] = key(

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP ask a run to save and stop, a second one ends it at once; SIGUSR1 asks it to save and go on."""
+"""SIGINT, SIGTERM and their kin ask a run to save and stop, a second one ends it at once; SIGUSR1 asks it to save and go on."""
 
 import os
 import signal
@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-if hasattr(signal, "SIGHUP"):  # the terminal was closed; Windows has none
-    EXIT_CODES[signal.SIGHUP] = 129
+# Ctrl-C, kill; a closed terminal, Ctrl-\; what batch systems send before a limit (LSF and Grid Engine SIGUSR2, CPU time SIGXCPU);
+# a failing power supply. Windows has the first two alone.
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU", "SIGPWR")
+EXIT_CODES = {number: 128 + number for name in STOPS if (number := getattr(signal, name, None)) is not None}
+REPEATED = getattr(signal, "SIGXCPU", None)  # the kernel sends it every second from the limit on
 SAVE = -1  # what an asked StopSignal answers to SIGUSR1: save and go on
 
 
@@ -47,6 +49,13 @@ def kept_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def of_submitit() -> signal.Signals | None:
+    """The signal by which submitit tells a job of its own that it has to leave: SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return None
+    return getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
 
 
 def hang_up() -> None:
@@ -95,6 +104,7 @@ class StopSignal:
                 del handlers[signal.SIGHUP]  # nohup means it
             if hasattr(signal, "SIGUSR1"):  # Windows has none
                 handlers[signal.SIGUSR1] = self.save
+            handlers.pop(of_submitit(), None)
             self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
@@ -126,7 +136,7 @@ class StopSignal:
         if not self.is_training:
             self.end()
         for each in EXIT_CODES.keys() & self.before.keys():
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each == REPEATED else signal.SIG_DFL)
         with suppress(OSError):
             os.write(1, b"\nstopping after this step; once more ends at once\n")  # print is not for handlers: it may be in use
 

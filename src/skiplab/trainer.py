@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from skiplab import checkpoint, optim
+from skiplab import checkpoint, hardware, optim
 from skiplab.checkpoint import under
 from skiplab.data import Batches, Normalize, Split
 from skiplab.dist import ALONE, Ranks
@@ -26,6 +26,8 @@ from skiplab.randomness import seed_default
 from skiplab.rehearsal import rehearse
 from skiplab.rollback import ROLLBACK_FACTOR, roll_back
 from skiplab.selection import Selection
+
+MOST_PENDING = 2**16  # steps whose losses wait on the device to be read, whatever trainer.log_every says
 
 
 class Trainer:
@@ -66,13 +68,15 @@ class Trainer:
         self.device = self.normalize.device
         self.progress = Progress()
         self.rolled_back: list[int] = []  # the steps that rollbacks went back to
+        self.moved: list[dict[str, Any]] = []  # where the run went on on another machine: step, and what differed
         dtype = torch.float16 if settings.amp == "fp16" else torch.bfloat16
         self.autocast = torch.autocast(self.device.type, dtype, enabled=settings.amp != "off")
         self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.parameters = list(model.parameters())
         # of the steps since the last log point, on the device: reading them earlier would wait for it; and one that is never read
-        self.losses = torch.zeros(settings.log_every + 1, device=self.device)
-        self.corrects = torch.zeros(settings.log_every + 1, dtype=torch.int64, device=self.device)
+        self.most_pending = min(settings.log_every, settings.stop_at, MOST_PENDING)
+        self.losses = torch.zeros(self.most_pending + 1, device=self.device)
+        self.corrects = torch.zeros(self.most_pending + 1, dtype=torch.int64, device=self.device)
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
         self.began = self.deadline = self.seconds = 0.0  # seconds of training: over all sittings
         self.images = 0
@@ -114,7 +118,7 @@ class Trainer:
         self.train_step(progress.step)
         progress.step += 1
         self.log.advance()
-        if self.due(settings.log_every):
+        if self.due(settings.log_every) or len(self.pending) == self.most_pending:
             self.report_losses()
         if self.due(settings.eval_every):
             self.evaluate()
@@ -275,7 +279,7 @@ class Trainer:
         tensors |= {f"selection/{k}": v for k, v in self.selection.state().items()}
         facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
         facts |= {"accumulate": self.settings.accumulate, "run": self.run}
-        history = {"seconds": self.seconds, "images": self.images, "machine": self.machine}
+        history = {"seconds": self.seconds, "images": self.images, "machine": self.machine, "moved": self.moved}
         facts |= {"rolled_back": self.rolled_back} if self.rolled_back else {}
         return tensors, facts | {"scaler": self.scaler.state_dict(), "history": history}
 
@@ -294,6 +298,7 @@ class Trainer:
             raise ValueError(f"progress {facts['progress']}")
         self.rolled_back = [int(step) for step in facts.get("rolled_back", [])]
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
+        self.moved = list(facts["history"].get("moved", []))
 
     def save(self) -> None:
         """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment; the first rank's."""
@@ -335,9 +340,9 @@ class Trainer:
             made_on = dict(facts["history"]["machine"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})") from None
-        for name, before in made_on.items():
-            if (now := self.machine.get(name)) != before:
-                self.log.line(f"{name} was {before}, is {now}: the end will not be equal to the bit to that of an uninterrupted run")
+        for difference in hardware.differences(made_on, self.machine):
+            self.moved.append({"step": self.progress.step, "what": difference})
+            self.log.line(f"{difference}: the end will not be equal to the bit to that of an uninterrupted run")
         if not self.log.truncate_metrics(self.progress.metrics_size):
             self.log.line(f"warning: {self.folder / 'metrics.jsonl'} lacks rows, and curves.png will")
         if self.ranks.is_main:

@@ -80,9 +80,12 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
                 sweep.stopped = error.code
             else:
                 unforeseen = 1
-        except (SkiplabError, OSError):
+        except SkiplabError:
             forget(folder)
             raise
+        except OSError as error:
+            forget(folder)
+            raise FolderError(f"{folder}: cannot be written ({error.strerror or error})") from None
         except Exception as error:  # of another launcher, or of the cell that it ran
             unforeseen = complain(SkiplabError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
         if sweep.refused:

@@ -1,12 +1,11 @@
 """A cluster that takes its machine back: under submitit the run saves, the job is queued again, and there it goes on."""
 
-import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from skiplab.signals import StopSignal
+from skiplab.signals import StopSignal, of_submitit
 
 STOPPED = 143  # what a preempted run ends with, as after SIGTERM
 
@@ -19,8 +18,7 @@ class Preemption:
 
     def __init__(self, stop_signal: StopSignal):
         self.stop_signal, self.came = stop_signal, False
-        name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2") if "SUBMITIT_EXECUTOR" in os.environ else ""
-        self.number: signal.Signals | None = getattr(signal, f"SIG{name}", None)
+        self.number = of_submitit()
         self.before: Callable[[int, FrameType | None], Any] | int | None = None
 
     def __enter__(self) -> "Preemption":

@@ -13,13 +13,13 @@ from typing import Protocol
 
 from skiplab import config as configs, folders
 from skiplab.errors import UsageError
-from skiplab.signals import SAVE
+from skiplab.signals import EXIT_CODES, SAVE
 from skiplab.study import warm
 from skiplab.study.plan import Cell
 from skiplab.study.slots import Slot
 
 TICK = 0.2  # seconds between two looks at the signals and the view
-STOPPED = (143, -signal.SIGTERM)  # after SIGTERM: saved, or before there was anything to save
+STOPPED = (*EXIT_CODES.values(), -signal.SIGTERM)  # after a signal: saved, or before there was anything to save
 HOPELESS = (2, 4, 5)  # exit codes after which the same again would end the same: bad config or data, the folder, divergence
 WORST = 4_000  # characters of a log's end that are looked through for its error
 

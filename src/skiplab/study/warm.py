@@ -3,9 +3,11 @@
 import faulthandler
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,15 +23,33 @@ from skiplab.schema import Config
 from skiplab.signals import StopSignal, kept_back, let_through
 
 PRELOADED = ["skiplab.study.preload"]
+LONGEST_TMPDIR = 70  # bytes, which leaves room for multiprocessing's own folder and file
+SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
 def context(preloaded: Sequence[str]) -> Any:
     """Where processes come from: a server that has imported these modules and forks, or (Windows) a fresh start each."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    shorten_temporary_folder()
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(list(preloaded))
     return server
+
+
+def shorten_temporary_folder() -> None:
+    """Have multiprocessing put its sockets where their paths fit, if $TMPDIR is too long: the system takes 107 bytes at most."""
+    usual = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR:
+        return
+    for folder in SHORT_TMPDIRS:
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            try:
+                tempfile.tempdir = folder
+                multiprocessing.util.get_temp_dir()  # made at the first call, kept for the next ones
+            finally:
+                tempfile.tempdir = usual
+            return
 
 
 def start(config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()) -> BaseProcess:
