@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from skiplab import hardware
+from skiplab import hardware, threads
 
 CORES = 16
 
@@ -72,3 +72,60 @@ def test_a_quota_of_version_1(tmp_path: Path, folder: str, quota: str, period: s
 
 def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
     assert hardware.num_cores(system(tmp_path, "nonsense\n\n0:\n", **{"cpu.max": "100000 100000"})) == CORES
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "expected"),
+    [
+        ({}, 1, (16, "cores for this process")),
+        ({}, 3, (5, "cores for this process")),
+        ({}, 99, (1, "cores for this process")),
+        ({"OMP_NUM_THREADS": "4"}, 1, (4, "OMP_NUM_THREADS=4")),
+        ({"OMP_NUM_THREADS": "4,2"}, 1, (4, "OMP_NUM_THREADS=4,2")),
+        ({"OMP_NUM_THREADS": "4"}, 2, (4, "OMP_NUM_THREADS=4")),  # of each process
+        ({"OMP_NUM_THREADS": "100000"}, 1, (16, "cores for this process")),
+        ({"OMP_NUM_THREADS": "0"}, 1, (16, "cores for this process")),
+        ({"OMP_NUM_THREADS": "many"}, 1, (16, "cores for this process")),
+        ({"OMP_NUM_THREADS": ""}, 1, (16, "cores for this process")),
+        ({"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "3"}, 1, (3, "MKL_NUM_THREADS=3")),
+        ({"SLURM_CPUS_PER_TASK": "6"}, 1, (6, "SLURM_CPUS_PER_TASK=6")),
+        ({"SLURM_CPUS_PER_TASK": "6"}, 2, (3, "SLURM_CPUS_PER_TASK=6")),  # of all of the task's
+    ],
+)
+def test_threads_are_the_least_of_cores_and_environment(
+    tmp_path: Path, environment: dict[str, str], processes: int, expected: tuple[int, str]
+) -> None:
+    assert threads.limit(processes=processes, environment=environment, root=tmp_path) == expected
+
+
+def test_a_quota_is_named_as_what_limits_the_threads(tmp_path: Path) -> None:
+    root = system(tmp_path, "0::/\n", **{"cpu.max": "150000 100000"})
+    assert threads.limit(environment={}, root=root) == (2, "CPU quota of its control group")
+    assert threads.limit(environment={"OMP_NUM_THREADS": "1"}, root=root) == (1, "OMP_NUM_THREADS=1")
+
+
+def test_threads_follow_the_work_of_a_step() -> None:
+    work = threads.LEAST_WORK
+    assert [threads.for_work(flops, most=4) for flops in (0, work, 1.9 * work, 2 * work, 3.5 * work, 99 * work)] == [1, 1, 1, 2, 3, 4]
+    assert threads.for_work(99 * work, most=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu, 2 threads", 2), ("2 x cpu, 3 threads", 3), ("NVIDIA H100", None), (None, None), (7, None)]
+)
+def test_a_checkpoint_tells_the_threads_that_a_run_had(device: object, expected: int | None) -> None:
+    assert threads.before({"history": {"machine": {"device": device}}}) == expected
+    assert threads.before({}) is None
+
+
+def test_threads_wait_asleep_unless_the_environment_says_how() -> None:
+    environment: dict[str, str] = {}
+    threads.wait_asleep(environment)
+    assert environment == threads.WAITING
+    for name in threads.WISHES:
+        environment = {name: "x"}
+        threads.wait_asleep(environment)
+        assert environment == {name: "x"}

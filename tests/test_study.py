@@ -302,7 +302,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     from skiplab.errors import UsageError
     from skiplab.study import slots
 
-    monkeypatch.setattr(slots, "num_cores", lambda: 8)
+    monkeypatch.setattr(slots, "given", lambda: (8, "cores"))
     monkeypatch.setattr(slots, "visible_gpus", list)
     plain, pinned = compose(), compose("trainer.threads=4")
     assert slots.slots_for([plain], jobs="auto") == [slots.Slot(1)] * 8
@@ -311,7 +311,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "3"])
     assert slots.slots_for([plain], jobs="auto") == [slots.Slot(4, "0"), slots.Slot(4, "3")]
     assert [slot.device for slot in slots.slots_for([plain], jobs=4)] == ["0", "3", "0", "3"]
-    assert slots.Slot(1, "3").environment == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert slots.Slot(1, "3").environment == {"CUDA_VISIBLE_DEVICES": "3", "SKIPLAB_THREADS": "1"}
     assert slots.slots_for([compose("device=cpu")], jobs="auto") == [slots.Slot(1)] * 8
     assert slots.slots_for([compose("device=cuda:1")], jobs="auto") == [slots.Slot(8)]  # one device, one run at a time
     several = compose("trainer.devices=2", "device=cpu")

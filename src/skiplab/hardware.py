@@ -13,6 +13,7 @@ from torch import nn
 from skiplab.cores import counted, instructions, num_cores
 from skiplab.errors import UsageError
 from skiplab.files import cache_folder
+from skiplab.threads import limit
 from skiplab.torchrun import Place
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names in glibc's malloc.h
@@ -67,9 +68,9 @@ def num_devices(name: str, wanted: int | str, *, started: Place | None, sync_bn:
 def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, processes: int = 1) -> list[str]:
     """Set the process's threads, algorithms and allocator; returns what could not be done here, a line each.
 
-    `threads` (None: one per core) are shared among so many `processes`.
+    `threads` are shared among so many `processes`; None: what the process is given, see threads.limit.
     """
-    torch.set_num_threads(max(1, (threads or num_cores()) // processes))
+    torch.set_num_threads(threads_for(threads, processes=processes))
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
     if deterministic:
@@ -79,6 +80,11 @@ def set_up(*, threads: int | None, deterministic: bool, keep_allocator: bool, pr
     if keep_allocator and not keep_freed_memory():
         return ["trainer.keep_allocator: only glibc on Linux can; training runs without, slower on a CPU"]
     return []
+
+
+def threads_for(threads: int | None, *, processes: int = 1) -> int:
+    """How many threads each process has when `threads` are shared among all; None: what the process is given."""
+    return max(1, threads // processes) if threads is not None else limit(processes=processes)[0]
 
 
 def compile_in_place(networks: Iterable[nn.Module], *, mode: str, device: torch.device) -> None:

@@ -79,11 +79,12 @@ def info() -> str:
     """Versions, devices, threads, data root."""
     import torch
 
-    from skiplab import cores, hardware
+    from skiplab import cores, hardware, threads
     from skiplab.paths import conf_folder
 
     lines = [f"{name:<10} {version}" for name, version in hardware.versions().items()]
     lines.append(f"{'cpu':<10} {hardware.cpu_name()}, {hardware.counted(hardware.num_cores(), 'core')} for this process")
+    lines.append(f"{'threads':<10} {threads.in_words()}")
     speed = "in hardware: trainer.amp=bf16 is faster here" if cores.has_bf16() else "not in hardware: trainer.amp=bf16 is slower on the CPU"
     lines.append(f"{'bfloat16':<10} {speed}")
     for i in range(torch.cuda.device_count()):

@@ -198,7 +198,9 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     path = provenance.weights(folder, checkpoint_name, config)  # before torch computes anything
     device = hardware.pick_device(device_name)
     hardware.set_up(
-        threads=config.trainer.threads, deterministic=config.trainer.deterministic, keep_allocator=config.trainer.keep_allocator
+        threads=config.trainer.threads or provenance.threads_before(folder),
+        deterministic=config.trainer.deterministic,
+        keep_allocator=config.trainer.keep_allocator,
     )
     model = parts.network(config, device)
     step = provenance.saved_step(parts.load_weights(path, model, config)) or 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skiplab import checkpoint, constraints, data, hardware, memory, models, optim, provenance
+from skiplab import checkpoint, constraints, data, hardware, memory, models, optim, provenance, threads
 from skiplab.augment import Augment
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
@@ -26,6 +26,7 @@ from skiplab.trainer import Trainer
 
 WHITENED = 5000  # images from which layers that whiten take their weights
 LARGE_IMAGE = 128  # pixels of height and width; beyond, memory follows the number of pixels and not that of images
+TRAINING = 3  # forward passes that a training step costs
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
 
 
@@ -101,6 +102,17 @@ def fit_to_images(config: Config, model: nn.Module, training: data.Split, device
         pixels = constraints.image_size(config) ** 2
         count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))  # of large images fewer: each has as many patches
         models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
+
+
+def set_threads(config: Config, model: nn.Sequential, folder: Path, device: torch.device, *, processes: int) -> None:
+    """Set the threads of a run on the CPU where its config leaves them open: as it was begun with, else by the work of a step."""
+    if config.trainer.threads is not None or device.type != "cpu":
+        return
+    accumulate = config.trainer.accumulate if isinstance(config.trainer.accumulate, int) else 1
+    images = config.batch_size / accumulate / processes
+    flops = TRAINING * summary_of(config, model).flops * images
+    most, _ = threads.limit(processes=processes)
+    torch.set_num_threads(provenance.threads_before(folder) or threads.for_work(flops, most=most))
 
 
 def describe(config: Config) -> str:

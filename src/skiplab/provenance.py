@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from skiplab import checkpoint, config as configs, folders
+from skiplab import checkpoint, config as configs, folders, threads
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.schema import Change, Config
 
@@ -206,6 +206,14 @@ def saved_step(found: Mapping[str, Any]) -> int | None:
     progress = found.get("progress")
     step = found.get("step", progress.get("step") if isinstance(progress, dict) else None)
     return step if isinstance(step, int) else None
+
+
+def threads_before(folder: Path) -> int | None:
+    """Return how many threads a process of the run has had so far; None before its first save, or if it did not run on a CPU."""
+    try:
+        return threads.before(checkpoint.peek_newest(folder / folders.LAST))
+    except CheckpointError:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------- init_from

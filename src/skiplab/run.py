@@ -77,6 +77,7 @@ def prepare(
         training, validation, checksum = parts.training_data(config, device)
     model = parts.network(config, device, copies=memory.COPIES if device.type == "cpu" else 1)
     resumed = folders.has_state(folder)
+    parts.set_threads(config, model, folder, device, processes=place.local_size)
     if not resumed:
         parts.fit_to_images(config, model, training, device)
     if config.init_from is not None and not resumed:

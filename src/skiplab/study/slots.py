@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skiplab.cores import num_cores
 from skiplab.errors import UsageError
 from skiplab.schema import Config
+from skiplab.threads import SHARE, given
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Slot:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a job in this slot finds in its environment."""
-        return {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        """What a job in this slot finds in its environment: its device, and its share of the threads as its limit."""
+        found = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        return found if self.threads is None else found | {SHARE: str(self.threads)}
 
 
 def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
@@ -35,7 +36,7 @@ def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
         if jobs not in ("auto", 1):
             raise UsageError(f"jobs={jobs}: a cell with trainer.devices other than 1 takes the whole machine; leave jobs out")
         return [Slot(None)]
-    cores = num_cores()
+    cores, _ = given()
     gpus = visible_gpus() if any(config.device == "auto" or config.device.startswith("cuda") for config in configs) else []
     wanted = {config.device for config in configs if ":" in config.device}
     if gpus and not wanted:

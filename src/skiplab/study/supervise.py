@@ -131,7 +131,7 @@ def begin(job: Job, slot: Slot) -> bool:
     job.attempts += 1
     with suppress(OSError):
         job.said = job.cell.log.stat().st_size
-    config = warm.with_threads(job.cell.config, slot.threads)
+    config = job.cell.config
     with suppress(UsageError):
         before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
         config = replace(config, trainer=replace(config.trainer, threads=before or config.trainer.threads))

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -99,9 +98,3 @@ def stop_with_parent() -> None:
     if parent is not None and hasattr(parent, "sentinel"):
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def with_threads(config: Config, threads: int | None) -> Config:
-    """The config on so many threads, unless it says itself."""
-    options = config.trainer
-    return config if threads is None or options.threads is not None else replace(config, trainer=replace(options, threads=threads))
