@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skiplab import __version__, threads, torchrun
+from skiplab import __version__, streams, threads, torchrun
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.launch import as_one, guarded, launch, leave, settled
 from skiplab.signals import StopSignal
@@ -22,6 +22,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 def train() -> None:
     """Entry point of `train`: exits with the codes that README lists."""
+    streams.prepare()
     threads.wait_asleep()
     gc.disable()  # until a network trains: what a start makes stays, and looking for garbage in it takes a tenth of the start
     leave(lambda: as_one(lambda: train_command(sys.argv[1:])))
@@ -29,6 +30,7 @@ def train() -> None:
 
 def skiplab() -> None:
     """Entry point of `skiplab`."""
+    streams.prepare()
     threads.wait_asleep()
     leave(lambda: skiplab_command(sys.argv[1:]))
 

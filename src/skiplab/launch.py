@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from skiplab import torchrun
+from skiplab import streams, torchrun
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped, UsageError
 from skiplab.signals import StopSignal
 
@@ -29,7 +29,11 @@ OUT_OF_MEMORY = re.compile(
 def leave(command: Callable[[], int]) -> NoReturn:
     """Run a command and exit with its code."""
     try:
-        sys.exit(guarded(command))
+        try:
+            code = guarded(command)
+        except SystemExit as error:  # argparse's, after --help
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        sys.exit(streams.settled(code))
     finally:
         # Python would look for garbage in all that torch has made, which takes a second; it ends with the process anyway.
         if "triton" not in sys.modules:  # a compiler's binding, which reports what is never freed
@@ -171,6 +175,7 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
         from skiplab.run import run
 
         gc.enable()  # whoever started this process may have put it off
+        streams.spare()
         run(config, folder, stop_signal)
     except Stopped as error:
         raise Stopped(f"{error}; go on with: {go_on}", exit_code=error.exit_code) from None

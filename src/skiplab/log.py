@@ -22,7 +22,7 @@ class Log:
 
     def __init__(self, folder: Path, *, console: bool = True):
         self.folder, self.console = folder, console
-        self.file = (folder / "run.log").open("a", encoding="utf-8")
+        self.file = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")  # of a folder's name, anything
         self.metrics = (folder / "metrics.jsonl").open("ab")
         self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
         self.bar: tqdm[Any] | None = None

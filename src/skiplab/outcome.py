@@ -56,7 +56,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
     heading = f"{config.dataset.name} {SPLITS[reported]}, {config.model.name} of {config.block.name} blocks ({chosen})"
     text = report.text(found, heading=heading)
-    checkpoint.write_atomically(folder / "report.txt", text.encode())
+    checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skiplab import checkpoint, folders, placement
+from skiplab import checkpoint, folders, placement, streams
 from skiplab.errors import SkiplabError
 from skiplab.hardware import counted
 from skiplab.launch import guarded, launch
@@ -61,9 +61,7 @@ def start(config: Config, folder: Path) -> BaseProcess:
 def run_in(config: Config, log: str) -> None:
     """What the process does: `train` with a config that is checked already."""
     let_through()  # where the server that forks has served a study, which keeps signals from it
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    streams.to_log(log)
 
     def run() -> int:
         with StopSignal() as stop_signal, placement.held(config, Path(), "") as (folder, _):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skiplab import folders, grid, overrides
+from skiplab import folders, grid, overrides, streams
 from skiplab.cores import counted
 from skiplab.errors import FolderError, SkiplabError, UsageError
 from skiplab.launch import complain
@@ -67,6 +67,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
+    streams.spare()
     launcher.register()
     launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
     unforeseen = 0  # exit code of what Hydra has told

@@ -136,7 +136,7 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
         picture.name = picture.name.replace("compare", base)
     contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, drawn)}
     for ending, content in contents.items():
-        checkpoint.write_atomically(folder / f"{base}{ending}", content.encode())
+        checkpoint.write_atomically(folder / f"{base}{ending}", content.encode(errors="backslashreplace"))
     paths = [picture.save(folder) for picture in drawn]
     values = [sort_keys(group, made.metric) for group in made.groups]
     page.write(folder / f"{base}.html", made.groups, table(made), values, made.lines(), drawn)

@@ -62,6 +62,6 @@ def say(cell: plan.Cell, text: str) -> None:
     """A line in the cell's log."""
     with suppress(OSError):
         cell.log.parent.mkdir(parents=True, exist_ok=True)
-        with cell.log.open("a", encoding="utf-8") as log:
+        with cell.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
             print(text, file=log)
     sys.stdout.flush()

@@ -97,12 +97,11 @@ the least to the best seed.</p>
 <script type="application/json" id="tips">{json.dumps(tips).replace("<", chr(92) + "u003c")}</script>
 <script>{SCRIPT}</script></body></html>
 """
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a folder's name may be no text
 
 
 def links(group: Group, folder: Path) -> str:
     """A link to each run folder, named by its seed."""
-    return " ".join(
-        f'<a href="{html.escape(urllib.parse.quote(os.path.relpath(result.folder, folder).replace(os.sep, "/")))}/">{result.seed}</a>'
-        for result in group.results
-    )
+    paths = [os.path.relpath(result.folder, folder).replace(os.sep, "/") for result in group.results]
+    quoted = [urllib.parse.quote(os.fsencode(path)) for path in paths]  # the bytes: a folder's name may be no text
+    return " ".join(f'<a href="{html.escape(path)}/">{result.seed}</a>' for path, result in zip(quoted, group.results, strict=True))

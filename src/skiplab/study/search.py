@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import checkpoint, config as configs, folders, grid, overrides
+from skiplab import checkpoint, config as configs, folders, grid, overrides, streams
 from skiplab.errors import FolderError, UsageError
 from skiplab.listing import percent
 from skiplab.schema import Config
@@ -80,6 +80,7 @@ def command(options: Options) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
+    streams.spare()
     with folders.locked(folder):
         search = Search(optuna, folder, fixed, space, options)
         record.write(folder, command=f"skiplab search {grid.for_people(options.texts)} --trials {options.trials}")

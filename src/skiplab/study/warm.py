@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from skiplab import checkpoint, placement
+from skiplab import checkpoint, placement, streams
 from skiplab.launch import guarded, launch, settled
 from skiplab.schema import Config
 from skiplab.signals import StopSignal, kept_back, let_through
@@ -68,9 +68,7 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
     if hasattr(os, "setsid"):
         os.setsid()  # a terminal's Ctrl-C is for the sweep, which passes it on once
     let_through()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    streams.to_log(log)
     faulthandler.enable()  # a crash in native code leaves a traceback too
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
