@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from conftest import Cli, compose
 from skiplab import config as configs, folders
 from skiplab.errors import UsageError
-from skiplab.study import compare, flows, pictures, results, verdict
+from skiplab.study import command, compare, flows, pictures, results, verdict
 
 IMAGES = 400
 Make = Callable[..., Path]
@@ -414,6 +415,47 @@ def test_the_files_hold_what_the_table_shows(make: Make, call: Cli) -> None:
         assert f"]({name}.png)" in text
 
 
+def test_a_picture_that_fails_is_a_warning_and_hides_nothing(make: Make, call: Cli) -> None:
+    study(make, {"conv": 0.5, "residual": 0.9})
+    Path("study/compare.png").mkdir()
+    code, out, err = call("compare", "study", command="skiplab")
+    assert code == 0
+    assert "block=residual beats block=conv" in out
+    assert "compare.png" not in out.partition("written: ")[2]
+    assert err == "warning: compare.png not drawn (study: cannot write compare.png (Is a directory)); skiplab compare draws it again\n"
+    text = Path("study/compare.md").read_text()
+    assert "](compare_cost.png)" in text
+    assert "](compare.png)" not in text
+    assert Path("study/compare.html").read_text().count("<svg") == 3  # there it needs no file of its own
+    assert json.loads(Path("study/compare.json").read_text())["verdict"]
+
+
+def test_a_comparison_is_made_without_matplotlib_too(make: Make, call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    study(make, {"conv": 0.5, "residual": 0.9})
+    for name in ("pictures", "flows"):
+        monkeypatch.delattr(f"skiplab.study.{name}", raising=False)
+        monkeypatch.setitem(sys.modules, f"skiplab.study.{name}", None)  # what an import finds that fails
+    code, out, err = call("compare", "study", command="skiplab")
+    assert code == 0
+    assert out.endswith("written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md\n")
+    assert err.startswith("warning: no picture drawn (")
+    assert err.count("\n") == 1
+
+
+def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(make, {"conv": 0.5, "residual": 0.9})
+    assert command.answer(Path("study"), missing=0, of=6) == 0
+    Path("study/compare.csv").unlink()
+    Path("study/compare.csv").mkdir()
+    assert command.answer(Path("study"), missing=0, of=6) == 4
+    assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
+    monkeypatch.setattr(compare, "text", lambda made: made.nothing)
+    assert command.answer(Path("study"), missing=0, of=6) == 1
+    assert "error: the cells are done, but not their comparison: AttributeError" in capsys.readouterr().err
+
+
 def test_the_page_needs_nothing_else_and_links_to_the_runs(make: Make, call: Cli) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
     assert call("compare", "study", command="skiplab")[0] == 0
@@ -455,7 +497,7 @@ def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
     made = found()
     picture = flows.flow(made.groups, made.keys, kind)
     assert picture is not None
-    assert [each.name for each in flows.all_of(made.groups, made.keys)] == [picture.name]
+    assert [each.name for make_one in flows.makers(made.groups, made.keys) if (each := make_one())] == [picture.name]
     (axes,) = picture.figure.axes
     assert axes.get_yscale() == "log"
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}

@@ -17,7 +17,7 @@ ONLY_IN = {
     "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
-    "matplotlib": {"plots", "study.pictures", "study.flows"},
+    "matplotlib": {"canvas", "plots", "study.pictures", "study.flows"},
     "optuna": {"study.search", "study.space"},
     "rich": {"study.view"},
 }

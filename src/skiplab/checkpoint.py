@@ -9,6 +9,7 @@
 A checkpoint keeps one generation before it, NAME.prev.ckpt beside NAME.ckpt.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, keep_previ
     """Replace `path` by `content`, whole or not at all: same-folder temporary, fsync, rename, fsync of the folder.
 
     With `keep_previous` the file that was there stays as `previous(path)`; at every moment one of the two is whole.
-    Raises FolderError naming the folder and the bytes needed where it is full or not writable; `path` is then as it was.
+    Raises FolderError naming the folder where it is full (with the bytes needed) or not writable; `path` is then as it was.
     """
     parts = [content] if isinstance(content, bytes) else list(content)
     temporary = None
@@ -61,8 +62,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, keep_previ
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        size = sum(map(len, parts))
-        raise FolderError(f"{path.parent}: cannot write {path.name}, {size:,} bytes are needed ({error.strerror})") from None
+        needed = f", {sum(map(len, parts)):,} bytes are needed" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise FolderError(f"{path.parent}: cannot write {path.name}{needed} ({error.strerror})") from None
 
 
 def keep(path: Path) -> None:

@@ -51,3 +51,13 @@ class Stopped(SkiplabError):
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class NotDrawn(SkiplabError):
+    """Pictures could not be made; all else is there."""
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, ours or not, in one line."""
+    said = " ".join(str(error).split())[:200]
+    return said if isinstance(error, SkiplabError) else f"{type(error).__name__}: {said}"

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ class Log:
         self.last_line = time.monotonic()
 
     def record(self, text: str) -> None:
-        """One line in run.log alone."""
-        self.file.write(text + "\n")
-        self.file.flush()
+        """One line in run.log alone. A disk that is full ends a run where it saves, not here: these are words, and no result."""
+        with suppress(OSError):
+            self.file.write(text + "\n")
+            self.file.flush()
 
     def line(self, text: str) -> None:
         """One line for the reader, above the progress bar if there is one."""
@@ -119,7 +121,9 @@ class Log:
     def close(self) -> None:
         """Take the bar away and close the files."""
         self.stop_bar()
-        for file in (self.file, self.metrics, self.timing):
+        with suppress(OSError):  # of a disk that is full: see `record`
+            self.file.close()
+        for file in (self.metrics, self.timing):
             file.close()
 
 

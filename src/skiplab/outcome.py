@@ -1,4 +1,4 @@
-"""The end of a run: its best weights on the sealed test set, the report, predictions, pictures, and last of all result.json."""
+"""The end of a run: its best weights on the sealed test set, the report, predictions, and result.json; then the pictures."""
 
 import io
 import json
@@ -7,7 +7,8 @@ import subprocess
 import time
 import zipfile
 import zlib
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,40 @@ import torch
 from torch import nn
 
 from skiplab import checkpoint, config as configs, data, folders, hardware, parts, provenance, report
-from skiplab.errors import CheckpointError, UsageError
+from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
 from skiplab.rollback import ROLLBACK_FACTOR, as_changes
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
 
+FILES = (folders.LOG, "metrics.jsonl", "timing.jsonl", "test_reads.jsonl", "report.txt", "predictions.npz", folders.RESULT)
 SPLITS = {"test": "test set", "val": "validation set"}
 
 
-def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> dict[str, Any]:
-    """Test the best weights, write report, predictions, pictures, and last of all result.json.
+@dataclass(frozen=True)
+class End:
+    """What a finished run's pictures are of: the split that was reported, and what the network says of it."""
+
+    split: data.Split
+    tested: report.Predictions
+
+
+def check_places(folder: Path) -> None:
+    """Raise FolderError if a folder lies where the run writes a file: before it trains, and before the test set is read."""
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise FolderError(f"{folder / name}: is a folder, and the run writes a file of this name; move it away")
+
+
+def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> tuple[dict[str, Any], End]:
+    """Test the best weights, write report, predictions and result.json, and say it. Pictures are for afterwards: they may fail.
 
     With evaluator.split=val all of it is of the validation set, and the test set is not read.
     """
     progress, classes, device = trainer.progress, config.dataset.classes, trainer.device
     model = trainer.average.model
+    check_places(folder)
     facts = parts.load_weights(folder / folders.BEST, model, config)
     if not provenance.is_of(config, facts):
         raise CheckpointError(f"{folder / folders.BEST}: of another run than {folders.CONFIG}")
@@ -60,8 +78,6 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
-    if config.pictures != "never":
-        draw(config, folder, trainer.batches, splits[reported], predictions[reported], best_step=progress.best_step)
     test = found if reported == "test" else None
     result = result_of(config, trainer, test=test, data_sha256=checksum, test_seconds=seconds.get("test"))
     checkpoint.write_atomically(folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n")
@@ -73,7 +89,15 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
             f"the test set was not read; into this run's result it comes by: train resume={shlex.quote(str(folder))} evaluator.split=test"
         )
     log.line(f"run folder {folder}\n{again}")
-    return result
+    return result, End(splits[reported], predictions[reported])
+
+
+def draw_finished(config: Config, trainer: Trainer, folder: Path, log: Log, end: End) -> None:
+    """The pictures of a run that has ended; one that cannot be drawn is a line."""
+    try:
+        draw(config, folder, trainer.batches, end.split, end.tested, best_step=trainer.progress.best_step)
+    except NotDrawn as error:
+        log.line(f"warning: {error}; the run is finished all the same, and skiplab draw {shlex.quote(str(folder))} draws them")
 
 
 def arrays_of(predictions: dict[str, report.Predictions]) -> dict[str, np.ndarray]:
@@ -137,31 +161,64 @@ def predictions_on(config: Config, predictor: Predictor, split: data.Split, devi
 
 
 def draw(config: Config, folder: Path, batches: data.Batches, split: data.Split, tested: report.Predictions, *, best_step: int) -> None:
-    """The four pictures of a run; `tested` is what it says of `split`."""
-    from skiplab import plots  # matplotlib: half a second, and only here
-
-    classes = config.dataset.classes
+    """The four pictures of a run; `tested` is what it says of `split`. Raises NotDrawn for those that fail, once the others are there."""
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
-    plots.curves(folder / "metrics.jsonl", folder / "curves.png", title=title, tested=best_step)
-    accuracy = float((tested.predicted == tested.labels).mean())
-    plots.confusion(
-        tested.confusion,
-        classes,
-        folder / "confusion.png",
-        title=f"{title}\n{100 * accuracy:.2f} % on the {SPLITS[config.evaluator.split]}",
-    )
-    confidence = tested.confidence
+    makers: dict[str, Callable[[Path], None]] = {
+        "curves.png": lambda path: draw_curves(folder, path, title=title, best_step=best_step),
+        "confusion.png": lambda path: draw_confusion(config, tested, path, title=title),
+        "mistakes.png": lambda path: draw_mistakes(config, split, tested, path, title=title),
+        "samples.png": lambda path: draw_samples(config, batches, path, title=title),
+    }
+    failed: dict[str, list[str]] = {}  # by reason
+    for name, make in makers.items():
+        try:
+            make(folder / name)
+        except Exception as error:  # of a library, a font, a disk: the run's figures do not depend on it
+            failed.setdefault(in_words(error), []).append(name)
+    if failed:
+        raise NotDrawn("; ".join(f"{', '.join(names)} not drawn ({reason})" for reason, names in failed.items()))
+
+
+# matplotlib takes half a second to import, and may fail: so plots is imported where a picture is made
+
+
+def draw_curves(folder: Path, path: Path, *, title: str, best_step: int) -> None:
+    """curves.png."""
+    from skiplab import plots
+
+    plots.curves(folder / "metrics.jsonl", path, title=title, tested=best_step)
+
+
+def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, title: str) -> None:
+    """confusion.png."""
+    from skiplab import plots
+
+    accuracy = 100 * float((tested.predicted == tested.labels).mean())
+    heading = f"{title}\n{accuracy:.2f} % on the {SPLITS[config.evaluator.split]}"
+    plots.confusion(tested.confusion, config.dataset.classes, path, title=heading)
+
+
+def draw_mistakes(config: Config, split: data.Split, tested: report.Predictions, path: Path, *, title: str) -> None:
+    """mistakes.png."""
+    from skiplab import plots
+
+    classes, confidence = config.dataset.classes, tested.confidence
     wrong = np.flatnonzero(tested.predicted != tested.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:32]
     captions = [f"{classes[tested.labels[i]]} as {classes[tested.predicted[i]]}\n{100 * confidence[i]:.1f} %" for i in worst]
     pictures, heading = split.images[torch.from_numpy(worst)].numpy(), f"{title}: most confident mistakes, TRUE as PREDICTED"
-    plots.images(pictures, captions, folder / "mistakes.png", title=heading)
+    plots.images(pictures, captions, path, title=heading)
+
+
+def draw_samples(config: Config, batches: data.Batches, path: Path, *, title: str) -> None:
+    """samples.png."""
+    from skiplab import plots
+
     fed, labels = batches.at(0)
     fed = fed[:32].float().cpu().permute(0, 2, 3, 1) * torch.tensor(config.dataset.std) + torch.tensor(config.dataset.mean)
     pictures = (255 * fed).round().clamp(0, 255).byte().numpy()
-    plots.images(
-        pictures, [classes[i] for i in labels[:32].tolist()], folder / "samples.png", title=f"{title}: the first batch, as it is fed"
-    )
+    captions = [config.dataset.classes[i] for i in labels[:32].tolist()]
+    plots.images(pictures, captions, path, title=f"{title}: the first batch, as it is fed")
 
 
 def draw_run(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""The pictures of a run: curves.png, confusion.png, mistakes.png, samples.png. The only module that imports matplotlib."""
+"""The pictures of a run: curves.png, confusion.png, mistakes.png, samples.png."""
 
+import io
 import json
 import math
 import textwrap
@@ -9,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from skiplab import canvas, checkpoint
+
+with canvas.plain():
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, INK = "#2f6db3", "#d9822b", "#2b2f36"
 DPI = 144
@@ -27,12 +32,23 @@ def figure(width: float, height: float, *, layout: Any = "constrained") -> Figur
     return made
 
 
+def save(made: Figure, target: Path, **options: Any) -> None:
+    """Write a figure as a PNG file, whole or not at all. Raises FolderError where it cannot be written."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", **options)
+    checkpoint.write_atomically(target, buffer.getvalue())
+
+
+CLOSE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12}  # with little around what is drawn
+
+
 def wrapped(text: str, *, inches: float, points: float) -> str:
     """`text` in lines that fit a width at a font size."""
     characters = max(1, int(72 * inches / (0.57 * points)))  # 0.57: a letter's mean width over its size
     return "\n".join(textwrap.fill(line, characters) for line in text.splitlines())
 
 
+@canvas.plain()
 def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None:
     """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl; `tested`: the best weights' step."""
     rows: list[dict[str, Any]] = []
@@ -77,7 +93,7 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None
     rate.set_ylim(0, 1.05 * peak / 10.0**power or 1)
     handles, names = loss.get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
-    made.savefig(target, bbox_inches="tight", pad_inches=0.12)
+    save(made, target, **CLOSE)
 
 
 def tidy(axes: Axes, name: str, last: int) -> None:
@@ -92,6 +108,7 @@ def tidy(axes: Axes, name: str, last: int) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@canvas.plain()
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str], target: Path, *, title: str) -> None:
     """Rows true, columns predicted, shaded by the share of the row; counts where there is room for them."""
     count = len(classes)
@@ -123,13 +140,14 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str], target: Path, *
     bar.set_label("share of the true class (%)")
     bar.ax.tick_params(labelsize=8)
     axes.set_title(wrapped(title, inches=side, points=10), fontsize=10)
-    made.savefig(target, bbox_inches="tight", pad_inches=0.12)
+    save(made, target, **CLOSE)
 
 
 CELL = 200  # pixels of the picture for an image, about
 GAP, MARGIN, LINE = 16, 20, 20  # pixels between images, around them, and of a line of a caption
 
 
+@canvas.plain()
 def images(pictures: NDArray[np.uint8], captions: Sequence[str], target: Path, *, title: str, columns: int = 8) -> None:
     """A grid of images uint8 (N, H, W, C), each enlarged by a whole factor and captioned; an empty grid says so."""
     number, height, width, _ = pictures.shape
@@ -153,4 +171,4 @@ def images(pictures: NDArray[np.uint8], captions: Sequence[str], target: Path, *
         canvas[y : y + height * scale, x : x + width * scale] = picture.repeat(scale, 0).repeat(scale, 1)  # grey: to all three
         made.text((x + width * scale / 2) / across, 1 - (y - 6) / down, caption, ha="center", va="bottom", fontsize=8, color=INK)
     made.figimage(canvas)
-    made.savefig(target)
+    save(made, target)

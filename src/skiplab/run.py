@@ -28,6 +28,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
     stop_signal.advice = f"stopped; go on with: {go_on}"
     assert isinstance(config.trainer.devices, int)
     told = {"config": configs.tree(config), "folder": str(folder.absolute()), "device": device.type}
+    outcome.check_places(folder)
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:
@@ -38,7 +39,11 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
         except RankFailed as error:
             log.record(f"{error}\n{error.trace}".strip())
             raise
-        return outcome.finish(config, trainer, folder, log, checksum)
+        result, end = outcome.finish(config, trainer, folder, log, checksum)
+        if config.pictures != "never":
+            stop_signal.advice = f"the run is finished; its pictures: skiplab draw {shlex.quote(str(folder))}"
+            outcome.draw_finished(config, trainer, folder, log, end)
+        return result
 
 
 def follow(ranks: Ranks, told: processes.Told) -> None:

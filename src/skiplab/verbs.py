@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from skiplab import __version__
-from skiplab.errors import UsageError
+from skiplab.errors import NotDrawn, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +105,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     print(evaluate_run(folder, split=options.split, checkpoint_name=options.checkpoint, device_name=options.device))
 
 
-def draw_command(options: argparse.Namespace) -> None:
+def draw_command(options: argparse.Namespace) -> int:
     """`skiplab draw`."""
     from skiplab import folders
     from skiplab.study import record
@@ -115,9 +115,16 @@ def draw_command(options: argparse.Namespace) -> None:
     runs = [folder for folder in found if folders.is_finished(folder) or folder in options.run]  # of a study what is there
     from skiplab.outcome import draw_run
 
+    failed = 0
     for folder in runs:
-        draw_run(folder)
-        print(f"written: {', '.join(str(folder / name) for name in ('curves.png', 'confusion.png', 'mistakes.png', 'samples.png'))}")
+        try:
+            draw_run(folder)
+        except NotDrawn as error:  # the others are drawn all the same
+            print(f"error: {folder}: {error}", file=sys.stderr)
+            failed += 1
+        else:
+            print(f"written: {', '.join(str(folder / name) for name in ('curves.png', 'confusion.png', 'mistakes.png', 'samples.png'))}")
+    return 1 if failed else 0
 
 
 def compare_command(options: argparse.Namespace) -> None:

@@ -2,13 +2,15 @@
 
 import shlex
 import shutil
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from skiplab import folders, grid, overrides, streams
 from skiplab.cores import counted
-from skiplab.errors import FolderError, SkiplabError, UsageError
+from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.launch import complain
 from skiplab.signals import EXIT_CODES, StopSignal
 from skiplab.study import elsewhere, launcher, plan, record, view
@@ -97,7 +99,8 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
             return 1  # nothing was even started; Hydra has said why
     code = close(jobs, stopped=sweep.stopped) or unforeseen
     if sum(job.state == "finished" for job in jobs) > 1:
-        answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
+        told = answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
+        code = code or told
     return code
 
 
@@ -127,21 +130,30 @@ def of_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
     return Job(cell, "stopped", reason=reason) if is_stopped or reason else Job(cell, "failed", reason="it left no word")
 
 
-def answer(folder: Path, *, missing: int, of: int) -> None:
-    """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it."""
-    from skiplab.study import compare, results  # SciPy, matplotlib: a second
+def answer(folder: Path, *, missing: int, of: int) -> int:
+    """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it.
 
+    The exit code: 0 also where the runs cannot be compared, as long as that is foreseen and said.
+    """
     print(f"\nwhat {of - missing} of {of} cells say (the others are not finished):" if missing else "")
+    again = f"skiplab compare {shlex.quote(str(folder))}"
     try:
+        from skiplab.study import compare, results  # SciPy: a second
+
         found = results.read([folder])
         sealed = all(result.config.evaluator.split == "val" for result in found.results)
         compare.command(found, folder, by=None, metric="val.accuracy" if sealed else "test.accuracy", x=None)
-    except SkiplabError as error:
+    except UsageError as error:
         print(f"no comparison: {str(error).splitlines()[0]}")
+    except SkiplabError as error:
+        return complain(error)
     except KeyboardInterrupt:
-        print(f"left out: skiplab compare {folder} makes the comparison")
-    except Exception as error:  # the study is done, whatever becomes of its pictures
-        print(f"no comparison: unforeseen, {type(error).__name__}: {error}; skiplab compare {folder} shows more")
+        print(f"left out: {again} makes the comparison")
+    except Exception as error:  # the study is done, whatever becomes of what it says
+        traceback.print_exc()
+        print(f"error: the cells are done, but not their comparison: {in_words(error)}; {again} tries again", file=sys.stderr)
+        return 1
+    return 0
 
 
 def close(jobs: Sequence[Job], *, stopped: int) -> int:

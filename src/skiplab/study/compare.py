@@ -3,14 +3,15 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from skiplab import checkpoint, folders
-from skiplab.errors import FolderError, UsageError
-from skiplab.study import results, verdict
+from skiplab.errors import FolderError, UsageError, in_words
+from skiplab.study import page, results, verdict
 from skiplab.study.groups import Group, numeric_keys, partition
 from skiplab.study.results import FIGURES, METRICS, Found, is_share
 from skiplab.study.verdict import Difference
@@ -49,17 +50,19 @@ def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Compariso
 
 
 def command(found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None) -> None:
-    """`skiplab compare`: the table and the verdict on stdout, everything in a folder."""
+    """`skiplab compare`: the table and the verdict on stdout, everything in a folder; a picture that fails is a warning."""
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
         x = checked_x(x, made)
     print(text(made))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = write(made, folder, x=x)
+        written, warnings = write(made, folder, x=x)
     except OSError as error:
         raise FolderError(f"{folder}: cannot be written ({error.strerror}); --out names another") from None
     print(f"\nwritten: {', '.join(str(path) for path in written)}")
+    if warnings:
+        print(f"warning: {'; '.join(warnings)}; skiplab compare draws {'it' if len(warnings) == 1 else 'them'} again", file=sys.stderr)
 
 
 def checked_x(x: str, made: Comparison) -> str:
@@ -126,21 +129,52 @@ def text(made: Comparison) -> str:
 # ------------------------------------------------------------------------------------------------------------------- the files
 
 
-def write(made: Comparison, folder: Path, *, x: str | None) -> list[Path]:
-    """compare.csv, .json, .md, .html and the pictures; of another metric than the test accuracy compare_METRIC.csv ..."""
-    from skiplab.study import flows, page, pictures  # matplotlib: half a second
+def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path], list[str]]:
+    """compare.csv, .json, .md, then the pictures, then .html; of another metric than the test accuracy compare_METRIC.csv ...
 
+    Returns what was written, and what could not be drawn. No picture stands in the way of a table.
+    """
     base = "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
-    drawn = [*pictures.all_of(made.groups, made.keys, metric=made.metric, x=x), *flows.all_of(made.groups[: pictures.MOST], made.keys)]
-    for picture in drawn:
-        picture.name = picture.name.replace("compare", base)
-    contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, drawn)}
+    contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, [])}
     for ending, content in contents.items():
-        checkpoint.write_atomically(folder / f"{base}{ending}", content.encode(errors="backslashreplace"))
-    paths = [picture.save(folder) for picture in drawn]
+        put(folder / f"{base}{ending}", content)
+    drawn, warnings = pictures_of(made, x=x)
+    paths, figures, tips = [], [], {}
+    for picture in list(drawn):
+        picture.name = picture.name.replace("compare", base)
+        try:
+            figures.append((picture.title, picture.svg()))
+            paths.append(picture.save(folder))
+            tips |= picture.tips
+        except Exception as error:
+            warnings.append(f"{picture.name}.png not drawn ({in_words(error)})")
+            drawn.remove(picture)
+    put(folder / f"{base}.md", as_markdown(made, drawn))
     values = [sort_keys(group, made.metric) for group in made.groups]
-    page.write(folder / f"{base}.html", made.groups, table(made), values, made.lines(), drawn)
-    return [folder / f"{base}{ending}" for ending in (".html", *contents)] + paths
+    put(folder / f"{base}.html", page.as_html(folder, made.groups, table(made), values, made.lines(), figures, tips))
+    return [folder / f"{base}{ending}" for ending in (".html", *contents)] + paths, warnings
+
+
+def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str]]:
+    """The pictures, each made by itself, and what could not be made."""
+    drawn, warnings = [], []
+    try:
+        from skiplab.study import flows, pictures  # matplotlib: half a second, and it may fail
+    except Exception as error:
+        return [], [f"no picture drawn ({in_words(error)})"]
+    groups = made.groups[: pictures.MOST]
+    for make in (*pictures.makers(groups, made.keys, metric=made.metric, x=x), *flows.makers(groups, made.keys)):
+        try:
+            if (picture := make()) is not None:
+                drawn.append(picture)
+        except Exception as error:
+            warnings.append(f"a picture not drawn ({in_words(error)})")
+    return drawn, warnings
+
+
+def put(path: Path, content: str) -> None:
+    """Write a text file, whole or not at all."""
+    checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))  # a folder's name may be no text
 
 
 def as_csv(made: Comparison) -> str:

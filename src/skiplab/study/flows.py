@@ -1,14 +1,18 @@
 """Pictures of what a probe has recorded: gradients, activations and updates over the layers."""
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
+from skiplab import canvas
 from skiplab.plots import figure
 from skiplab.study.groups import Group, parts_of
-from skiplab.study.pictures import Picture, style_of
+from skiplab.study.pictures import Maker, Picture, style_of
+
+with canvas.plain():
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
 FLOWS = {  # of metrics.jsonl -> the picture's name, what is drawn
     "gradient_norm": ("gradient_flow", "gradient norm"),
@@ -17,6 +21,15 @@ FLOWS = {  # of metrics.jsonl -> the picture's name, what is drawn
 }
 
 
+class Powers(LogFormatter):
+    """The ticks of a logarithmic axis as 0.001, not as the power that the default one writes in mathtext."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Of a tick at x, empty where ticks are too many for all to have a label."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+@canvas.plain()
 def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | None:
     """A figure of FLOWS over the layers, at the first step and at the last record: plain and residual beside each other, on a log axis.
 
@@ -55,6 +68,8 @@ def flow(groups: Sequence[Group], keys: Sequence[str], kind: str) -> Picture | N
                     tip = f"{group.label}, first step: {means[0]:.2g} in the first layer, {means[-1]:.2g} in the last"
                     picture.point(axes, at + 1, values[at], tip, color=style["color"], marker=style["marker"])
         axes.set(yscale="log", xlabel="layer, from the input", title=title or "all runs")
+        axes.yaxis.set_major_formatter(Powers())
+        axes.yaxis.set_minor_formatter(Powers(labelOnlyBase=False))
         axes.title.set_fontsize(9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
@@ -80,6 +95,6 @@ def without(group: Group, keys: Sequence[str], key: str | None) -> str:
     return " ".join(part for name, part in zip(keys, parts_of(keys, group.key), strict=True) if name != key)
 
 
-def all_of(groups: Sequence[Group], keys: Sequence[str]) -> list[Picture]:
-    """A picture of each kind that was probed."""
-    return [picture for kind in FLOWS if (picture := flow(groups, keys, kind)) is not None]
+def makers(groups: Sequence[Group], keys: Sequence[str]) -> list[Maker]:
+    """What makes a picture of each kind, where it was probed."""
+    return [functools.partial(flow, groups, keys, kind) for kind in FLOWS]

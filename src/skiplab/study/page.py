@@ -4,12 +4,11 @@ import html
 import json
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from skiplab import __version__, folders
 from skiplab.study.groups import Group
-from skiplab.study.pictures import Picture
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #20252c; --soft: #5c6673; --line: #d9dee5; --ground: #ffffff; --mark: #eef3fa; }
@@ -62,31 +61,34 @@ for (const head of document.querySelectorAll("th")) head.querySelector("button")
 """
 
 
-def write(
-    path: Path,
+def as_html(
+    folder: Path,
     groups: Sequence[Group],
     table: Sequence[Sequence[str]],
     values: Sequence[Sequence[float | str]],
     lines: Sequence[str],
-    pictures: Sequence[Picture],
-) -> None:
-    """The page. `table` holds the headings and a row of words a group, `values` what each row is sorted by."""
+    pictures: Sequence[tuple[str, str]],
+    tips: Mapping[str, str],
+) -> str:
+    """The page, to lie in a folder. `table` holds the headings and a row of words a group, `values` what each row is sorted by.
+
+    `pictures` are titles and <svg> elements, `tips` what is told at their marks, by id.
+    """
     heads = "".join(f'<th scope="col"><button type="button">{html.escape(head)}</button></th>' for head in table[0])
     rows = [
         "<tr>"
         + "".join(
             f'<td data-value="{html.escape(str(value))}">{html.escape(cell)}</td>' for cell, value in zip(cells, sort_keys, strict=True)
         )
-        + f'<td class="runs">{links(group, path.parent)}</td></tr>'
+        + f'<td class="runs">{links(group, folder)}</td></tr>'
         for group, cells, sort_keys in zip(groups, table[1:], values, strict=True)
     ]
-    tips = {name: tip for picture in pictures for name, tip in picture.tips.items()}
-    drawn = [f"<h2>{html.escape(picture.title)}</h2><figure>{picture.svg()}</figure>" for picture in pictures]
+    drawn = [f"<h2>{html.escape(title)}</h2><figure>{svg}</figure>" for title, svg in pictures]
     number = sum(group.n for group in groups)
-    text = f"""<!doctype html>
+    return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Skiplab: {html.escape(path.parent.name)}</title><style>{STYLE}</style></head><body>
-<h1>{html.escape(path.parent.name)}</h1>
+<title>Skiplab: {html.escape(folder.name)}</title><style>{STYLE}</style></head><body>
+<h1>{html.escape(folder.name)}</h1>
 <p class="soft">{number} runs in {len(groups)} groups; skiplab {__version__}, {folders.now()}</p>
 <ul id="verdict">{"".join(f"<li>{html.escape(line)}</li>" for line in lines)}</ul>
 <div class="wide"><table><thead><tr>{heads}<th scope="col">runs by seed</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>
@@ -94,10 +96,9 @@ def write(
 <p class="soft">Point at a mark, or touch it, for its values; a heading sorts the table. Bands: 95 % over seeds; in learning curves from
 the least to the best seed.</p>
 <div id="tip" role="status" hidden></div>
-<script type="application/json" id="tips">{json.dumps(tips).replace("<", chr(92) + "u003c")}</script>
+<script type="application/json" id="tips">{json.dumps(dict(tips)).replace("<", chr(92) + "u003c")}</script>
 <script>{SCRIPT}</script></body></html>
 """
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a folder's name may be no text
 
 
 def links(group: Group, folder: Path) -> str:

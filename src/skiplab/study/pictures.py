@@ -2,20 +2,23 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from skiplab.plots import INK, figure
+from skiplab import canvas, plots
+from skiplab.plots import CLOSE, INK, figure
 from skiplab.study.groups import Group, lines_along, main_axis, parts_of
 from skiplab.study.results import METRICS, is_share
+
+with canvas.plain():
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 # Okabe & Ito's colours, which stay apart for colour-blind eyes; after them the line styles change
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -41,17 +44,19 @@ class Picture:
         mark.set_gid(name)
         self.tips[name] = tip
 
+    @canvas.plain()
     def save(self, folder: Path) -> Path:
         """As FOLDER/NAME.png."""
         path = folder / f"{self.name}.png"
-        self.figure.savefig(path, bbox_inches="tight", pad_inches=0.12)
+        plots.save(self.figure, path, **CLOSE)
         return path
 
+    @canvas.plain()
     def svg(self) -> str:
         """As an <svg> element, its text as text."""
         buffer = io.StringIO()
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
-            self.figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.12, metadata={"Date": None})
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None}, **CLOSE)
         text = buffer.getvalue()
         return text[text.index("<svg") :]
 
@@ -84,6 +89,7 @@ def tip_of(group: Group, metric: str) -> str:
     return words + f"; {group.cost('params'):,.0f} parameters, {group.cost('macs') / 1e6:,.2f} M MACs, {group.cost('seconds'):,.1f} s"
 
 
+@canvas.plain()
 def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str) -> Picture:
     """The metric over x with a line for each combination of the other keys, and a band of 95 % over seeds."""
     picture = Picture("compare", f"{METRICS[metric][0]} against {x}", figure(WIDTH, HEIGHT))
@@ -113,6 +119,7 @@ def against_x(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: s
     return picture
 
 
+@canvas.plain()
 def side_by_side(groups: Sequence[Group], *, metric: str) -> Picture:
     """A point and its interval for each group, where there is no number to put on an axis."""
     picture = Picture("compare", METRICS[metric][0], figure(WIDTH, max(2.0, 0.7 + 0.38 * len(groups))))
@@ -131,6 +138,7 @@ def side_by_side(groups: Sequence[Group], *, metric: str) -> Picture:
     return picture
 
 
+@canvas.plain()
 def learning_curves(groups: Sequence[Group], *, split: str = "val") -> Picture | None:
     """Accuracy on validation (without one, on the training batches) over epochs: a line a group, a band from the least to the best seed."""
     key = f"{split}_accuracy"
@@ -160,6 +168,7 @@ def learning_curves(groups: Sequence[Group], *, split: str = "val") -> Picture |
     return picture
 
 
+@canvas.plain()
 def against_cost(groups: Sequence[Group], *, metric: str, cost: str = "macs") -> Picture:
     """The metric against what a group costs, and the front of those that no other one beats at less cost."""
     picture = Picture("compare_cost", f"{METRICS[metric][0]} against cost", figure(WIDTH, HEIGHT))
@@ -243,18 +252,21 @@ def finish(picture: Picture, axes: Axes, x_name: str, y_name: str, values: Seque
         picture.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8, ncols=columns)
 
 
-def all_of(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str | None) -> list[Picture]:
-    """The pictures that these groups can be drawn in, of at most MOST of them; `x` None: the first key that holds numbers."""
-    groups = groups[:MOST]
+Maker = Callable[[], Picture | None]  # of a picture; None where there is nothing to draw
+
+
+def makers(groups: Sequence[Group], keys: Sequence[str], *, metric: str, x: str | None) -> list[Maker]:
+    """What makes the pictures that these groups can be drawn in; `x` None: the first key that holds numbers."""
     x = x or main_axis(groups, keys)
-    pictures = [against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric)]
-    if metric.endswith("accuracy") and (curves := learning_curves(groups)) is not None:  # which show accuracies
-        pictures.append(curves)
+    found: list[Maker] = [lambda: against_x(groups, keys, metric=metric, x=x) if x else side_by_side(groups, metric=metric)]
+    if metric.endswith("accuracy"):  # which learning curves show
+        found.append(lambda: learning_curves(groups))
     if len(groups) > 1:
-        pictures.append(against_cost(groups, metric=metric))
-    return pictures
+        found.append(lambda: against_cost(groups, metric=metric))
+    return found
 
 
+@canvas.plain()
 def search(path: Path, history: Sequence[tuple[int, float, str]], importances: dict[str, float]) -> Path:
     """Trials of a search, (number, validation accuracy, state) each, with the best so far; beside it what mattered."""
     made = figure(11 if importances else WIDTH, 4.2)
@@ -278,5 +290,5 @@ def search(path: Path, history: Sequence[tuple[int, float, str]], importances: d
         panels[1].set(xlabel="share of the variance explained", xlim=(0, 1))
     for each in panels:
         each.spines[["top", "right"]].set_visible(False)
-    made.savefig(path, bbox_inches="tight", pad_inches=0.12)
+    plots.save(made, path, **CLOSE)
     return path

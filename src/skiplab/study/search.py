@@ -6,6 +6,7 @@ Asked and told trial by trial; what was asked lies in a journal file, so that a 
 import hashlib
 import json
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from skiplab import checkpoint, config as configs, folders, grid, overrides, streams
-from skiplab.errors import FolderError, UsageError
+from skiplab.errors import FolderError, UsageError, in_words
 from skiplab.listing import percent
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
@@ -260,10 +261,13 @@ class Search:
         texts += [f"{key}={value}" for key, value in best.params.items()]
         print(f"the test set was not read; for the trial that you choose: train resume={run} evaluator.split=test")
         print(f"the best again:  train {grid.for_people(texts)}")
-        from skiplab.study import pictures  # matplotlib: half a second
-
         history = [(trial.number, trial.value, trial.state.name) for trial in trials if trial.value is not None]
-        print(f"written: {pictures.search(self.folder / PICTURE, history, importances)}")
+        try:
+            from skiplab.study import pictures  # matplotlib: half a second
+
+            print(f"written: {pictures.search(self.folder / PICTURE, history, importances)}")
+        except Exception as error:  # the search is done, whatever becomes of its picture
+            print(f"warning: {PICTURE} not drawn ({in_words(error)}); the same command again draws it", file=sys.stderr)
 
     def importances(self) -> dict[str, float]:
         """How much of the variance each parameter explains (fANOVA, Hutter et al. 2014); none of fewer than three trials or equal ones."""
