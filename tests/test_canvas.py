@@ -25,7 +25,6 @@ HOSTILE: Any = {
     "figure.facecolor": "red",
     "font.size": 40.0,
     "lines.linewidth": 9.0,
-    "axes.prop_cycle": matplotlib.rcsetup.cycler(color=["red"]),
     "image.origin": "lower",
 }
 ODD = ["a_b", "$x$", r"\frac{", "100 %", "$", "a^b", "#&~", "運行", "$\\alpha"]  # what TeX and mathtext stumble over

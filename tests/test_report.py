@@ -85,9 +85,11 @@ def test_evaluation_is_the_plain_loop(num_images: int, tta: str):
 @pytest.mark.parametrize("tta", ["none", "flip"])
 def test_probabilities_are_the_plain_loops(tta: str):
     model, split = network(), split_of(BATCH_SIZE + 3)
-    probabilities = predict(predictor_of(model, tta), split, NORMALIZE)
+    probabilities, losses = predict(predictor_of(model, tta), split, NORMALIZE)
     assert (probabilities.dtype, probabilities.shape) == (torch.float32, (BATCH_SIZE + 3, CLASSES))
-    torch.testing.assert_close(probabilities, by_hand(model.eval(), split, tta).softmax(1), rtol=1e-4, atol=1e-6)
+    logits = by_hand(model.eval(), split, tta)
+    torch.testing.assert_close(probabilities, logits.softmax(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses, F.cross_entropy(logits.double(), split.labels, reduction="none"), rtol=1e-4, atol=1e-6)
 
 
 def test_flip_is_the_mean_of_both_logits():
@@ -153,9 +155,15 @@ def names(num_classes: int) -> list[str]:
     return [f"class {i}" for i in range(num_classes)]
 
 
+def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """The report's figures, with the loss that float64 finds in the probabilities."""
+    chosen = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels].astype(np.float64)
+    return report.metrics(predictions, classes, loss=-np.log(chosen).mean())
+
+
 def check_against_sklearn(predictions: Predictions, num_classes: int) -> dict[str, Any]:
     labels, predicted, classes = predictions.labels, predictions.probabilities.argmax(1), names(num_classes)
-    found = report.metrics(predictions, classes)
+    found = metrics(predictions, classes)
     close: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
     assert found["images"] == len(labels)
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted), **close)
@@ -168,8 +176,9 @@ def check_against_sklearn(predictions: Predictions, num_classes: int) -> dict[st
     assert found["f1_macro"] == pytest.approx(sk.f1_score(labels, predicted, average="macro", **every), **close)
     assert found["f1_weighted"] == pytest.approx(sk.f1_score(labels, predicted, average="weighted", **every), **close)
     probabilities = predictions.probabilities.astype(np.float64)
-    expected = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
-    assert found["loss"] == pytest.approx(expected, **close)
+    assert found["loss"] == pytest.approx(
+        sk.log_loss(labels, probabilities / probabilities.sum(1, keepdims=True), labels=range(num_classes))
+    )
     assert found["expected_calibration_error"] == pytest.approx(calibration_by_hand(labels, predictions.probabilities), **close)
     assert all(math.isfinite(value) for value in found.values() if isinstance(value, float))
     return found
@@ -201,20 +210,33 @@ def test_metrics_at_the_edges_are_scikit_learns(labels: list[int], predicted: li
     assert "class 1" in report.text(found, heading="edge")
 
 
-def test_a_probability_of_zero_is_a_large_loss_but_a_finite_one():
-    predictions = Predictions(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]], np.float32))
-    assert report.metrics(predictions, names(2))["loss"] == pytest.approx(-math.log(np.finfo(np.float32).tiny) / 2)
+@pytest.mark.parametrize("gap", [50.0, 87.0, 130.0, 5000.0])
+def test_a_loss_is_that_of_the_logits_however_large(gap: float):
+    """A probability of exp(-130) is 0 in float32, and its logarithm would be the least that float32 holds: 87.3 nats."""
+
+    class Sure(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([gap, 0.0, 0.0]).expand(len(images), 3)
+
+    split = Split(torch.zeros(BATCH_SIZE + 1, SIZE, SIZE, 3, dtype=torch.uint8), torch.tensor([1] * BATCH_SIZE + [0]))
+    probabilities, losses = predict(predictor_of(Sure()), split, NORMALIZE)
+    assert losses.dtype == torch.float64
+    expected = gap + math.log1p(2 * math.exp(-gap))
+    assert losses[:-1].numpy() == pytest.approx(np.full(BATCH_SIZE, expected), rel=1e-12)
+    assert losses.mean().item() == pytest.approx(evaluate(predictor_of(Sure()), split, NORMALIZE, num_classes=3).loss, rel=1e-6)
+    found = report.metrics(Predictions(split.labels.numpy(), probabilities.numpy()), ["a", "b", "c"], loss=losses.mean().item())
+    assert f"loss {expected * BATCH_SIZE / (BATCH_SIZE + 1):.4f}," in report.text(found, heading="a")
 
 
 @pytest.mark.parametrize("num_classes", [11, 100])
 def test_top_5_is_scikit_learns_above_ten_classes(num_classes: int):
     predictions = predictions_of(500, num_classes, skill=1.0)
-    found = report.metrics(predictions, names(num_classes))
+    found = metrics(predictions, names(num_classes))
     expected = sk.top_k_accuracy_score(predictions.labels, predictions.probabilities, k=5, labels=range(num_classes))
     assert 0 < found["accuracy"] < expected < 1
     assert found["top5_accuracy"] == pytest.approx(expected, abs=1e-12)
     assert f"top-5 accuracy {100 * expected:.2f} %" in report.text(found, heading="a")
-    assert "top5_accuracy" not in report.metrics(predictions_of(50, 10), names(10))
+    assert "top5_accuracy" not in metrics(predictions_of(50, 10), names(10))
 
 
 def test_top_5_of_equal_probabilities_is_scikit_learns_too():
@@ -253,7 +275,7 @@ def test_the_interval_is_scipys(trials: int):
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert 0 <= low <= successes / trials <= high <= 1
     predictions = predictions_of(trials, 3)
-    found = report.metrics(predictions, names(3))
+    found = metrics(predictions, names(3))
     assert found["accuracy_95"] == list(report.wilson_interval(round(found["accuracy"] * trials), trials))
 
 
@@ -280,7 +302,7 @@ loss 1.2629, expected calibration error 30.00 %, F1 macro 0.2222, weighted 0.333
 def test_the_text_byte_for_byte():
     predictions, classes = certain([0, 0, 1, 1], [0, 0, 0, 0], 3), ["cat", "dog", "steamboat"]
     for _ in range(2):
-        assert report.text(report.metrics(predictions, classes), heading="toys, test set") == TEXT
+        assert report.text(metrics(predictions, classes), heading="toys, test set") == TEXT
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -294,7 +316,7 @@ def test_the_table_is_scikit_learns_to_the_character(num_classes: int, pairs: li
     labels, predicted = (np.array(side) % num_classes for side in zip(*pairs, strict=True))
     predictions, classes = certain(labels.tolist(), predicted.tolist(), num_classes), [name, *names(num_classes)[1:]]
     every: dict[str, Any] = {"labels": range(num_classes), "target_names": classes, "zero_division": 0, "digits": 4}
-    assert report.table(report.metrics(predictions, classes)) == sk.classification_report(labels, predicted, **every)
+    assert report.table(metrics(predictions, classes)) == sk.classification_report(labels, predicted, **every)
 
 
 def test_a_report_on_10_000_images_takes_less_than_a_millisecond():
@@ -304,7 +326,7 @@ def test_a_report_on_10_000_images_takes_less_than_a_millisecond():
     for _ in range(20):
         fresh = Predictions(predictions.labels, predictions.probabilities)
         began = time.thread_time()
-        report.text(report.metrics(fresh, classes), heading="a")
+        report.text(metrics(fresh, classes), heading="a")
         taken.append(time.thread_time() - began)
     assert min(taken) < 3e-3
 
@@ -312,7 +334,7 @@ def test_a_report_on_10_000_images_takes_less_than_a_millisecond():
 def test_the_text_names_the_classes_but_neither_clock_nor_machine():
     for num_classes in (2, 10, 100):
         predictions, classes = predictions_of(700, num_classes), names(num_classes)
-        found = report.metrics(predictions, classes)
+        found = metrics(predictions, classes)
         text = report.text(found, heading="digits test set")
         assert all(re.search(rf"^ *{name} ", text, re.MULTILINE) for name in classes)
         assert text.startswith("digits test set\n\n")
@@ -321,4 +343,4 @@ def test_the_text_names_the_classes_but_neither_clock_nor_machine():
         words = set(re.split(r"[^\w.-]+", text))
         assert not words & {platform.node(), platform.system(), platform.machine(), getpass.getuser(), torch.__version__}
         copy = Predictions(predictions.labels.copy(), predictions.probabilities.copy())
-        assert report.text(report.metrics(copy, classes), heading="digits test set") == text
+        assert report.text(metrics(copy, classes), heading="digits test set") == text

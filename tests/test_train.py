@@ -32,6 +32,7 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     assert not (folder / "test_reads.jsonl").exists()
     result = json.loads((folder / folders.RESULT).read_text())
     assert (result["test"], result["test_seconds"]) == (None, None)
+    assert f"\nloss {result['best_val_loss']:.4f}, " in (folder / "report.txt").read_text()  # evaluation in training found it too
     with np.load(folder / "predictions.npz") as predictions:
         assert sorted(predictions) == ["val_labels", "val_predictions", "val_probabilities"]
         assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result["best_val_accuracy"]

@@ -80,10 +80,17 @@ def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_cl
 
 
 @torch.inference_mode()
-def predict(predictor: Predictor, split: Split, normalize: Normalize) -> Tensor:
-    """Class probabilities over `split`, float32 (N, K) on the CPU; the model is set to evaluation mode and back."""
+def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """Over `split`, on the CPU: class probabilities, float32 (N, K), and each image's cross-entropy in nats, float64 (N,).
+
+    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to evaluation mode and back.
+    """
     was_training = predictor.model.training
     predictor.model.eval()
-    parts = [predictor(images).softmax(1).cpu() for images, _ in in_order(split, normalize, batch_size=BATCH_SIZE)]
+    probabilities, losses = [], []
+    for images, labels in in_order(split, normalize, batch_size=BATCH_SIZE):
+        logits = predictor(images)
+        probabilities.append(logits.softmax(1).cpu())
+        losses.append(F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="none"))
     predictor.model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(probabilities), torch.cat(losses)

@@ -62,13 +62,14 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     if trainer.validation is not None:
         splits["val"] = data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu())
     predictions: dict[str, report.Predictions] = {}
+    losses: dict[str, float] = {}
     seconds: dict[str, float] = {}
     for name, split in splits.items():
         began = time.monotonic()
-        predictions[name] = predictions_on(config, trainer.predictor, split, device)
+        predictions[name], losses[name] = predictions_on(config, trainer.predictor, split, device)
         seconds[name] = time.monotonic() - began
     reported = config.evaluator.split
-    found = report.metrics(predictions[reported], classes)
+    found = report.metrics(predictions[reported], classes, loss=losses[reported])
     chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
     if trainer.validation is None:
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
@@ -154,10 +155,10 @@ def open_test_set(config: Config, folder: Path, *, checkpoint_name: str, step: i
     return parts.open_split(config, "test")[0]
 
 
-def predictions_on(config: Config, predictor: Predictor, split: data.Split, device: torch.device) -> report.Predictions:
-    """What the network says of a split."""
-    probabilities = predict(predictor, split.to(device), parts.normalizer(config, device))
-    return report.Predictions(split.labels.numpy(), probabilities.numpy())
+def predictions_on(config: Config, predictor: Predictor, split: data.Split, device: torch.device) -> tuple[report.Predictions, float]:
+    """What the network says of a split, and its mean cross-entropy there."""
+    probabilities, losses = predict(predictor, split.to(device), parts.normalizer(config, device))
+    return report.Predictions(split.labels.numpy(), probabilities.numpy()), losses.mean().item()
 
 
 def draw(config: Config, folder: Path, batches: data.Batches, split: data.Split, tested: report.Predictions, *, best_step: int) -> None:
@@ -268,7 +269,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         if held is None:
             raise UsageError(f"{folder}: the run has no validation set (val_fraction=0); take --split test")
         chosen = held
-    tested = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
-    found = report.metrics(tested, config.dataset.classes)
+    tested, loss = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
+    found = report.metrics(tested, config.dataset.classes, loss=loss)
     heading = f"{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
     return report.text(found, heading=heading)

@@ -39,8 +39,10 @@ class Predictions:
         return np.bincount(self.labels * num_classes + self.predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) -> dict[str, Any]:
     """Every figure of the report: accuracy with its 95 % interval, loss, calibration, F1, top-5 above ten classes, per class.
+
+    `loss`: the mean cross-entropy, which probabilities in float32 are too coarse for.
 
     A class that the split does not hold, or that is never predicted, scores 0 with a support that says so.
     """
@@ -53,7 +55,7 @@ def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "images": len(labels),
         "accuracy": correct / len(labels),
         "accuracy_95": [low, high],
-        "loss": cross_entropy(labels, predictions.probabilities),
+        "loss": loss,
         "expected_calibration_error": calibration_error(predictions),
         "f1_macro": float(f1.mean()),
         "f1_weighted": float(np.average(f1, weights=support)),
@@ -101,12 +103,6 @@ def table(found: dict[str, Any]) -> str:
         means = [np.average([row[key] for row in rows.values()], weights=weights) for key in ("precision", "recall", "f1")]
         lines.append(f"{name:>{width}}  {' '.join(f'{mean:>9.4f}' for mean in means)} {found['images']:>9}")
     return "\n".join(lines) + "\n"
-
-
-def cross_entropy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """Mean negative log probability of the true class, in nats."""
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
 
 
 def calibration_error(predictions: Predictions) -> float:
