@@ -396,6 +396,20 @@ def test_a_config_changed_by_hand_is_noticed(make: Make) -> None:
 # ------------------------------------------------------------------------------------------------------------ files and page
 
 
+def test_the_training_loss_is_compared_without_label_smoothing(make: Make) -> None:
+    make()
+    path = make("trainer.label_smoothing=0.3")
+    rows = (path / "metrics.jsonl").read_text()
+    row = {"step": 20, "epoch": 4.0, "train_loss": 0.9, "train_accuracy": 0.5, "train_plain_loss": 0.2}
+    (path / "metrics.jsonl").write_text(rows + json.dumps(row) + "\n")
+    made = found(metric="train.loss")
+    assert sorted(group.mean for group in made.groups) == pytest.approx([0.2, 1 / 3])
+    assert not any("label-smoothed" in note for note in made.notes)
+    (path / "metrics.jsonl").write_text(rows)  # as a version wrote it that recorded none without
+    note = "train.loss is label-smoothed in 1 run, as an earlier version recorded it: study/run-1 the first"
+    assert note in found(metric="train.loss").notes
+
+
 def test_the_files_hold_what_the_table_shows(make: Make, call: Cli) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
     code, out, err = call("compare", "study", command="skiplab")

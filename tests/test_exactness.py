@@ -12,6 +12,7 @@ from conftest import Cli, compose
 from skiplab import checkpoint, config as configs, folders, verify
 from skiplab.errors import Stopped
 from skiplab.log import Log
+from skiplab.progress import Progress
 from skiplab.run import prepare
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
@@ -68,7 +69,7 @@ FEATURES = {
     "augmentation": ("augment=cutout", "augment.crop=2", "augment.cutout=3"),
     "accumulation": ("trainer.accumulate=4",),
     "average": ("trainer.ema=0.9",),
-    "clip": ("trainer.clip=0.5",),
+    "clip": ("trainer.clip=0.5", "trainer.label_smoothing=0.3"),
     "bf16": ("trainer.amp=bf16",),
     "fp16": ("trainer.amp=fp16",),
     "all": ("augment=cutout", "augment.crop=2", "augment.cutout=3", "trainer.accumulate=4", "trainer.ema=0.9", "trainer.clip=0.5"),
@@ -87,6 +88,43 @@ def test_resumed_equals_straight(feature: str, optimizer: str, channels_last: st
         sit_until(config, tmp_path / "cut", step)
     sit(config, tmp_path / "cut")
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_loss_without_label_smoothing_is_recorded_beside_the_one_with(accumulate: int, tmp_path: Path) -> None:
+    small = (*SMALL, "model.dropout=0.0", "norm=none", "trainer.limit_steps=1", f"trainer.accumulate={accumulate}")
+    for smoothing in (0.0, 0.3):
+        sit(compose(*small, f"trainer.label_smoothing={smoothing}"), tmp_path / f"{smoothing}")
+    plain, smoothed = (rows_of(tmp_path / f"{smoothing}")[-1] for smoothing in (0.0, 0.3))
+    assert "train_plain_loss" not in plain
+    assert smoothed["train_plain_loss"] == pytest.approx(plain["train_loss"], rel=1e-6)  # the same weights, the same batch
+    config = compose(*small)
+    with closing(Log(tmp_path / "0.0", console=False)) as log:
+        trainer, _ = prepare(config, tmp_path / "fresh", torch.device("cpu"), log, lambda: 0)
+    images, labels = trainer.batches.at(0)
+    log_probabilities = trainer.model(images).detach().double().log_softmax(1)
+    by_hand = -log_probabilities[torch.arange(len(labels)), labels].mean().item()
+    assert smoothed["train_plain_loss"] == pytest.approx(by_hand, rel=1e-5)
+    assert smoothed["train_loss"] == pytest.approx(0.7 * by_hand - 0.3 * log_probabilities.mean().item(), rel=1e-5)
+
+
+def test_sums_of_a_checkpoint_without_label_smoothing_are_as_they_were() -> None:
+    progress = Progress()
+    progress.count(5, loss=2.0, plain_loss=2.0, num_correct=3)
+    before = progress.facts()
+    assert "plain_loss_sum" not in before  # nor did it have the field
+    progress.count(5, loss=2.0, plain_loss=1.0, num_correct=3)
+    assert progress.facts() == before | {"loss_sum": 20.0, "plain_loss_sum": 15.0, "num_correct": 6, "num_seen": 10}
+    for facts in (before, progress.facts()):
+        again = Progress()
+        again.load(facts)
+        assert again.facts() == facts
+    again.load(before)
+    assert again.plain_loss_sum == again.loss_sum == 10.0
 
 
 def test_killed_equals_straight(tmp_path: Path) -> None:

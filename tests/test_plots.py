@@ -77,6 +77,35 @@ def test_curves(rows: list[dict[str, float]], tmp_path: Path):
     assert (share_of(picture, ORANGE) > 0) == any("val_loss" in row for row in rows)
 
 
+@pytest.mark.parametrize("is_plain", [True, False], ids=["recorded without too", "of an older version"])
+def test_a_loss_that_is_label_smoothed_is_named_so(is_plain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = history(40, 20)
+    for row in rows:
+        if "train_loss" in row and is_plain:
+            row["train_plain_loss"] = row["train_loss"] / 2
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {}
+    for smoothed in (True, False):
+        figures: list[Any] = []
+        monkeypatch.setattr(plots, "save", lambda figure, *_, found=figures, **__: found.append(figure))
+        plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title="a", tested=20, smoothed=smoothed)
+        made[smoothed] = figures[0].axes[0]
+    named = {line.get_label(): list(line.get_ydata()) for line in made[True].lines}
+    assert made[True].get_title(loc="left") == "loss (nats), label-smoothed where named so"
+    assert made[False].get_title(loc="left") == "loss (nats)"
+    assert "each training batch, label-smoothed" in named
+    expected = [row.get("train_plain_loss", row["train_loss"]) for row in rows if "train_loss" in row]
+    assert named["training, mean over the pass" + ("" if is_plain else ", label-smoothed")] == expected
+
+
+def test_an_evaluation_without_a_second_pass_among_others_with_one(tmp_path: Path):
+    """eval_train was set when the run went on."""
+    rows = [*history(20, 20), *history(40, 20, second_pass=True)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title=TITLE, tested=1)
+    assert share_of(read(tmp_path / "curves.png"), BLUE) > 0
+
+
 def test_the_tested_weights_are_marked_at_their_step(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history(400, 20)))
     columns = []

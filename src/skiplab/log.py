@@ -55,9 +55,10 @@ class Log:
     def evaluation(self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool) -> None:
         """The line of an evaluation's row of metrics.jsonl."""
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
+        smoothed = f" (smoothed {row['train_loss']:.4f})" if "train_plain_loss" in row else ""
         self.line(
             f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
-            f"train loss {row['train_loss']:.4f} accuracy {percent['train_accuracy']:<8}"
+            f"train loss {row.get('train_plain_loss', row['train_loss']):.4f}{smoothed} accuracy {percent['train_accuracy']:<8}"
             + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if "val_loss" in row else "")
             + f" {images_per_second:,.0f} img/s"
             + ("  best so far" if is_best else "")

@@ -165,7 +165,7 @@ def draw(config: Config, folder: Path, batches: data.Batches, split: data.Split,
     """The four pictures of a run; `tested` is what it says of `split`. Raises NotDrawn for those that fail, once the others are there."""
     title = f"{config.dataset.name}, {config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}"
     makers: dict[str, Callable[[Path], None]] = {
-        "curves.png": lambda path: draw_curves(folder, path, title=title, best_step=best_step),
+        "curves.png": lambda path: draw_curves(config, folder, path, title=title, best_step=best_step),
         "confusion.png": lambda path: draw_confusion(config, tested, path, title=title),
         "mistakes.png": lambda path: draw_mistakes(config, split, tested, path, title=title),
         "samples.png": lambda path: draw_samples(config, batches, path, title=title),
@@ -183,11 +183,12 @@ def draw(config: Config, folder: Path, batches: data.Batches, split: data.Split,
 # matplotlib takes half a second to import, and may fail: so plots is imported where a picture is made
 
 
-def draw_curves(folder: Path, path: Path, *, title: str, best_step: int) -> None:
+def draw_curves(config: Config, folder: Path, path: Path, *, title: str, best_step: int) -> None:
     """curves.png."""
     from skiplab import plots
 
-    plots.curves(folder / "metrics.jsonl", path, title=title, tested=best_step)
+    smoothed = config.trainer.label_smoothing > 0
+    plots.curves(folder / "metrics.jsonl", path, title=title, tested=best_step, smoothed=smoothed)
 
 
 def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, title: str) -> None:

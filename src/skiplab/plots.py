@@ -49,8 +49,11 @@ def wrapped(text: str, *, inches: float, points: float) -> str:
 
 
 @canvas.plain()
-def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None:
-    """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl; `tested`: the best weights' step."""
+def curves(metrics_path: Path, target: Path, *, title: str, tested: int, smoothed: bool = False) -> None:
+    """Loss per step and per evaluation, accuracy per evaluation, learning rate, from metrics.jsonl; `tested`: the best weights' step.
+
+    `smoothed`: the loss of a batch is label-smoothed. What is drawn beside validation then is the loss without, where it was recorded.
+    """
     rows: list[dict[str, Any]] = []
     for line in metrics_path.read_text(errors="replace").splitlines():
         with suppress(ValueError):  # a row that was damaged spoils no picture
@@ -63,23 +66,36 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None
     loss, accuracy, rate = made.subplots(1, 3)
     losses, accuracies = [row["loss"] for row in steps], []
     dot = "." if len(steps) == 1 else ""  # a line of one point cannot be seen
-    loss.plot(at_steps, losses, color=BLUE, alpha=0.35, linewidth=0.8, marker=dot, label="each training batch")
-    for key, name, colour, line in (
-        ("train", "training, mean over the pass", BLUE, "-"),
-        ("train_eval", "training, evaluated after the pass", BLUE, "--"),
-        ("val", "validation", ORANGE, "-"),
+    loss.plot(
+        at_steps,
+        losses,
+        color=BLUE,
+        alpha=0.35,
+        linewidth=0.8,
+        marker=dot,
+        label="each training batch" + (", label-smoothed" if smoothed else ""),
+    )
+    is_plain = any("train_plain_loss" in row for row in evaluations)
+    mean = "training, mean over the pass" + (", label-smoothed" if smoothed and not is_plain else "")
+    for key, of, name, colour, line in (
+        ("train_plain_loss" if is_plain else "train_loss", "train_accuracy", mean, BLUE, "-"),
+        ("train_eval_loss", "train_eval_accuracy", "training, evaluated after the pass", BLUE, "--"),
+        ("val_loss", "val_accuracy", "validation", ORANGE, "-"),
     ):
-        if evaluations and f"{key}_loss" in evaluations[0]:
-            loss.plot(at, [row[f"{key}_loss"] for row in evaluations], line, color=colour, marker=".", label=name)
-            accuracies.append([100 * row[f"{key}_accuracy"] for row in evaluations])
-            accuracy.plot(at, accuracies[-1], line, color=colour, marker=".", clip_on=False)
+        found = [row for row in evaluations if key in row]
+        if found:
+            places = [row["step"] for row in found]
+            loss.plot(places, [row[key] for row in found], line, color=colour, marker=".", label=name)
+            accuracies += (shares := [100 * row[of] for row in found])
+            accuracy.plot(places, shares, line, color=colour, marker=".", clip_on=False)
     rates = np.array([row["lr"] for row in steps])
     peak = rates.max(initial=0)
     power = math.floor(math.log10(peak)) if 0 < peak < 1e-3 else 0  # so that the ticks are not 8e-05 and 0.0001
     rate.plot(at_steps, rates / 10.0**power, color=INK, marker=dot)
     last = max([*at_steps, *at, 1])
     rate_name = f"learning rate (units of 1e{power})" if power else "learning rate"
-    for axes, name in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, rate_name)):
+    loss_name = "loss (nats)" + (", label-smoothed where named so" if smoothed else "")
+    for axes, name in ((loss, loss_name), (accuracy, "accuracy (%)"), (rate, rate_name)):
         tidy(axes, name, last)
         if tested:
             axes.axvline(tested, color=INK, alpha=0.5, linestyle=":", linewidth=1.2, label="the weights that are tested")
@@ -92,7 +108,7 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int) -> None
         accuracy.set_ylim(max(low - margin, 0), min(high + margin, 100))
     rate.set_ylim(0, 1.05 * peak / 10.0**power or 1)
     handles, names = loss.get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    made.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False, fontsize=9)
     save(made, target, **CLOSE)
 
 

@@ -1,6 +1,8 @@
 """What a run counts while it trains, and the plain values that its loop goes by."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(kw_only=True)
@@ -17,6 +19,35 @@ class Progress:
     num_seen: int = 0
     metrics_size: int = 0  # bytes of metrics.jsonl that belong to these steps
     rollbacks: int = 0  # times that the run went back and lowered its learning rate
+    plain_loss_sum: float = 0.0  # as loss_sum, without label smoothing
+
+    def count(self, num_images: int, *, loss: float, plain_loss: float, num_correct: int) -> None:
+        """Add a batch to the sums since the last evaluation."""
+        self.loss_sum += loss * num_images
+        self.plain_loss_sum += plain_loss * num_images
+        self.num_correct += num_correct
+        self.num_seen += num_images
+
+    def take_means(self, *, smoothed: bool) -> dict[str, float]:
+        """The means since the last evaluation, for its row; the sums begin anew. `smoothed`: whether the loss is label-smoothed."""
+        row = {"train_loss": self.loss_sum / self.num_seen, "train_accuracy": self.num_correct / self.num_seen}
+        if smoothed:  # which the loss on validation is not
+            row["train_plain_loss"] = self.plain_loss_sum / self.num_seen
+        self.loss_sum, self.plain_loss_sum, self.num_correct, self.num_seen = 0.0, 0.0, 0, 0
+        return row
+
+    def facts(self) -> dict[str, Any]:
+        """As a checkpoint holds it. Without label smoothing the two sums are one, and the second is left out, as it was in format 1."""
+        found = asdict(self)
+        if self.plain_loss_sum == self.loss_sum:
+            del found["plain_loss_sum"]
+        return found
+
+    def load(self, facts: Mapping[str, Any]) -> None:
+        """Take over what `facts` gave. Raises KeyError, TypeError or ValueError where it is none such."""
+        self.__init__(**{"plain_loss_sum": facts["loss_sum"], **facts})
+        if not all(isinstance(value, (int, float)) and value >= -1 for value in asdict(self).values()):
+            raise ValueError(f"progress {facts}")
 
 
 @dataclass(frozen=True, kw_only=True)

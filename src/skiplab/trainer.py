@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +75,7 @@ class Trainer:
         # of the steps since the last log point, on the device: reading them earlier would wait for it; and one that is never read
         self.most_pending = min(settings.log_every, settings.stop_at, MOST_PENDING)
         self.losses = torch.zeros(self.most_pending + 1, device=self.device)
+        self.plain_losses = torch.zeros_like(self.losses)  # without label smoothing, where there is any
         self.corrects = torch.zeros(self.most_pending + 1, dtype=torch.int64, device=self.device)
         self.pending: list[tuple[float, int]] = []  # their learning rates and batch sizes
         self.began = self.deadline = self.seconds = 0.0  # seconds of training: over all sittings
@@ -168,13 +168,18 @@ class Trainer:
         # at least two images a part: BatchNorm cannot normalise one value
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
         self.losses[slot], self.corrects[slot], counted = 0.0, 0, slot if weight else -1
+        if smoothing:
+            self.plain_losses[slot] = 0.0
         for number, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1):
             with self.ranks.reducing(self.replica, is_last=number == parts):
                 with self.autocast:
                     logits = self.replica(x)  # (B, C, H, W) -> (B, K)
-                    loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * (weight * (len(y) / num_images))
+                    share = weight * (len(y) / num_images)
+                    loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
                 self.scaler.scale(loss).backward()
             self.losses[counted] += loss.detach()
+            if smoothing:
+                self.plain_losses[counted] += F.cross_entropy(logits.detach().float(), y) * share
             self.corrects[counted] += (logits.detach().argmax(1) == y).sum()
         return num_images
 
@@ -198,21 +203,22 @@ class Trainer:
             return
         progress, count = self.progress, len(self.pending)
         losses, corrects = self.ranks.mean(self.losses[:count]).tolist(), self.ranks.sum(self.corrects[:count]).tolist()
+        smoothed = self.settings.label_smoothing > 0
+        plain = self.ranks.mean(self.plain_losses[:count]).tolist() if smoothed else losses
         first = progress.step - count
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise self.diverged(f"the loss is {loss} at step {first + i + 1:,}", lr=self.pending[i][0])
         rows = [{"step": first + i + 1, "lr": self.pending[i][0], "loss": loss} for i, loss in enumerate(losses)]
         self.log.metric(self.probe.behind(rows))
-        for loss, correct, (_, num_images) in zip(losses, corrects, self.pending, strict=True):
-            progress.loss_sum += loss * num_images
-            progress.num_correct += correct
-            progress.num_seen += num_images
+        for loss, plain_loss, correct, (_, num_images) in zip(losses, plain, corrects, self.pending, strict=True):
+            progress.count(num_images, loss=loss, plain_loss=plain_loss, num_correct=correct)
             self.images += num_images
         self.pending.clear()
         epoch = progress.step / self.batches.steps_per_epoch
         train_accuracy = progress.num_correct / progress.num_seen
-        values = {"epoch": f"{epoch:.1f}", "loss": f"{losses[-1]:.3f}", "train": f"{train_accuracy:.1%}"}
+        name = "smoothed loss" if smoothed else "loss"
+        values = {"epoch": f"{epoch:.1f}", name: f"{losses[-1]:.3f}", "train": f"{train_accuracy:.1%}"}
         values |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
         values |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
         self.log.show({"step": f"{progress.step:,}"} | values, always=self.settings.log_every == 1)
@@ -225,9 +231,7 @@ class Trainer:
         row: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.step / self.batches.steps_per_epoch,
-            "train_loss": progress.loss_sum / progress.num_seen,
-            "train_accuracy": progress.num_correct / progress.num_seen,
-        }
+        } | progress.take_means(smoothed=self.settings.label_smoothing > 0)
         if self.settings.eval_train:
             scores = self.scores(self.batches.split)
             row |= {"train_eval_loss": scores.loss, "train_eval_accuracy": scores.accuracy}
@@ -242,7 +246,6 @@ class Trainer:
             else:
                 progress.evaluations_since_best += 1
         self.log.metric([row])
-        progress.loss_sum, progress.num_correct, progress.num_seen = 0.0, 0, 0
         self.log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
         is_best = progress.best_step == progress.step and self.validation is not None
         self.log.evaluation(row, lr=self.rate(progress.step - 1), images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best)
@@ -277,7 +280,7 @@ class Trainer:
             tensors |= {f"average/{k}": v for k, v in self.average.model.state_dict().items()}
         tensors |= {f"lookahead/{k}": v for k, v in self.lookahead.slow.items()}
         tensors |= {f"selection/{k}": v for k, v in self.selection.state().items()}
-        facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": asdict(self.progress)}
+        facts = {"network": self.network, "num_steps": self.settings.num_steps, "progress": self.progress.facts()}
         facts |= {"accumulate": self.settings.accumulate, "run": self.run}
         history = {"seconds": self.seconds, "images": self.images, "machine": self.machine, "moved": self.moved}
         facts |= {"rolled_back": self.rolled_back} if self.rolled_back else {}
@@ -293,9 +296,7 @@ class Trainer:
         optim.load_state(self.optimizer, self.model, under("optimizer/", tensors))
         if facts["scaler"]:  # none where the run began without fp16
             self.scaler.load_state_dict(facts["scaler"])
-        self.progress.__init__(**facts["progress"])
-        if not all(isinstance(value, (int, float)) and value >= -1 for value in asdict(self.progress).values()):
-            raise ValueError(f"progress {facts['progress']}")
+        self.progress.load(facts["progress"])
         self.rolled_back = [int(step) for step in facts.get("rolled_back", [])]
         self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
         self.moved = list(facts["history"].get("moved", []))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiplab import config as configs, folders, placement, provenance
+from skiplab.cores import counted
 from skiplab.errors import UsageError
 from skiplab.schema import Config
 from skiplab.study import record
@@ -27,7 +28,7 @@ METRICS = {  # name -> what it is called, and whether more of it is better
     "val.accuracy": ("best validation accuracy", True),
     "val.loss": ("validation loss at the best accuracy", False),
     "train.accuracy": ("training accuracy, last epoch", True),
-    "train.loss": ("training loss, last epoch", False),
+    "train.loss": ("training loss without label smoothing, last epoch", False),
     "train.seconds": ("seconds of training", False),
 }
 OF_RUNS = ("changed", "init_sha256")  # what tells runs apart beside the keys that a user sets
@@ -109,7 +110,8 @@ class Result:
             return self.result["train_seconds"]
         if kind == "train":
             last = self.evaluations[-1]
-            return last.get(f"train_eval_{key}", last[f"train_{key}"])
+            names = (f"train_eval_{key}", f"train_plain_{key}", f"train_{key}")
+            return next((last[name] for name in names if name in last), None)
         return self.result["summary"][{"params": "parameters", "macs": "macs"}[name]]
 
     @functools.cached_property
@@ -125,6 +127,11 @@ class Result:
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows that an evaluation has written, in order."""
         return [row for row in self.rows if "train_loss" in row]
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether its train.loss is label-smoothed: the run is of a version that recorded none without."""
+        return self.config.trainer.label_smoothing > 0 and not {"train_eval_loss", "train_plain_loss"} & self.evaluations[-1].keys()
 
     def probed(self, key: str) -> dict[int, dict[str, float]]:
         """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: by step, a value a layer in order."""
@@ -249,6 +256,9 @@ def once(found: Found) -> None:
 
 def with_metric(found: Found, metric: str) -> Found:
     """What is found, of a metric on the test set without the runs that left it sealed, if others have not."""
+    if metric == "train.loss" and (old := [result for result in found.results if result.evaluations and result.is_smoothed]):
+        note = f"train.loss is label-smoothed in {counted(len(old), 'run')}, as an earlier version recorded it: {old[0].folder} the first"
+        return Found(found.results, [*found.notes, note])
     sealed = [result for result in found.results if result.config.evaluator.split == "val"]
     if not metric.startswith("test.") or len(sealed) in (0, len(found.results)):
         return found
