@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import compose
-from skiplab import data, models, muon, optim, parts
+from skiplab import averages, data, models, muon, optim, parts
 from skiplab.augment import Augment
 from skiplab.evaluate import Predictor
 from skiplab.schema import Airbench
@@ -198,7 +198,7 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 
 def test_slow_weights_are_their_formula() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    lookahead = optim.Lookahead(model, every=2, decay=0.9, num_steps=7)
+    lookahead = averages.Lookahead(model, every=2, decay=0.9, num_steps=7)
     slow = {name: t.clone() for name, t in model.state_dict().items()}
     fast = {name: t.clone() for name, t in slow.items()}
     for step in range(1, 8):
@@ -216,7 +216,7 @@ def test_slow_weights_are_their_formula() -> None:
         lookahead.update(step)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, fast[name])
-    none = optim.Lookahead(model, every=0, decay=0.9, num_steps=7)
+    none = averages.Lookahead(model, every=0, decay=0.9, num_steps=7)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     none.update(7)
     assert none.slow == {}

@@ -478,6 +478,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
         "trainer.devices",
         "trainer.sync_bn",
         "trainer.compile_mode",
+        "trainer.ema_warmup",
         "trainer.lookahead",
         "trainer.lookahead_decay",
         "optimizer.norm_scale",

@@ -68,7 +68,7 @@ FEATURES = {
     "dropout": ("model.dropout=0.5",),
     "augmentation": ("augment=cutout", "augment.crop=2", "augment.cutout=3"),
     "accumulation": ("trainer.accumulate=4",),
-    "average": ("trainer.ema=0.9",),
+    "average": ("trainer.ema=0.9", "trainer.ema_warmup=true"),
     "clip": ("trainer.clip=0.5", "trainer.label_smoothing=0.3"),
     "bf16": ("trainer.amp=bf16",),
     "fp16": ("trainer.amp=fp16",),

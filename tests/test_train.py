@@ -289,6 +289,26 @@ def test_a_checkpoint_of_another_network_is_refused(call: Cli) -> None:
     assert len(err.splitlines()) == 1
 
 
+def test_what_makes_a_figure_say_little_is_told_at_the_start_and_in_the_report(call: Cli) -> None:
+    """An average that is still the initial weights, and a validation set of an image."""
+    code, out, err = call(*SMALL, "trainer.ema=0.999", "val_fraction=0.001", "epochs=1", "out=run")
+    assert (code, err) == (0, "")
+    notes = [line for line in out.partition("epoch 1")[0].splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: trainer.ema=0.999: after 6 steps the average, which is what is evaluated, is still 99 % initial weights; "
+        "take a smaller trainer.ema, or trainer.ema_warmup=true",
+        "note: val_fraction=0.001: validation has 1 image for 10 classes: the accuracy there, by which the best weights are chosen, "
+        "says little",
+    ]
+    assert Path("run/report.txt").read_text().endswith(notes[1].replace("val_fraction=0.001: ", "") + "\n")
+    code, out, err = call(*SMALL, "trainer.ema=0.999", "trainer.ema_warmup=true", "epochs=1", "out=warm")
+    assert (code, err) == (0, "")
+    assert "note: " not in out
+    assert "note: " not in Path("warm/report.txt").read_text()
+    code, _, err = call(*SMALL, "trainer.ema_warmup=true", "out=none")
+    assert (code, err) == (2, "error: trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0\n")
+
+
 def test_debug_trainer_and_steps(call: Cli) -> None:
     code, out, err = call("trainer=debug", "depth=1", "width=8", "steps=1k", "out=run")
     assert code == 0, err

@@ -55,6 +55,8 @@ def across(config: Config) -> Iterable[str]:
     if (config.match == "none") != (config.target is None):
         given = f"target={config.target}" if config.match == "none" else f"match={config.match}"
         yield f"{given}: a budget takes both, match=params or match=macs and target=NUMBER, which then choose the width"
+    if trainer.ema_warmup and trainer.ema == 0:
+        yield "trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0"
     if trainer.early_stop is not None and config.val_fraction == 0:
         yield f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; set val_fraction above 0"
     if config.evaluator.split == "val" and config.val_fraction == 0:

@@ -1,10 +1,9 @@
-"""Optimizers, the learning rate as a function of the step, and averages of the weights.
+"""Optimizers, and the learning rate as a function of the step.
 
 The update rules are torch's own functions, fused. Its optimizer classes are not used: to construct one imports torch._dynamo,
 which takes half as long as torch itself.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -299,51 +298,3 @@ def learning_rate(name: str, *, lr: float, num_steps: int, **options: Any) -> Sc
     """The learning rate at each step 0 .. num_steps - 1 under scheduler `name`, which gives a multiple of `lr`."""
     factor = SCHEDULERS[name](num_steps, **options)
     return lambda step: lr * factor(step)
-
-
-class Average:
-    """Exponential moving average of weights and BatchNorm statistics: a <- decay a + (1 - decay) w; `decay` 0 keeps none.
-
-    `model` is what evaluation and the best checkpoint use: the averaged copy, or without an average the trained model.
-    """
-
-    def __init__(self, model: nn.Module, *, decay: float):
-        self.source, self.decay = model, decay
-        self.model = copy.deepcopy(model).requires_grad_(False) if decay else model
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)) if decay else []
-        self.averaged = [(a, w) for a, w in pairs if a.is_floating_point()]
-        self.copied = [(a, w) for a, w in pairs if not a.is_floating_point()]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        for average, weight in self.averaged:
-            average.lerp_(weight, 1 - self.decay)
-        for average, weight in self.copied:
-            average.copy_(weight)
-
-
-class Lookahead:
-    """Slow weights (Zhang et al. 2019): after every k-th step s of S, slow <- d slow + (1 - d) w and w <- slow; at the end w <- slow.
-
-    d = decay^k (s / S)^3 grows over the run (Jordan 2024); k = `every`, 0 for none. BatchNorm statistics count as weights.
-    """
-
-    def __init__(self, model: nn.Module, *, every: int, decay: float, num_steps: int):
-        self.every, self.decay, self.num_steps = every, decay, num_steps
-        self.fast = {name: t for name, t in model.state_dict().items() if t.is_floating_point()} if every else {}
-        self.slow = {name: t.clone() for name, t in self.fast.items()}
-
-    def update(self, step: int) -> None:
-        """After `step` optimizer steps."""
-        if self.every and step % self.every == 0:
-            kept = self.decay**self.every * (step / self.num_steps) ** 3
-            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
-                fast.copy_(slow.lerp_(fast, 1 - kept))
-        if self.every and step == self.num_steps:
-            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
-                fast.copy_(slow)
-
-    def load(self, slow: Mapping[str, Tensor]) -> None:
-        """Take over slow weights. Raises KeyError where one is missing."""
-        for name, tensor in self.slow.items():
-            tensor.copy_(slow[name])

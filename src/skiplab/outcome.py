@@ -24,6 +24,7 @@ from skiplab.rollback import ROLLBACK_FACTOR, as_changes
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
 
+FEW = 10  # images of validation a class, below which it is told
 FILES = (folders.LOG, "metrics.jsonl", "timing.jsonl", "test_reads.jsonl", "report.txt", "predictions.npz", folders.RESULT)
 SPLITS = {"test": "test set", "val": "validation set"}
 
@@ -41,6 +42,14 @@ def check_places(folder: Path) -> None:
     for name in FILES:
         if (folder / name).is_dir():
             raise FolderError(f"{folder / name}: is a folder, and the run writes a file of this name; move it away")
+
+
+def few_images(num_images: int, num_classes: int) -> str:
+    """What to know of a validation set with less than FEW images a class; nothing of a larger one."""
+    if num_images >= FEW * num_classes:
+        return ""
+    images = hardware.counted(num_images, "image")
+    return f"validation has {images} for {num_classes} classes: the accuracy there, by which the best weights are chosen, says little"
 
 
 def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str) -> tuple[dict[str, Any], End]:
@@ -75,6 +84,8 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
     heading = f"{config.dataset.name} {SPLITS[reported]}, {config.model.name} of {config.block.name} blocks ({chosen})"
     text = report.text(found, heading=heading)
+    if trainer.validation is not None and (few := few_images(len(trainer.validation), len(classes))):
+        text += f"note: {few}\n"
     checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skiplab import checkpoint, constraints, data, hardware, memory, models, optim, provenance, threads
+from skiplab import averages, checkpoint, constraints, data, hardware, memory, models, optim, provenance, threads
 from skiplab.augment import Augment
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
@@ -175,14 +175,14 @@ def make_trainer(
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, batches = config.trainer, batches_of(config, training, device)
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
-    average = optim.Average(model, decay=options.ema)
+    average = averages.Average(model, decay=options.ema, warmup=options.ema_warmup)
     if options.compile:
         hardware.compile_in_place({model, average.model}, mode=options.compile_mode, device=device)
     return Trainer(
         settings_of(config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate),
         model=model,
         average=average,
-        lookahead=optim.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
+        lookahead=averages.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
         optimizer=optimizer_of(config, model, device, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,

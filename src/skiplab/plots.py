@@ -64,7 +64,7 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int, smoothe
     made = figure(13, 4.1)
     made.suptitle(wrapped(title, inches=12.5, points=10), fontsize=10)
     loss, accuracy, rate = made.subplots(1, 3)
-    losses, accuracies = [row["loss"] for row in steps], []
+    losses = [row["loss"] for row in steps]
     dot = "." if len(steps) == 1 else ""  # a line of one point cannot be seen
     loss.plot(
         at_steps,
@@ -75,19 +75,7 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int, smoothe
         marker=dot,
         label="each training batch" + (", label-smoothed" if smoothed else ""),
     )
-    is_plain = any("train_plain_loss" in row for row in evaluations)
-    mean = "training, mean over the pass" + (", label-smoothed" if smoothed and not is_plain else "")
-    for key, of, name, colour, line in (
-        ("train_plain_loss" if is_plain else "train_loss", "train_accuracy", mean, BLUE, "-"),
-        ("train_eval_loss", "train_eval_accuracy", "training, evaluated after the pass", BLUE, "--"),
-        ("val_loss", "val_accuracy", "validation", ORANGE, "-"),
-    ):
-        found = [row for row in evaluations if key in row]
-        if found:
-            places = [row["step"] for row in found]
-            loss.plot(places, [row[key] for row in found], line, color=colour, marker=".", label=name)
-            accuracies += (shares := [100 * row[of] for row in found])
-            accuracy.plot(places, shares, line, color=colour, marker=".", clip_on=False)
+    accuracies = draw_evaluations(loss, accuracy, evaluations, smoothed=smoothed)
     rates = np.array([row["lr"] for row in steps])
     peak = rates.max(initial=0)
     power = math.floor(math.log10(peak)) if 0 < peak < 1e-3 else 0  # so that the ticks are not 8e-05 and 0.0001
@@ -110,6 +98,25 @@ def curves(metrics_path: Path, target: Path, *, title: str, tested: int, smoothe
     handles, names = loss.get_legend_handles_labels()
     made.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False, fontsize=9)
     save(made, target, **CLOSE)
+
+
+def draw_evaluations(loss: Axes, accuracy: Axes, evaluations: Sequence[dict[str, Any]], *, smoothed: bool) -> list[float]:
+    """The curves over evaluations, each of those that have it; returns the accuracies, in percent."""
+    accuracies: list[float] = []
+    is_plain = any("train_plain_loss" in row for row in evaluations)
+    mean = "training, mean over the pass" + (", label-smoothed" if smoothed and not is_plain else "")
+    for key, of, name, colour, line in (
+        ("train_plain_loss" if is_plain else "train_loss", "train_accuracy", mean, BLUE, "-"),
+        ("train_eval_loss", "train_eval_accuracy", "training, evaluated after the pass", BLUE, "--"),
+        ("val_loss", "val_accuracy", "validation", ORANGE, "-"),
+    ):
+        found = [row for row in evaluations if key in row]
+        if found:
+            places = [row["step"] for row in found]
+            loss.plot(places, [row[key] for row in found], line, color=colour, marker=".", label=name)
+            accuracies += (shares := [100 * row[of] for row in found])
+            accuracy.plot(places, shares, line, color=colour, marker=".", clip_on=False)
+    return accuracies
 
 
 def tidy(axes: Axes, name: str, last: int) -> None:

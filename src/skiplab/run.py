@@ -1,7 +1,7 @@
 """The map of a run: config -> data -> model -> optimizer -> trainer -> evaluation -> report, top to bottom."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from skiplab.log import Log, Silence
 from skiplab.schema import Config
 from skiplab.signals import StopSignal
 from skiplab.trainer import Trainer
+
+INITIAL = 0.1  # part of the average that the initial weights are at the end, above which it is told
 
 
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
@@ -118,6 +120,8 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
         f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images{cut} on "
         f"{hardware.describe(trainer.device, processes=trainer.ranks.size)}"
     )
+    for remark in remarks(config, trainer):
+        log.line(f"note: {remark}")
     if trainer.batches.split.images.device != trainer.device:
         log.line("the images do not fit the device beside the network: they stay in pinned host memory")
 
@@ -129,3 +133,16 @@ def load_start(config: Config, model: nn.Module) -> None:
     if config.init_sha256 not in (None, checkpoint.digest(source)):
         raise UsageError(f"init_from={config.init_from}: {source.name} has changed since this run was begun; resume=never starts afresh")
     parts.load_weights(source, model, config)
+
+
+def remarks(config: Config, trainer: Trainer) -> Iterator[str]:
+    """What a reader of the run's figures should know beforehand."""
+    steps, held = trainer.settings.stop_at, trainer.validation
+    share = trainer.average.initial_share(steps) if config.trainer.ema else 0.0
+    if share > INITIAL:
+        yield (
+            f"trainer.ema={config.trainer.ema:g}: after {hardware.counted(steps, 'step')} the average, which is what is evaluated, is "
+            f"still {100 * share:.0f} % initial weights; take a smaller trainer.ema, or trainer.ema_warmup=true"
+        )
+    if held is not None and (few := outcome.few_images(len(held), len(config.dataset.classes))):
+        yield f"val_fraction={config.val_fraction:g}: {few}"

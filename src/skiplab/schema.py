@@ -170,6 +170,7 @@ class Trainer:
     )
     clip: float | None = key("largest gradient norm", above=0)
     ema: float = key("decay per step of the average of the weights that is evaluated; 0: none", at_least=0, below=1, fixed=True)
+    ema_warmup: bool = key("a smaller decay in the first steps: at most (1 + step) / (10 + step)", fixed=True, neutral=False)
     lookahead: int = key(
         "steps between updates of the slow weights, to which the weights return; 0: none", at_least=0, fixed=True, neutral=0
     )

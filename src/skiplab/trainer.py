@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from skiplab import checkpoint, hardware, optim
+from skiplab import averages, checkpoint, hardware, optim
 from skiplab.checkpoint import under
 from skiplab.data import Batches, Normalize, Split
 from skiplab.dist import ALONE, Ranks
@@ -37,8 +37,8 @@ class Trainer:
         settings: Settings,
         *,
         model: nn.Module,
-        average: optim.Average,
-        lookahead: optim.Lookahead,
+        average: averages.Average,
+        lookahead: averages.Lookahead,
         optimizer: optim.Optimizer,
         learning_rate: optim.Schedule,
         batches: Batches,
@@ -155,7 +155,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.probe.after_update(step)
         self.lookahead.update(step + 1)
-        self.average.update()
+        self.average.update(step)
         self.pending.append((lr, num_images))
 
     def add_gradients(self, step: int) -> int:
