@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,29 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(nam
     assert (code, err) == (4, f"error: run/{name}: is a folder, and the run writes a file of this name; move it away\n")
     assert (tmp_path / "run/last.ckpt").read_bytes() == stood
     assert not (tmp_path / "run/test_reads.jsonl").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a limit of Unix")
+def test_a_disk_without_room_for_the_end_is_told_before_the_test_set_is_read(call: Cli, tmp_path: Path) -> None:
+    import resource
+
+    assert call(*SMALL, "trainer.limit_steps=4", "out=run")[0] == 0
+    for name in ("result.json", "test_reads.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code, _, err = call("resume=run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 4
+    told = (
+        r"error: run: cannot write its report and predictions, [\d,]+ bytes are needed \(File too large\); go on with: train resume=run\n"
+    )
+    assert re.fullmatch(told, err), err
+    assert not (tmp_path / "run/test_reads.jsonl").exists()
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert call("resume=run")[0] == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -142,7 +142,10 @@ def identity_of(folder: Path) -> str | None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run came to its end: result.json is written last. One that is no JSON is none: the run's end is then done again."""
+    """Whether the run came to its end: of all that counts result.json is written last, before the pictures.
+
+    One that is no JSON is none: the run's end is then done again.
+    """
     try:
         return isinstance(json.loads((folder / RESULT).read_bytes()), dict)
     except (OSError, ValueError, RecursionError):

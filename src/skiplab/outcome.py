@@ -24,6 +24,7 @@ from skiplab.rollback import ROLLBACK_FACTOR, as_changes
 from skiplab.schema import Config
 from skiplab.trainer import Trainer
 
+REPORTS = 2**17  # bytes that report.txt, result.json and the end of run.log take, at most about
 FEW = 10  # images of validation a class, below which it is told
 FILES = (folders.LOG, "metrics.jsonl", "timing.jsonl", "test_reads.jsonl", "report.txt", "predictions.npz", folders.RESULT)
 SPLITS = {"test": "test set", "val": "validation set"}
@@ -42,6 +43,18 @@ def check_places(folder: Path) -> None:
     for name in FILES:
         if (folder / name).is_dir():
             raise FolderError(f"{folder / name}: is a folder, and the run writes a file of this name; move it away")
+
+
+def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
+    """Raise FolderError if the disk has no room for what the end writes: before the test set is read, for that is done once."""
+    path = folder / f".end-room{checkpoint.TEMPORARY}"
+    size = num_images * (4 * num_classes + 16) + REPORTS  # of predictions.npz as it is before it is compressed, and the rest
+    try:
+        checkpoint.write_atomically(path, bytes(size))
+    except FolderError as error:
+        said = str(error).replace(path.name, "its report and predictions")
+        raise FolderError(f"{said}; go on with: train resume={shlex.quote(str(folder))}") from None
+    path.unlink()
 
 
 def few_images(num_images: int, num_classes: int) -> str:
@@ -65,11 +78,14 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
         raise CheckpointError(f"{folder / folders.BEST}: of another run than {folders.CONFIG}")
     if facts.get("step") != progress.best_step:
         raise CheckpointError(f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best")
+    held = trainer.validation
+    num_images = config.dataset.test_images + (len(held) if held is not None else 0)
+    check_room(folder, num_images=num_images, num_classes=len(classes))
     splits: dict[str, data.Split] = {}
     if config.evaluator.split == "test":
         splits["test"] = open_test_set(config, folder, checkpoint_name="best", step=progress.best_step, reader="train")
-    if trainer.validation is not None:
-        splits["val"] = data.Split(trainer.validation.images.cpu(), trainer.validation.labels.cpu())
+    if held is not None:
+        splits["val"] = data.Split(held.images.cpu(), held.labels.cpu())
     predictions: dict[str, report.Predictions] = {}
     losses: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -80,11 +96,11 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     reported = config.evaluator.split
     found = report.metrics(predictions[reported], classes, loss=losses[reported])
     chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
-    if trainer.validation is None:
+    if held is None:
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
     heading = f"{config.dataset.name} {SPLITS[reported]}, {config.model.name} of {config.block.name} blocks ({chosen})"
     text = report.text(found, heading=heading)
-    if trainer.validation is not None and (few := few_images(len(trainer.validation), len(classes))):
+    if held is not None and (few := few_images(len(held), len(classes))):
         text += f"note: {few}\n"
     checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
@@ -284,4 +300,5 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     tested, loss = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
     found = report.metrics(tested, config.dataset.classes, loss=loss)
     heading = f"{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
-    return report.text(found, heading=heading)
+    few = few_images(len(chosen), len(config.dataset.classes)) if split == "val" else ""
+    return report.text(found, heading=heading) + (f"note: {few}\n" if few else "")
