@@ -40,7 +40,10 @@ class Published:
 
 def cache_folder() -> Path:
     """Where Skiplab keeps what it downloads and what it remembers: $XDG_CACHE_HOME/skiplab, else ~/.cache/skiplab."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skiplab"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skiplab"
+    except RuntimeError:  # a user without a home, as in a container
+        raise UsageError("$HOME is not set and this user has no home folder; set $XDG_CACHE_HOME, or $HOME, to a folder") from None
 
 
 def default_root() -> Path:
