@@ -16,6 +16,7 @@ from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import Predictor
 from skiplab.files import default_root
 from skiplab.log import Log
+from skiplab.pace import Pace
 from skiplab.probe import Probe
 from skiplab.progress import Settings
 from skiplab.randomness import seed_default
@@ -190,6 +191,13 @@ def make_trainer(
         validation=validation,
         predictor=predictor_of(config, average.model, device),
         probe=Probe(model, kinds=() if options.probe == "none" else tuple(options.probe.split(",")), every=options.probe_every),
+        pace=Pace(
+            log,
+            steps_per_epoch=batches.steps_per_epoch,
+            epochs=config.epochs if config.steps is None else None,
+            stop_at=min(num_steps, options.limit_steps or num_steps),
+            threads=torch.get_num_threads() if device.type == "cpu" else 0,
+        ),
         folder=folder,
         log=log,
         stop_signal=stop_signal,

@@ -36,6 +36,11 @@ class Progress:
         self.loss_sum, self.plain_loss_sum, self.num_correct, self.num_seen = 0.0, 0.0, 0, 0
         return row
 
+    def shown(self, *, steps_per_epoch: int, loss: float, smoothed: bool) -> dict[str, str]:
+        """What the progress bar shows of it: step, epoch, the last step's loss, training accuracy since the last evaluation."""
+        where = {"step": f"{self.step:,}", "epoch": f"{self.step / steps_per_epoch:.1f}"}
+        return where | {"smoothed loss" if smoothed else "loss": f"{loss:.3f}", "train": f"{self.num_correct / self.num_seen:.1%}"}
+
     def facts(self) -> dict[str, Any]:
         """As a checkpoint holds it. Without label smoothing the two sums are one, and the second is left out, as it was in format 1."""
         found = asdict(self)

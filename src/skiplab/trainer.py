@@ -19,6 +19,7 @@ from skiplab.errors import CheckpointError, Diverged, Stopped, UsageError
 from skiplab.evaluate import Predictor, Scores, evaluate
 from skiplab.folders import BEST, LAST
 from skiplab.log import Log
+from skiplab.pace import Pace
 from skiplab.probe import Probe
 from skiplab.progress import Progress, Settings
 from skiplab.randomness import seed_default
@@ -46,6 +47,7 @@ class Trainer:
         validation: Split | None,
         predictor: Predictor,
         probe: Probe,
+        pace: Pace,
         folder: Path,
         log: Log,
         stop_signal: Callable[[], int],
@@ -63,7 +65,7 @@ class Trainer:
         optimizer.can_freeze = ranks.size == 1  # every rank waits for every gradient
         self.batches, self.selection, self.validation, self.predictor = batches, selection, validation, predictor
         self.normalize: Normalize = batches.normalize
-        self.probe = probe
+        self.probe, self.pace = probe, pace
         self.device = self.normalize.device
         self.progress = Progress()
         self.rolled_back: list[int] = []  # the steps that rollbacks went back to
@@ -120,6 +122,7 @@ class Trainer:
         self.log.advance()
         if self.due(settings.log_every) or len(self.pending) == self.most_pending:
             self.report_losses()
+        self.pace.after(progress.step, is_synced=not self.pending)
         if self.due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
@@ -215,13 +218,10 @@ class Trainer:
             progress.count(num_images, loss=loss, plain_loss=plain_loss, num_correct=correct)
             self.images += num_images
         self.pending.clear()
-        epoch = progress.step / self.batches.steps_per_epoch
-        train_accuracy = progress.num_correct / progress.num_seen
-        name = "smoothed loss" if smoothed else "loss"
-        values = {"epoch": f"{epoch:.1f}", name: f"{losses[-1]:.3f}", "train": f"{train_accuracy:.1%}"}
-        values |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
-        values |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
-        self.log.show({"step": f"{progress.step:,}"} | values, always=self.settings.log_every == 1)
+        shown = progress.shown(steps_per_epoch=self.batches.steps_per_epoch, loss=losses[-1], smoothed=smoothed)
+        shown |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
+        shown |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
+        self.log.show(shown, always=self.settings.log_every == 1)
 
     def evaluate(self) -> None:
         """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
