@@ -24,6 +24,7 @@ PARTS = {  # name -> what it answers; each is tables(setting, models) in bench_N
     "batches": "what gathering, cropping and mirroring a batch takes, on one core",
     "evaluation": "the evaluation against the training, and the report's milliseconds",
     "start": "commands and the way to the first step, against `import torch`",
+    "contention": "a run beside busy processes, and what threads that wait asleep cost where nothing is busy",
     "roofline": "FLOP/s and bytes/s of a step against a matrix product and a copy on this machine",
     "speedrun": "CUDA only: `train experiment=speedrun94` (and 96) beside a published script",
 }

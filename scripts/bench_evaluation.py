@@ -72,7 +72,7 @@ def report(setting: Setting) -> dict[str, Any]:
 
     def ours() -> None:
         fresh = Predictions(labels, probabilities)  # it remembers what it has counted
-        text(metrics(fresh, classes), heading="")
+        text(metrics(fresh, classes, loss=0.0), heading="")
 
     def bare() -> None:
         predicted = probabilities.argmax(1)

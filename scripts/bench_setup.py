@@ -91,8 +91,11 @@ class MeasurementError(Exception):
 
 def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, Any]:
     """What `MODULE:FUNCTION(setting, **arguments)` returns in a fresh process, and its peak memory: `peak_mib`, `cuda_peak_mib`."""
+    from skiplab import threads
+
     job = {"function": function, "setting": asdict(setting), "arguments": arguments}
     environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads), "KINETO_LOG_LEVEL": "99"}  # the profiler says much
+    threads.wait_asleep(environment)  # as `train` has them wait
     tell(f"measuring {function} {' '.join(map(str, arguments.values()))}")
     done = subprocess.run([sys.executable, str(COMMAND), "--measure", json.dumps(job)], stdout=subprocess.PIPE, text=True, env=environment)
     tell("")

@@ -15,6 +15,7 @@ import torch
 from conftest import Cli, compose, start
 from skiplab import cores, folders, hardware, launch, memory, parts, run
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
+from skiplab.evaluate import BATCH_SIZE
 from skiplab.signals import EXIT_CODES, StopSignal
 from skiplab.study import warm
 
@@ -328,3 +329,17 @@ def test_a_run_that_moved_says_so(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
 def test_errors_of_the_system_are_errors_of_ours() -> None:
     assert isinstance(launch.of_system(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError)
     assert isinstance(launch.of_system(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("dataset=cifar10",), BATCH_SIZE),
+        (("dataset=cifar10", "model=resnet50"), BATCH_SIZE),
+        (("dataset=cifar10", "model=resnet18", "dataset.resize=224"), BATCH_SIZE),
+        (("dataset.resize=2000", "width=8"), 2**32 // (4 * 8 * 2000**2)),
+        (("dataset.resize=20000", "width=8"), 1),
+    ],
+)
+def test_an_evaluation_takes_fewer_images_only_where_they_are_huge(texts: tuple[str, ...], expected: int) -> None:
+    assert parts.images_at_once(compose(*texts)) == expected

@@ -73,3 +73,10 @@ def test_add_a_data_set(house: Path) -> None:
         header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
         (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
     assert "kmnist: 54,000 training" in run(house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_emphasis_is_closed_in_every_paragraph(path: Path) -> None:
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*[*-] )", text):
+        assert paragraph.count("**") % 2 == 0, paragraph

@@ -34,11 +34,12 @@ class Predictor:
     """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 
     `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image; `multicrop` (Jordan 2024) of that,
-    by one half, and of the same for the image moved by one pixel up and left, and down and right, by a quarter each.
+    by one half, and of the same for the image moved by one pixel up and left, and down and right, by a quarter each. `batch_size`: images
+    that an evaluation takes at once.
     """
 
-    def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str):
-        self.model, self.autocast, self.tta = model, autocast, tta
+    def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str, batch_size: int = BATCH_SIZE):
+        self.model, self.autocast, self.tta, self.batch_size = model, autocast, tta, batch_size
 
     def __call__(self, images: Tensor) -> Tensor:
         with self.autocast:
@@ -67,9 +68,9 @@ def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_cl
     was_training = predictor.model.training
     predictor.model.eval()
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
-    losses = torch.zeros(-(-len(split) // BATCH_SIZE), device=normalize.device)  # of each batch; on one rank alone not zero
+    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=normalize.device)  # of each batch; on one rank alone not zero
     own, size = ranks.place.rank, ranks.size
-    for number, (images, labels) in enumerate(in_order(split, normalize, batch_size=BATCH_SIZE, rank=own, ranks=size)):
+    for number, (images, labels) in enumerate(in_order(split, normalize, batch_size=predictor.batch_size, rank=own, ranks=size)):
         logits = predictor(images)
         losses[own + number * size] = F.cross_entropy(logits, labels, reduction="sum")
         confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
@@ -88,7 +89,7 @@ def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[T
     was_training = predictor.model.training
     predictor.model.eval()
     probabilities, losses = [], []
-    for images, labels in in_order(split, normalize, batch_size=BATCH_SIZE):
+    for images, labels in in_order(split, normalize, batch_size=predictor.batch_size):
         logits = predictor(images)
         probabilities.append(logits.softmax(1).cpu())
         losses.append(F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="none"))

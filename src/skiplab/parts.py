@@ -13,7 +13,7 @@ from skiplab import averages, checkpoint, constraints, data, hardware, memory, m
 from skiplab.augment import Augment
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
-from skiplab.evaluate import Predictor
+from skiplab.evaluate import BATCH_SIZE, Predictor
 from skiplab.files import default_root
 from skiplab.log import Log
 from skiplab.pace import Pace
@@ -26,6 +26,7 @@ from skiplab.torchrun import Place
 from skiplab.trainer import Trainer
 
 WHITENED = 5000  # images from which layers that whiten take their weights
+LARGEST_ACTIVATION, STEM_STRIDE = 2**32, 4  # bytes; and by how much the stem of ImageNet's networks shrinks an image
 LARGE_IMAGE = 128  # pixels of height and width; beyond, memory follows the number of pixels and not that of images
 TRAINING = 3  # forward passes that a training step costs
 HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
@@ -141,7 +142,19 @@ def normalizer(config: Config, device: torch.device) -> data.Normalize:
 def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Predictor:
     """The model in evaluation under the config's precision."""
     dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
-    return Predictor(model, autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"), tta=config.evaluator.tta)
+    return Predictor(
+        model,
+        autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"),
+        tta=config.evaluator.tta,
+        batch_size=images_at_once(config),
+    )
+
+
+def images_at_once(config: Config) -> int:
+    """How many images an evaluation takes at once: its usual number, or so few that the first stage's activations fit 4 GiB."""
+    pixels = (constraints.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)) ** 2
+    largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)  # bytes an image
+    return max(1, min(BATCH_SIZE, LARGEST_ACTIVATION // largest))
 
 
 def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:
