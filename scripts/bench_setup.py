@@ -180,12 +180,12 @@ def set_up(setting: Setting, config: "Config") -> "torch.device":
 
 def lies_there(dataset: str, root: Path) -> bool:
     """Whether the training files of cifar10 or mnist are under `root`, so that nothing has to be fetched."""
-    from skiplab import formats
+    from skiplab import official
 
     if dataset == "mnist":
         raw = root / "MNIST/raw"
-        return all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in formats.IDX_NAMES["train"])
-    cifar = formats.CIFAR10
+        return all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in official.IDX_NAMES["train"])
+    cifar = official.CIFAR10
     versions = ((cifar.archive.folder, cifar.binary), (cifar.pickled_folder, cifar.pickled))
     return any(all((root / folder / name).is_file() for name in files["train"]) for folder, files in versions)
 

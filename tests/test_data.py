@@ -189,9 +189,10 @@ def test_load_names_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", str(root / split))
 
     monkeypatch.setitem(data.DATASETS, "made_up", unreadable)
+    ADVICE = "dataset.root or $SKIPLAB_DATA names another folder"
     with pytest.raises(UsageError) as caught:
         data.load("made_up", "train", root=tmp_path, channels=1, size=8, num_classes=4, num_images=6, resize=None)
-    assert str(caught.value) == f"{tmp_path / 'train'}: made_up cannot be read (Permission denied)"
+    assert str(caught.value) == f"{tmp_path / 'train'}: made_up cannot be read (Permission denied); {ADVICE}"
 
 
 def test_digits_load_as_their_config_states() -> None:

@@ -91,7 +91,19 @@ def data_file(tmp_path: Path) -> Path:
     return path
 
 
-def changed_unnoticeably(path: Path) -> None:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What is hashed from now on."""
+    seen: list[Path] = []
+
+    def counted(path: Path, of_old: Callable[[Path], str] = files.md5_of) -> str:
+        seen.append(path)
+        return of_old(path)
+
+    monkeypatch.setattr(files, "md5_of", counted)
+    return seen
+
+
+def changed_under_its_times(path: Path) -> None:
     """Other bytes, same size and mtime."""
     stat = path.stat()
     path.write_bytes(path.read_bytes()[::-1])
@@ -111,19 +123,51 @@ def test_md5_of_a_file(data_file: Path) -> None:
     assert files.md5_of(data_file) == md5(CONTENT)
 
 
-def test_a_good_verdict_is_remembered_and_the_file_not_read_again(data_file: Path) -> None:
-    verify(data_file, md5(CONTENT))
-    changed_unnoticeably(data_file)
-    verify(data_file, md5(CONTENT))  # nothing that a look from outside tells has changed
-    (cache_folder() / "verified.json").unlink()
-    assert_damaged(data_file)
-    assert names_in(cache_folder()) == []
+def test_a_good_verdict_is_remembered_and_the_file_not_read_again(data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = reads(monkeypatch)
+    for _ in range(3):
+        verify(data_file, md5(CONTENT))
+    assert read == [data_file]
+    verify(data_file, md5(CONTENT), afresh=True)
+    assert len(read) == 2
+
+
+def test_a_file_that_is_overwritten_under_the_same_size_and_mtime_is_found_out(data_file: Path) -> None:
+    """At once after the verdict, too, within one step of the file system's clock."""
+    for _ in range(20):
+        verify(data_file, md5(CONTENT))
+        changed_under_its_times(data_file)
+        assert_damaged(data_file)
+        changed_under_its_times(data_file)
+
+
+@pytest.mark.parametrize(("published", "said"), [(100, "the published file has 100"), (None, "which no file of a data set has")])
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: int | None, said: str) -> None:
+    read, path = reads(monkeypatch), tmp_path / "sparse.bin"
+    path.touch()
+    os.truncate(path, 12 * 10**9)
+    with pytest.raises(UsageError, match=f"sparse.bin: damaged: 12,000,000,000 bytes, {said}"):
+        verify(path, md5(CONTENT), size=published)
+    assert read == []
+
+
+def test_what_a_gzip_file_holds_may_be_verified_instead(tmp_path: Path) -> None:
+    path = tmp_path / "data.gz"
+    for content, is_good in ((CONTENT, True), (CONTENT[1:], False), (CONTENT + b"x", False), (CONTENT * 50, False)):
+        path.write_bytes(gzip.compress(content, 1))
+        if is_good:
+            verify(path, md5(b"the published archive"), unpacked=(md5(CONTENT), len(CONTENT)))
+        else:
+            with pytest.raises(UsageError, match="damaged"):
+                verify(path, md5(b"the published archive"), unpacked=(md5(CONTENT), len(CONTENT)))
+    path.write_bytes(gzip.compress(CONTENT)[:-20])
+    assert files.md5_unpacked(path, size=len(CONTENT)) is None
 
 
 def test_a_changed_mtime_or_size_is_checked_again(data_file: Path) -> None:
     verify(data_file, md5(CONTENT))
     stat = data_file.stat()
-    changed_unnoticeably(data_file)
+    changed_under_its_times(data_file)
     os.utime(data_file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
     assert_damaged(data_file)
     data_file.write_bytes(CONTENT + b"x")
@@ -141,22 +185,25 @@ def test_a_verdict_counts_for_its_md5_only(data_file: Path) -> None:
 
 
 def test_a_bad_verdict_is_not_remembered(data_file: Path) -> None:
-    changed_unnoticeably(data_file)
+    changed_under_its_times(data_file)
     assert_damaged(data_file)
-    changed_unnoticeably(data_file)  # back again
+    changed_under_its_times(data_file)  # back again
     verify(data_file, md5(CONTENT))
 
 
-def test_verdicts_of_several_files_live_side_by_side_under_resolved_paths(tmp_path: Path, data_file: Path) -> None:
+def test_verdicts_of_several_files_live_side_by_side_under_resolved_paths(
+    tmp_path: Path, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "other.bin"
     other.write_bytes(CONTENT)
     link = tmp_path / "link.bin"
     link.symlink_to(data_file)
     for path in (link, other):
         verify(path, md5(CONTENT))
-    assert set(json.loads((cache_folder() / "verified.json").read_text())) == {str(data_file), str(other)}
-    changed_unnoticeably(data_file)
+    read = reads(monkeypatch)
     verify(data_file, md5(CONTENT))  # was verified by its other name
+    assert read == []
+    assert set(json.loads((cache_folder() / "verified.json").read_text())) == {str(data_file), str(other)}
     assert names_in(cache_folder()) == ["verified.json"]
 
 

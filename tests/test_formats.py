@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from skiplab import formats
+from skiplab import formats, official
 from skiplab.errors import UsageError
 from skiplab.files import Published, extract
 
@@ -156,17 +156,17 @@ def test_idx_file_prefers_a_plain_file_only_if_its_md5_is_published(tmp_path: Pa
     plain.write_bytes(idx(IMAGES))
     packed.write_bytes(PACKED)
     file = Published("raw", "images.gz", md5(PACKED), NOWHERE)
-    assert formats.idx_file(tmp_path, file, md5(idx(IMAGES)), dataset="made_up") == plain
-    assert formats.idx_file(tmp_path, file, None, dataset="made_up") == packed
-    assert "damaged" in refusal(lambda: formats.idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain)
+    assert official.idx_file(tmp_path, file, md5(idx(IMAGES)), dataset="made_up") == plain
+    assert official.idx_file(tmp_path, file, None, dataset="made_up") == packed
+    assert "damaged" in refusal(lambda: official.idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain)
     packed.write_bytes(PACKED + b"x")
-    assert "damaged" in refusal(lambda: formats.idx_file(tmp_path, file, None, dataset="made_up"), packed)
+    assert "damaged" in refusal(lambda: official.idx_file(tmp_path, file, None, dataset="made_up"), packed)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_mnist_with_a_pixel_changed_is_refused(tmp_path: Path, split: str) -> None:
     """torchvision checks the archive only and would read these."""
-    path = tmp_path / "MNIST/raw" / formats.IDX_NAMES[split][0]
+    path = tmp_path / "MNIST/raw" / official.IDX_NAMES[split][0]
     path.parent.mkdir(parents=True)
     path.write_bytes(idx(made_up(3, 28, 28)))
     assert "damaged: its MD5 is" in refusal(lambda: formats.mnist(tmp_path, split), path)
@@ -411,12 +411,17 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 ARCHIVE = tar_of({**BINARIES, "readme.html": b"hello"})
 SMALL = replace(  # a CIFAR of six images, with the same choice of versions
-    formats.CIFAR10,
+    official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
     binary={"train": {name: md5(BINARIES[name]) for name in ("part_2.bin", "part_1.bin")}, "test": {"part_0.bin": None}},
     pickled_folder="pickled",
     pickled={"train": {"data_batch_1": md5(PICKLED)}, "test": {"test_batch": md5(PICKLED)}},
 )
+
+
+def read_small(root: Path, split: str) -> formats.Arrays:
+    """A split of SMALL."""
+    return formats.read_cifar(SMALL, root, split, num_classes=10, num_label_bytes=1, label_key=b"labels")
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> None:
@@ -427,31 +432,31 @@ def lay(folder: Path, files: dict[str, bytes]) -> None:
 
 def test_cifar_files_are_joined_in_their_official_order(tmp_path: Path) -> None:
     lay(tmp_path / "binary", BINARIES)
-    arrays = SMALL.read(tmp_path, "train")
+    arrays = read_small(tmp_path, "train")
     assert arrays.labels.tolist() == [2, 2, 1, 1]
     assert arrays.images[:, 0, 0, 0].tolist() == [2, 2, 1, 1]
-    assert SMALL.read(tmp_path, "test").labels.tolist() == [0, 0]
+    assert read_small(tmp_path, "test").labels.tolist() == [0, 0]
 
 
 def test_cifar_binary_is_preferred_and_must_have_its_md5(tmp_path: Path) -> None:
     lay(tmp_path / "binary", BINARIES)
     lay(tmp_path / "pickled", {"data_batch_1": PICKLED})
-    assert SMALL.read(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
+    assert read_small(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
     path = tmp_path / "binary/part_1.bin"
     path.write_bytes(BINARIES["part_2.bin"])  # a file of the right form
-    assert "damaged: its MD5 is" in refusal(lambda: SMALL.read(tmp_path, "train"), path)
+    assert "damaged: its MD5 is" in refusal(lambda: read_small(tmp_path, "train"), path)
 
 
 def test_cifar_pickled_version_is_read_where_the_binary_one_is_not_complete(tmp_path: Path) -> None:
     lay(tmp_path / "binary", {"part_1.bin": BINARIES["part_1.bin"]})
     lay(tmp_path / "pickled", {"data_batch_1": PICKLED})
-    assert SMALL.read(tmp_path, "train").labels.tolist() == [2, 0, 9]
+    assert read_small(tmp_path, "train").labels.tolist() == [2, 0, 9]
 
 
 def test_cifar_pickled_version_with_a_wrong_md5_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     hostile = cifar_pickle(called("global", *DANGEROUS["os.system"]), [1])
-    lay(tmp_path / "cifar-10-batches-py", dict.fromkeys((*formats.CIFAR10.pickled["train"], "test_batch"), hostile))
+    lay(tmp_path / "cifar-10-batches-py", dict.fromkeys((*official.CIFAR10.pickled["train"], "test_batch"), hostile))
     lay(tmp_path / "cifar-100-python", dict.fromkeys(("train", "test"), hostile))
     unpickled: list[Path] = []
     monkeypatch.setattr(formats, "read_cifar_pickle", lambda path, **_: unpickled.append(path))
@@ -469,21 +474,21 @@ def test_cifar_pickled_version_with_a_wrong_md5_is_never_unpickled(tmp_path: Pat
 @pytest.mark.parametrize("place", ["", "binary"])
 def test_cifar_archive_is_unpacked_where_it_lies(tmp_path: Path, place: str) -> None:
     lay(tmp_path / place, {"small.tar.gz": ARCHIVE})
-    assert SMALL.read(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
+    assert read_small(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
     (tmp_path / place / "small.tar.gz").unlink()
-    assert SMALL.read(tmp_path, "test").labels.tolist() == [0, 0]
+    assert read_small(tmp_path, "test").labels.tolist() == [0, 0]
     assert sorted(path.name for path in (tmp_path / "binary").iterdir()) == sorted(BINARIES)
 
 
 def test_cifar_archive_with_a_wrong_md5_is_not_unpacked(tmp_path: Path) -> None:
     lay(tmp_path, {"small.tar.gz": tar_of(BINARIES)})
-    assert "damaged: its MD5 is" in refusal(lambda: SMALL.read(tmp_path, "train"), tmp_path / "small.tar.gz")
+    assert "damaged: its MD5 is" in refusal(lambda: read_small(tmp_path, "train"), tmp_path / "small.tar.gz")
     assert not (tmp_path / "binary").exists()
 
 
 def test_cifar_archive_that_cannot_be_unpacked_there_says_what_to_do(tmp_path: Path) -> None:
     lay(tmp_path, {"small.tar.gz": ARCHIVE, "binary": b"a file where the folder should be"})
-    message = refusal(lambda: SMALL.read(tmp_path, "train"), tmp_path / "binary")
+    message = refusal(lambda: read_small(tmp_path, "train"), tmp_path / "binary")
     assert f"unpack {tmp_path / 'small.tar.gz'} by hand or set dataset.root" in message
 
 

@@ -1,6 +1,7 @@
 """From verified files to batches: read a split, hold out validation, feed uint8 images that live on the device."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skiplab import decoded, formats, memory
+from skiplab import decoded, formats, memory, official
 from skiplab.augment import Augment
 from skiplab.errors import UsageError
 from skiplab.randomness import fold, generator
@@ -24,11 +25,13 @@ DATASETS = {
 }
 # Where a data set's files are found and verified without reading them: a run that lacks its test files says so before it trains.
 FILES = {
-    "mnist": formats.mnist_files,
-    "fashion_mnist": formats.fashion_mnist_files,
-    "cifar10": formats.CIFAR10.locate,
-    "cifar100": formats.CIFAR100.locate,
+    "mnist": official.mnist_files,
+    "fashion_mnist": official.fashion_mnist_files,
+    "cifar10": official.CIFAR10.locate,
+    "cifar100": official.CIFAR100.locate,
 }
+# Of which files nothing is published that they could be verified by.
+UNVERIFIED = {"cifar10": official.CIFAR10.unverified, "cifar100": official.CIFAR100.unverified}
 
 
 RESIZED_COPIES = 2  # of resized images in memory at once: the whole, and the parts that validation is held out into
@@ -60,10 +63,8 @@ def load(
 
     Raises UsageError naming the file where it is missing, damaged, or not what the data set's config states.
     """
-    try:
+    with readable(name, root):
         arrays, digest = read(name, split, root)
-    except OSError as error:  # a folder that may not be searched, a disk that fails
-        raise UsageError(f"{error.filename or root}: {name} cannot be read ({error.strerror or error})") from None
     stated = (num_images, size, size, channels)
     if arrays.images.shape != stated:
         raise UsageError(
@@ -81,6 +82,16 @@ def load(
     return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest
 
 
+@contextmanager
+def readable(name: str, root: Path) -> Iterator[None]:
+    """Have what the system refuses raise UsageError naming the file: a folder that may not be searched, a disk that fails."""
+    try:
+        yield
+    except OSError as error:
+        advice = "dataset.root or $SKIPLAB_DATA names another folder"
+        raise UsageError(f"{error.filename or root}: {name} cannot be read ({error.strerror or error}); {advice}") from None
+
+
 def read(name: str, split: str, root: Path) -> tuple[formats.Arrays, str]:
     """A split's arrays and their SHA-256: those of official files decoded once and then mapped, the others read each time."""
     if name in FILES:
@@ -92,7 +103,16 @@ def read(name: str, split: str, root: Path) -> tuple[formats.Arrays, str]:
 def find(name: str, split: str, *, root: Path) -> None:
     """Fetch and verify the files of a split without reading it. Raises UsageError naming the file."""
     if name in FILES:
-        FILES[name](root, split)
+        with readable(name, root):
+            FILES[name](root, split)
+
+
+def unverified(name: str, *, root: Path) -> list[Path]:
+    """The files of both splits that are read without a checksum: only that of their archive is published."""
+    if name not in UNVERIFIED:
+        return []
+    with readable(name, root):
+        return [path for split in ("train", "test") for path in UNVERIFIED[name](root, split)]
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The official files of a data set: found under a root, verified against published checksums, or fetched from their hosts."""
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import socket
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.errors import UsageError
+from skiplab.locations import cache_folder, check_kind, default_root as default_root
 
-LARGEST_MEMBER = 2**28  # bytes of a file in an archive; CIFAR-100's training file has 154 million
+LARGEST_FILE = 2**28  # bytes of a file or an archive of a data set; CIFAR's archives have 170 million
+TICK = 0.02  # seconds, more than a file system's clock steps by: a write within a step of another leaves the same time
 TIMEOUT = 30  # seconds without a byte before a host counts as unreachable
 PATIENCE = 9  # times that a folder is made again which another process takes away
 
@@ -38,50 +42,68 @@ class Published:
         return [f"{host.rstrip('/')}/{self.name}" for host in ((mirror, *self.hosts) if mirror else self.hosts)]
 
 
-def cache_folder() -> Path:
-    """Where Skiplab keeps what it downloads and what it remembers: $XDG_CACHE_HOME/skiplab, else ~/.cache/skiplab."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skiplab"
-    except RuntimeError:  # a user without a home, as in a container
-        raise UsageError("$HOME is not set and this user has no home folder; set $XDG_CACHE_HOME, or $HOME, to a folder") from None
-
-
-def default_root() -> Path:
-    """The data root if `dataset.root` is not set: $SKIPLAB_DATA, else the cache folder."""
-    return Path(os.environ.get("SKIPLAB_DATA") or cache_folder())
-
-
 def md5_of(path: Path) -> str:
     """The MD5 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def verify(path: Path, md5: str) -> None:
-    """Raise UsageError unless the file has the published MD5; a good verdict is remembered by path, size and mtime."""
+def md5_unpacked(path: Path, *, size: int) -> str | None:
+    """The MD5 of what a gzip file holds; None if it is no whole gzip file, or unpacks to more than `size` bytes."""
+    digest, left = hashlib.md5(usedforsecurity=False), size
     try:
+        with gzip.open(path) as file:
+            while part := file.read(min(left + 1, 1 << 20)):
+                if (left := left - len(part)) < 0:
+                    return None
+                digest.update(part)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return digest.hexdigest()
+
+
+def verify(path: Path, md5: str, *, size: int | None = None, unpacked: tuple[str, int] | None = None, afresh: bool = False) -> None:
+    """Raise UsageError unless the file has the published MD5; a file that is larger than `size` is not read.
+
+    `unpacked`: the published MD5 and the size of what the file holds, if it is a gzip file; one that was packed anew is as good.
+
+    A good verdict is remembered by path, size and times of the last write and change; `afresh`: the file is read all the same.
+    """
+    try:
+        check_kind(path)
         stat = path.stat()
-        key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5]
-        if remembered().get(key) == fact:
+        check_size(path, stat.st_size, size)
+        key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5, stat.st_ctime_ns]
+        if not afresh and remembered().get(key) == fact:
             return
+        time.sleep(min(TICK, max(0, TICK - (time.time() - stat.st_ctime))))  # so that whatever is written later has another time
         actual = md5_of(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    if actual != md5:
+    if actual != md5 and (unpacked is None or md5_unpacked(path, size=unpacked[1]) != unpacked[0]):
         raise UsageError(f"{path}: damaged: its MD5 is {actual}, the published one is {md5}; delete the file and it is fetched again")
     remember(key, fact)
 
 
-def remembered() -> dict[str, list[Any]]:
-    """The good verdicts: path -> size, mtime, MD5."""
+def check_size(path: Path, found: int, published: int | None, *, exact: bool = False) -> None:
+    """Raise UsageError, before a file is read, if it is larger than the published one (`exact`: or smaller), or than any of a data set."""
+    most = LARGEST_FILE if published is None else published
+    if found > most or (exact and published is not None and found < published):
+        rule = "which no file of a data set has" if published is None else f"the published file has {published:,}"
+        raise UsageError(f"{path}: damaged: {found:,} bytes, {rule}; delete the file and it is fetched again")
+
+
+def remembered() -> dict[str, Any]:
+    """The good verdicts: path -> size, mtime, MD5, ctime."""
+    path = cache_folder() / "verified.json"
     try:
-        verdicts = json.loads((cache_folder() / "verified.json").read_text())
+        verdicts = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
     return verdicts if isinstance(verdicts, dict) else {}
 
 
-def remember(key: str, fact: list[Any]) -> None:
+def remember(key: str, fact: Any) -> None:
     """Add a good verdict, if the cache can be written."""
     path = cache_folder() / "verified.json"
     try:
@@ -92,6 +114,17 @@ def remember(key: str, fact: list[Any]) -> None:
             os.replace(fresh, path)
     except OSError:
         pass  # a cache that cannot be written costs half a second a run, no more
+
+
+def known_members(archive_md5: str) -> dict[str, str]:
+    """The MD5 of the files in a published archive, by name, if one with this MD5 was ever unpacked here."""
+    found = remembered().get(f"archive {archive_md5}")
+    return found if isinstance(found, dict) and all(isinstance(md5, str) for md5 in found.values()) else {}
+
+
+def remember_members(archive_md5: str, members: dict[str, str]) -> None:
+    """Keep the MD5 of the files in a published archive, for which none are published."""
+    remember(f"archive {archive_md5}", members)
 
 
 def ensure_writable(folder: Path, name: str, wanted: str) -> None:
@@ -112,10 +145,10 @@ def private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirectory[st
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
-def download(file: Published, root: Path, *, dataset: str) -> Path:
+def download(file: Published, root: Path, *, dataset: str, missing: str = "") -> Path:
     """Fetch `file` into its folder under `root`: checked before it gets its name, so that two runs do not disturb each other.
 
-    Raises UsageError with everything that was tried.
+    Raises UsageError with everything that was tried; `missing` says which files of a data set would come with this one.
     """
     folder = root / file.folder
     by_hand = (
@@ -123,8 +156,8 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
         f"or $SKIPLAB_MIRROR to a host that serves {file.name}; "
         "dataset=digits needs no download"
     )
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    ensure_writable(folder, file.name, by_hand)
+    fresh = [each for each in (folder, *folder.parents) if not each.exists()]
+    ensure_writable(folder, file.name if not missing else f"{missing}; {file.name}", by_hand)
     from torchvision.datasets.utils import download_url  # 2 s to import: only when there is something to fetch
 
     tried = []
@@ -146,10 +179,11 @@ def download(file: Published, root: Path, *, dataset: str) -> Path:
             finally:
                 socket.setdefaulttimeout(timeout)
             (Path(private) / file.name).unlink(missing_ok=True)
-    for each in missing:  # leave no empty folders where there were none
+    for each in fresh:  # leave no empty folders where there were none
         with suppress(OSError):
             each.rmdir()
-    raise UsageError(f"{dataset}: {file.name} is not in {folder} and could not be fetched from {', '.join(tried)}; {by_hand}")
+    lacking = f"{missing}; " if missing else ""
+    raise UsageError(f"{dataset}: {lacking}{file.name} is not in {folder} and could not be fetched from {', '.join(tried)}; {by_hand}")
 
 
 def host_of(url: str) -> str:
@@ -157,12 +191,12 @@ def host_of(url: str) -> str:
     return url.split("/")[2] if "://" in url else url
 
 
-def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
-    """Write the archive's members whose last part is in `names` into `folder`; all else in the archive is left alone.
+def extract(archive: Path, folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Write the archive's members whose last part is in `names` into `folder`, and give their MD5; all else in it is left alone.
 
     Names, links and modes in the archive decide nothing: bytes of regular files go to names of ours, atomically.
     """
-    wanted = set(names)
+    wanted, found = set(names), dict[str, str]()
     try:
         with tarfile.open(archive, "r:gz") as tar, tempfile.TemporaryDirectory(dir=folder, prefix=".extract-") as private:
             for member in tar:
@@ -170,14 +204,16 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> None:
                 source = tar.extractfile(member) if member.isfile() and name in wanted else None
                 if source is None:
                     continue
-                if member.size > LARGEST_MEMBER:
+                if member.size > LARGEST_FILE:
                     raise UsageError(f"{archive}: {name} is {member.size:,} bytes, which no file of a data set is")
                 wanted.discard(name)
                 fresh = Path(private) / name
                 with fresh.open("wb") as target:
                     shutil.copyfileobj(source, target)
+                found[name] = md5_of(fresh)
                 os.replace(fresh, folder / name)
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{archive}: cannot be unpacked ({error})") from None
     if wanted:
         raise UsageError(f"{archive}: lacks {', '.join(sorted(wanted))}")
+    return found
