@@ -115,10 +115,31 @@ def remembered_as(change: Callable[[list[Any]], Any]) -> Callable[[Path], None]:
     return damage
 
 
+def overwritten(path: Path) -> None:
+    """Other bytes in the same file, under the same size and mtime."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.write(bytes(100))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def with_other_labels(path: Path) -> None:
+    """The same pixels, one label changed: the last bytes count too."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "removed": lambda path: path.unlink(),
     "cut off": lambda path: os.truncate(path, 100),
     "emptied": lambda path: os.truncate(path, 0),
+    "overwritten": overwritten,
+    "one label": with_other_labels,
     "touched": touched,
     "copied": copied,
     "forgotten": forgotten,
@@ -129,6 +150,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "shape too large": remembered_as(lambda fact: [*fact[:4], [41, 4, 4, 3], *fact[5:]]),
     "shape too small": remembered_as(lambda fact: [*fact[:4], [39, 4, 4, 3], *fact[5:]]),
     "no shape": remembered_as(lambda fact: [*fact[:4], [], *fact[5:]]),
+    "another digest": remembered_as(lambda fact: [*fact[:-1], "0" * 64]),
     "null": remembered_as(lambda _: None),
 }
 

@@ -1,7 +1,7 @@
 """Data sets as arrays, kept in the cache folder: decoded once, mapped into memory by every later start.
 
-An entry counts for the files that it was made of, by path, size and mtime, and for this FORMAT; it is trusted as a verdict on an
-official file is: by size, mtime and inode. A cache that cannot be written or does not fit costs the decoding, no more.
+An entry counts for the files that it was made of, by path, size and mtime, and for this FORMAT. What is mapped is hashed each time: one
+that was overwritten is decoded afresh. A cache that cannot be written or does not fit costs the decoding, no more.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from skiplab.files import cache_folder, remember, remembered
+from skiplab.files import remember, remembered
 from skiplab.formats import Arrays
+from skiplab.locations import cache_folder
 
 FORMAT = 1  # to be raised when a reader comes to give other arrays for the same files
 PRIVATE = ".decoded-"  # how the names of folders begin in which an entry is written
@@ -52,8 +53,9 @@ def mapped(path: Path, facts: list[Any]) -> tuple[Arrays, str] | None:
             return None
         content = np.asarray(np.memmap(path, np.uint8, mode="c"))  # what is written into it stays this process's own
         end = math.prod(shape)
-        images, labels = content[:end].reshape(shape), content[end:]
-        return (Arrays(images, labels, Path(source)), digest) if len(images) == len(labels) else None
+        arrays = Arrays(content[:end].reshape(shape), content[end:], Path(source))
+        is_whole = len(arrays.images) == len(arrays.labels) and digest_of(arrays) == digest
+        return (arrays, digest) if is_whole else None
     except (OSError, KeyError, ValueError, TypeError):  # nothing remembered, or nothing that this version wrote
         return None
 
