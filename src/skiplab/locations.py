@@ -22,13 +22,21 @@ def absolute(text: str, *, key: str) -> str:
     if expanded.startswith("~"):
         raise UsageError(f"{key}={text}: no home folder is known for {text.split('/')[0]}; write the path out")
     joined = os.path.join(os.getcwd(), expanded)
-    try:
-        os.lstat(joined)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{key}={shortened(text)}: cannot be a path ({error.strerror}); a shorter one is expected") from None
+    if is_too_long(joined):
+        raise UsageError(f"{key}={shortened(text)}: cannot be a path ({os.strerror(errno.ENAMETOOLONG)}); a shorter one is expected")
     straight = os.path.normpath(joined)  # `link/..` is not where the link lies
     return straight if os.path.realpath(straight) == os.path.realpath(joined) else joined
+
+
+def is_too_long(path: str) -> bool:
+    """Tell whether the system takes no path as long as this one; in a folder that is not there yet it asks for each name alone."""
+    for each in (path, *(os.path.join(os.sep, name) for name in path.split(os.sep))):
+        try:
+            os.lstat(each)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return True
+    return False
 
 
 def shortened(text: str) -> str:

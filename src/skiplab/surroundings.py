@@ -45,7 +45,8 @@ class Wanted:
 def check(root: Path, wanted: Sequence[Wanted], *, dataset: str) -> None:
     """Raise UsageError if one of the wanted files lies near the place where it is missing, with what to do about it."""
     found: dict[Path, Wanted] = {}
-    for path, each in candidates(root, [each for each in wanted if not (root / each.folder / each.name).is_file()]):
+    missing = [each for each in wanted if each.advice or not (root / each.folder / each.name).is_file()]
+    for path, each in candidates(root, missing):
         if path not in found and each.is_same(path):
             found[path] = each
     if not found:
