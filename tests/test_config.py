@@ -186,6 +186,12 @@ REFUSED: list[tuple[str, ...]] = [
     ("scheduler=multistep scheduler.milestones=[0.5,0.5]", "scheduler.milestones=[0.5, 0.5]: must increase"),
     ("resume=outputs/x init_from=outputs/y", "init_from=outputs/y", "resume=outputs/x", "one of them"),
     ("dataset.classes=[cat]", "dataset.classes=['cat']", "at least 2"),
+    ("dataset.classes=[a,a,a,d,e,f,g,h,i,j]", "'a' stands for the labels 0, 1, 2; each class needs a name of its own"),
+    ("dataset.classes=[a,b,'c ',d,e,f,g,h,i,' c']", "'c' stands for the labels 2, 9;"),
+    ("dataset.classes=[a,b,'c  d',d,e,f,g,h,i,'c d']", "'c d' stands for the labels 2, 9;"),
+    ("dataset.classes=[accuracy,b,c,d,e,f,g,h,i,j]", "'accuracy' is another row of the report; take another name, such as accuracy_class"),
+    ("dataset.classes=[a,'macro avg',c,d]", "'macro avg' is another row", "macro_avg_class"),
+    ("dataset.classes=[a,'weighted  avg',c,d]", "'weighted  avg' is another row", "weighted_avg_class"),
     # Hydra's grammar, where it says no or where we do
     ("+lr=0.1", "did you mean optimizer.lr?"),
     ("+foo=1", "foo: no such key"),
@@ -652,3 +658,21 @@ def test_values_that_change_on_resume_pass_the_same_check() -> None:
     assert "depth=6" in lines[0]
     with pytest.raises(UsageError, match=r"epochs=0: must be at least 1"):
         overrides.apply_to_stored(config, ["epochs=0"])
+
+
+@pytest.mark.parametrize("name", [" ", "a\nb", "\t", "a\x00", "\u2028", "\u00a0"])
+def test_a_class_whose_name_cannot_be_read_is_refused(name: str) -> None:
+    tree = dataclasses.asdict(compose())
+    tree["dataset"]["classes"] = [name, *tree["dataset"]["classes"][1:]]
+    with pytest.raises(UsageError, match="cannot be read in a report") as caught:
+        configs.check(tree)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_that_look_alike_are_equal() -> None:
+    tree = dataclasses.asdict(compose())
+    tree["dataset"]["classes"] = ["caf\u00e9", "cafe\u0301", *tree["dataset"]["classes"][2:]]
+    with pytest.raises(UsageError, match="stands for the labels 0, 1;"):
+        configs.check(tree)
+    tree["dataset"]["classes"][1] = "Caf\u00e9"
+    assert configs.check(tree).dataset.classes[1] == "Caf\u00e9"

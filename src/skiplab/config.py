@@ -12,26 +12,56 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from skiplab import __version__, constraints
+from skiplab import __version__, constraints, locations
 from skiplab.errors import UsageError
 from skiplab.schema import Change, Config
 
 
-def check(tree: Mapping[str, Any]) -> Config:
-    """The typed config of a plain tree of values. Raises UsageError with all that is wrong, one line each."""
+def check(tree: Mapping[str, Any], *, is_stored: bool = False) -> Config:
+    """The typed config of a plain tree of values, its PATHS absolute. Raises UsageError with all that is wrong, one line each.
+
+    `is_stored`: of a run that there is, whose paths stay as they are: its identity is made of them.
+    """
     problems: list[str] = []
     config = _convert(dict(tree), Config, "", problems)
     if not problems:
         problems = list(constraints.across(config))
+    if not problems and not is_stored:
+        config, problems = with_absolute_paths(config)
     if problems:
         raise UsageError("\n".join(problems))
     return config
+
+
+PATHS = ("dataset.root", "init_from")  # what lies there is read, by whoever goes on with a run from wherever
+
+
+def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
+    """The config with absolute PATHS, which it means wherever it is read again; and what is wrong with them."""
+    problems: list[str] = []
+    try:
+        config = replace(config, init_from=absolute_value("init_from", config.init_from))
+    except UsageError as error:
+        problems.append(str(error))
+    if config.dataset.name not in constraints.BUNDLED:  # which reads no root, so that one that conf/ gives does no harm
+        try:
+            root = absolute_value("dataset.root", config.dataset.root)
+            locations.data_root(root)
+            config = replace(config, dataset=replace(config.dataset, root=root))
+        except UsageError as error:
+            problems.append(str(error))
+    return config, problems
+
+
+def absolute_value(path: str, value: Any) -> Any:
+    """A value as a config keeps it: of PATHS the absolute path. Raises UsageError for what cannot be one."""
+    return locations.absolute(value, key=path) if path in PATHS and isinstance(value, str) and value else value
 
 
 def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
@@ -291,6 +321,6 @@ def load(path: Path) -> Config:
     """A run folder's config.yaml through the same schema as the command line. Raises UsageError naming the file."""
     stored = read_tree(path)
     try:
-        return check(stored)
+        return check(stored, is_stored=True)
     except UsageError as error:
         raise UsageError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None

@@ -1,11 +1,15 @@
 """What must hold between keys that are right one by one, and what follows from several of them."""
 
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from skiplab.schema import Config, Multistep, Muon, Sgd
 
 INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}  # the block's inner width is 1/n of its width
 NUM_CONVS = {"bottleneck": 3, "airbench_residual": 3}
+BUNDLED = ("digits",)  # data sets that come with a package: dataset.root means nothing to them
+ROWS = ("accuracy", "macro avg", "weighted avg")  # of the report, beside those of the classes
 STAGE_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -105,6 +109,7 @@ def _data_problems(config: Config) -> Iterable[str]:
             yield f"dataset.{name}={values}: {dataset.channels} values are expected, one for each of dataset.channels"
     if len(dataset.classes) < 2:
         yield f"dataset.classes={list(dataset.classes)}: at least 2 classes are expected"
+    yield from _class_problems(dataset.classes)
     validation = round(config.val_fraction * dataset.train_images)
     if config.val_fraction > 0 and validation < 1:
         least = 1 / dataset.train_images
@@ -120,3 +125,22 @@ def _data_problems(config: Config) -> Iterable[str]:
     for name in ("crop", "cutout"):
         if getattr(augment, name) >= size:
             yield f"augment.{name}={getattr(augment, name)}: must be below the size of the image, {size}"
+
+
+def unread_root(names: Iterable[str]) -> str:
+    """The rule that dataset.root breaks where no data set reads it, and what to do."""
+    return f"dataset={', '.join(names)} comes with a package and reads no folder; leave it out, or choose a dataset= whose files lie there"
+
+
+def _class_problems(classes: Sequence[str]) -> Iterable[str]:
+    """What makes two rows of a report one, or one that looks like another."""
+    shown = [unicodedata.normalize("NFC", " ".join(name.split())) for name in classes]
+    for name, number in Counter(shown).items():
+        if number > 1:
+            labels = ", ".join(str(label) for label, other in enumerate(shown) if other == name)
+            yield f"dataset.classes: {name!r} stands for the labels {labels}; each class needs a name of its own, as {name}1, {name}2"
+    for name, given in zip(shown, classes, strict=True):
+        if name in ROWS:
+            yield f"dataset.classes: {given!r} is another row of the report; take another name, such as {name.replace(' ', '_')}_class"
+        elif not name or not given.isprintable():
+            yield f"dataset.classes: {given!r} cannot be read in a report; a name of printable characters is expected"

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from skiplab.cores import counted, instructions, num_cores
 from skiplab.errors import UsageError
-from skiplab.files import cache_folder
+from skiplab.locations import cache_folder, temporary_folder
 from skiplab.threads import limit
 from skiplab.torchrun import Place
 
@@ -92,7 +93,11 @@ def compile_in_place(networks: Iterable[nn.Module], *, mode: str, device: torch.
 
     `mode` is for CUDA: on a CPU there are no graphs to record.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    for folder in (cache_folder(), temporary_folder()):
+        with suppress(OSError):
+            (folder / "inductor").mkdir(parents=True, exist_ok=True)
+            if os.access(folder / "inductor", os.W_OK):
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     for network in networks:
         network.compile(mode=mode if device.type == "cuda" else "default", dynamic=False)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skiplab import config, folders
 from skiplab.errors import UsageError
-from skiplab.files import default_root
+from skiplab.locations import root_in_words
 from skiplab.study import record
 
 HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
@@ -93,6 +93,6 @@ def info() -> str:
     if not torch.cuda.is_available():
         lines.append(f"{'cuda':<10} none")
     lines.append(f"{'mps':<10} {'yes' if torch.backends.mps.is_available() else 'none'}")
-    lines.append(f"{'data root':<10} {default_root()}")
+    lines.append(f"{'data root':<10} {root_in_words()}")
     lines.append(f"{'conf':<10} {conf_folder()}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab import config, plugins
+from skiplab import config, constraints, plugins
 from skiplab.errors import UsageError
 from skiplab.grid import each_of, num_values, parsed, with_preset
 from skiplab.paths import conf_folder, groups
@@ -205,7 +205,7 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
                 problems[str(error)] = None
             except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
                 problems[_composing_failed(error, chosen)] = None
-    return list(problems)
+    return [*problems, *_root_problem([tree for tree in composed.values() if tree is not None], overrides)]
 
 
 def compose_config(texts: Sequence[str]) -> Config:
@@ -276,6 +276,17 @@ def _epochs_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list
     return [f"{given[-1].input_line}: {rule}"]
 
 
+def _root_problem(trees: Sequence[Mapping[str, Any]], values: Sequence[Override]) -> list[str]:
+    """What is wrong with dataset.root= where no data set reads it: in none of a sweep's cells."""
+    given = [override for override in values if override.key_or_group == "dataset.root" and override.value() is not None]
+    names = {str(tree["dataset"]["name"]) for tree in trees}
+    return (
+        [f"dataset.root={given[-1].value()}: {constraints.unread_root(names)}"]
+        if given and names and names <= {*constraints.BUNDLED}
+        else []
+    )
+
+
 def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
     """What is wrong with width= where a budget chooses it."""
     given = [override for override in values if override.key_or_group == "width"]
@@ -321,11 +332,17 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
             continue
         group, _, leaf = name.rpartition(".")
         holder = tree[group] if group else tree
-        if leaf in holder and leaves[name].metadata["fixed"] and override.value() != holder[leaf]:
+        try:
+            value = config.absolute_value(name, override.value())
+        except UsageError as error:
+            problems.append(str(error))
+            continue
+        if leaf in holder and leaves[name].metadata["fixed"] and override.value() != holder[leaf] != value:
             problems.append(f"{text}: cannot change when a run goes on (it has {name}={holder[leaf]}); leave it out, or start a new run")
-        holder[leaf] = override.value()
+            continue
+        holder[leaf] = holder[leaf] if override.value() == holder.get(leaf) else value
     given = [override for text in texts if (override := check_override(text, multirun=False)[1])]
-    problems += _epochs_problem(tree, given)
+    problems += [*_epochs_problem(tree, given), *_root_problem([tree], given)]
     if problems:
         raise UsageError("\n".join(problems))
-    return config.check(tree)
+    return config.check(tree, is_stored=True)

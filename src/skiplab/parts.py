@@ -14,7 +14,7 @@ from skiplab.augment import Augment
 from skiplab.dist import ALONE, Ranks
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.evaluate import BATCH_SIZE, Predictor
-from skiplab.files import default_root
+from skiplab.locations import data_root
 from skiplab.log import Log
 from skiplab.pace import Pace
 from skiplab.probe import Probe
@@ -48,8 +48,16 @@ def open_split(config: Config, split: str) -> tuple[data.Split, str]:
 
 
 def root_of(config: Config) -> Path:
-    """Where the data set's files lie."""
-    return Path(config.dataset.root).expanduser() if config.dataset.root else default_root()
+    """Where the data set's files lie. Raises UsageError if nothing can lie there; a data set that is bundled needs no root."""
+    return Path() if config.dataset.name in constraints.BUNDLED else data_root(config.dataset.root)
+
+
+def trusted(config: Config) -> str | None:
+    """A line on the data files that are read without a checksum; None if there are none."""
+    if not (found := data.unverified(config.dataset.name, root=root_of(config))):
+        return None
+    archive = "their archive's checksum is published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
+    return f"note: {', '.join(map(str, found))} read unverified; only {archive}"
 
 
 def training_data(config: Config, device: torch.device) -> tuple[data.Split, data.Split | None, str]:

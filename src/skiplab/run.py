@@ -50,7 +50,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
 
 def follow(ranks: Ranks, told: processes.Told) -> None:
     """What each process but the first does in a run: the same steps, on its parts of the batches. It writes and says nothing."""
-    config, folder = configs.check(told["config"]), Path(told["folder"])
+    config, folder = configs.check(told["config"], is_stored=True), Path(told["folder"])
     device = processes.device_of(told, ranks.place)
     trainer, _ = prepare(config, folder, device, Silence(), lambda: 0, ranks=ranks)
     fit(config, trainer, "train resume=RUN")
@@ -82,6 +82,8 @@ def prepare(
         log.line(remark)
     with ranks.main_first():  # which may have to fetch the files
         training, validation, checksum = parts.training_data(config, device)
+    if (remark := parts.trusted(config)) is not None:
+        log.line(remark)
     model = parts.network(config, device, copies=memory.COPIES if device.type == "cpu" else 1)
     resumed = folders.has_state(folder)
     parts.set_threads(config, model, folder, device, processes=place.local_size)
