@@ -176,10 +176,11 @@ def result_of(config: Config, trainer: Trainer, *, test: dict[str, Any] | None, 
 
 
 def open_test_set(config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str) -> data.Split:
-    """Read the sealed test set; each time is a line in the folder's test_reads.jsonl."""
+    """Read the sealed test set; each time is a line in the folder's test_reads.jsonl, before anything is made of it."""
+    split, _checksum = parts.open_split(config, "test")
     with (folder / "test_reads.jsonl").open("a") as file:
         file.write(json.dumps({"time": folders.now(), "by": reader, "checkpoint": checkpoint_name, "step": step}) + "\n")
-    return parts.open_split(config, "test")[0]
+    return split
 
 
 def predictions_on(config: Config, predictor: Predictor, split: data.Split, device: torch.device) -> tuple[report.Predictions, float]:
