@@ -120,6 +120,24 @@ def test_equal_runs_are_counted_once(make: Make) -> None:
     assert "1 of 3 runs repeat another with the same seed; each is counted once" in made.notes
 
 
+def test_one_identity_on_other_data_is_no_repeat(make: Make) -> None:
+    make("block=conv", folder="a")
+    make("block=conv", folder="b", data_sha256="1" * 64)
+    with pytest.raises(UsageError, match=r"the files of digits differ between study/a and study/b \(data_sha256\)"):
+        found()
+    make("block=conv", "evaluator.split=val", folder="c", data_sha256="1" * 64, test=None)
+    assert len(results.read([Path("study")]).results) == 2  # b and c are one
+
+
+def test_files_must_not_differ_within_a_data_set_either(make: Make) -> None:
+    make("dataset=digits", folder="a")
+    make("dataset=mnist", "epochs=20", "batch_size=64", folder="b", data_sha256="1" * 64)
+    assert len(found(by=["dataset"]).groups) == 2
+    make("dataset=digits", folder="c", seed=1, data_sha256="2" * 64)
+    with pytest.raises(UsageError, match="the files of digits differ between study/a and study/c"):
+        found(by=["dataset"])
+
+
 # ------------------------------------------------------------------------------------------------------------- statistics
 
 

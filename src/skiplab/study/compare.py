@@ -43,8 +43,8 @@ class Comparison:
 def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Comparison:
     """The comparison of runs; `by` are keys by their full paths, None: what differs. Raises UsageError for what cannot be compared."""
     found = results.with_metric(found, metric)
+    results.check_protocol(found.results, by=by or [])
     keys, groups = partition(found.results, metric=metric, by=by)
-    results.check_protocol(found.results, by=keys if by is not None else [])
     trained = partition(found.results, metric="train.accuracy", by=keys)[1] if metric in verdict.SPLITS else []
     return Comparison(metric, keys, groups, verdict.differences(groups, keys, metric=metric), found.notes, trained)
 

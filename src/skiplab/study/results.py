@@ -240,14 +240,15 @@ def result_of(folder: Path) -> Result:
 
 
 def once(found: Found) -> None:
-    """Keep one run of each identity: a second one is the same numbers again, and would count a seed twice.
+    """Keep one run of each identity on each data: a second one is the same numbers again, and would count a seed twice.
 
     A run that has left the test set sealed (evaluator.split=val) is the same as one that has not; of both the latter stays.
     """
-    by_identity: dict[tuple[str, str], Result] = {}
+    by_identity: dict[tuple[str, str, str], Result] = {}
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):  # test, then val
         unsealed = replace(result.config, evaluator=replace(result.config.evaluator, split="test"))
-        by_identity.setdefault((configs.identity(unsealed), result.changed), result)
+        key = configs.identity(unsealed), result.changed, str(result.result.get("data_sha256"))
+        by_identity.setdefault(key, result)
     if (twice := len(found.results) - len(by_identity)) > 0:
         found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
     kept = {id(result) for result in by_identity.values()}
@@ -274,9 +275,10 @@ def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:
         if len(values) > 1 and key not in by and not (key.startswith("dataset.") and "dataset.name" in by):
             told = ", ".join(f"{text} in {result.folder}" for text, result in list(values.items())[:3])
             problems.append(f"{key} differs ({told}): these runs answer different questions; compare them apart, or by it: --by {key}")
-    sums = {result.result.get("data_sha256"): result for result in results}
-    if len(sums) > 1 and "dataset.name" not in by and not problems:
-        one, other = list(sums.values())[:2]
-        problems.append(f"the files of {one.values['dataset.name']} differ between {one.folder} and {other.folder} (data_sha256)")
+    for name in sorted({result.values["dataset.name"] for result in results}) if not problems else ():
+        sums = {result.result.get("data_sha256"): result for result in results if result.values["dataset.name"] == name}
+        if len(sums) > 1:
+            one, other = list(sums.values())[:2]
+            problems.append(f"the files of {name} differ between {one.folder} and {other.folder} (data_sha256); compare them apart")
     if problems:
         raise UsageError("\n".join(problems))
