@@ -3,7 +3,6 @@
 Everything that reaches `run` has passed `check`, whether it came from the command line or from a stored config.
 """
 
-import difflib
 import functools
 import hashlib
 import json
@@ -11,14 +10,14 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from skiplab import __version__, constraints, locations
+from skiplab import __version__, constraints, lexicon, locations
 from skiplab.errors import UsageError
 from skiplab.schema import Change, Config
 
@@ -67,8 +66,9 @@ def absolute_value(path: str, value: Any) -> Any:
 def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
     """What was probably meant: "did you mean X?" (with `prefix` before it), or the choices."""
     names = sorted(choices)
-    if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
-        return f"did you mean {prefix}{near[0]}?" + (f" Choices: {', '.join(names)}" if len(names) <= 10 else "")
+    if meant := lexicon.meant(word, names):
+        told = " or ".join(f"{prefix}{name}" for name in meant)
+        return f"did you mean {told}?" + (f" Choices: {', '.join(names)}" if len(names) <= 10 else "")
     return f"choices: {', '.join(names)}"
 
 
@@ -93,20 +93,49 @@ def unknown_key(path: str) -> str:
     known = {name: f for name, f in leaves().items() if not name.endswith(".name")}  # an option is chosen by its group
     groups = {name.split(".")[0] for name in known if "." in name}
     group, _, leaf = path.rpartition(".")
-    full = sorted(name for name in known if name.split(".")[-1] == leaf)
-    if not full and "_" in leaf:  # learning_rate: the words that a meaning begins with
-        full = sorted(name for name, f in known.items() if f.metadata["meaning"].startswith(leaf.replace("_", " ")))
-    if full:
-        return f"{path}: no such key{'' if group else ' at the root'}; did you mean {' or '.join(full)}?"
+    if found := _key_meant(path, known, groups):
+        at_the_root = "" if group or not any(name.endswith(f".{leaf}") for name in known) else " at the root"
+        return f"{path}: no such key{at_the_root}; did you mean {' or '.join(found)}?"
+    if reason := lexicon.reason_against(leaf):
+        return f"{path}: no such key; {reason}"
     if group in groups:
         siblings = [name.split(".")[1] for name in known if name.startswith(f"{group}.")]
         return f"{path}: no such key; {nearest(leaf, siblings, prefix=f'{group}.')}"
-    # a misspelt leaf is as near to its last part as to its full path
-    by_leaf = {name.split(".")[-1]: name for name in known} | {name: name for name in [*known, *groups]}
-    near = difflib.get_close_matches(path, list(by_leaf), n=1, cutoff=0.6)
-    if near:
-        return f"{path}: no such key; did you mean {by_leaf[near[0]]}?"
     return f"{path}: no such key; `train --help` lists the groups, `train --cfg job` all keys"
+
+
+def _key_meant(path: str, known: Mapping[str, Field[Any]], groups: Collection[str]) -> list[str]:
+    """The keys that an unknown one can mean, from the surest ground to the least sure."""
+    group, _, leaf = path.rpartition(".")
+    whole = {lexicon.plain(name): name for name in [*known, *groups, "sweep", "experiment"]}
+    if lexicon.plain(path) in whole:  # batchSize, Optimizer.LR
+        return [whole[lexicon.plain(path)]]
+    if group in groups and (own := [name for name in known if name == f"{group}.{leaf.lower()}"]):
+        return own
+    if full := sorted(name for name in known if name.split(".")[-1] == leaf.lower()):
+        return lexicon.keys_of(leaf) or full
+    if keys := lexicon.keys_of(leaf):
+        return keys
+    if lexicon.reason_against(leaf):
+        return []
+    if "_" in leaf and (full := sorted(name for name, f in known.items() if f.metadata["meaning"].startswith(leaf.replace("_", " ")))):
+        return full  # the words that a meaning begins with
+    if group in groups:
+        return [
+            f"{group}.{name}"
+            for name in lexicon.near(lexicon.plain(leaf), _leaves_of(name for name in known if name.startswith(f"{group}.")))
+        ]
+    if group and path.split(".")[0] in known:  # epochs.foo
+        return [path.split(".")[0]]
+    near = lexicon.near(lexicon.plain(leaf), _leaves_of(known) | {name: name for name in [*groups, "sweep", "experiment"]})
+    by_leaf = {name.split(".")[-1]: name for name in known}
+    words = {word: keys[0] for word, keys in lexicon.KEY_OF.items() if len(word) > 7}  # learning_rat
+    return [by_leaf.get(name, name) for name in near] or lexicon.near(lexicon.plain(leaf), words)
+
+
+def _leaves_of(names: Iterable[str]) -> dict[str, str]:
+    """The last part of each key, by its letters alone."""
+    return {lexicon.plain(name.split(".")[-1]): name.split(".")[-1] for name in names}
 
 
 def _variants(kind: Any) -> tuple[Any, ...]:
@@ -204,7 +233,7 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
     if kind is bool:
         converted, expected = (value if isinstance(value, bool) else None), "true or false"
     elif kind is int:
-        converted, expected = _as_count(value), "a whole number (80k and 1e5 will do)" + (f" or {meta['word']}" if meta.get("word") else "")
+        converted, expected = as_count(value), "a whole number (80k and 1e5 will do)" + (f" or {meta['word']}" if meta.get("word") else "")
     elif kind is float:
         converted, expected = _as_float(value), "a finite number"
     else:
@@ -213,7 +242,9 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
         if converted == "" or "${" in str(value):
             converted = None
         if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
-            problems.append(f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected")
+            guess = lexicon.device_of(converted) if path == "device" else None
+            told = f"; did you mean {guess}?" if guess else ""
+            problems.append(f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected{told}")
             return None
     if converted is None:
         problems.append(f"{path}={_shown(value)}: {expected} is expected ({meta.get('meaning', '')})")
@@ -232,7 +263,8 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _as_count(value: Any) -> int | None:
+def as_count(value: Any) -> int | None:
+    """A whole number, also as 80k or 1e5; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

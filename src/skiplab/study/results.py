@@ -46,7 +46,7 @@ def keys_of(text: str) -> list[str]:
             raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
         path = next((path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None)
         if path is None:
-            raise UsageError(f"--by {word}: no such key; {configs.nearest(word, [k.removesuffix('.name') for k in known])}")
+            raise UsageError(f"--by {configs.unknown_key(word)}")
         found.append(path)
     return list(dict.fromkeys(found))
 
@@ -56,7 +56,9 @@ def check_x(x: str) -> None:
     if f"{x}.name" in configs.leaves():
         raise UsageError(f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}")
     if x not in configs.leaves() and x not in FIGURES:
-        raise UsageError(f"--x {x}: no such key; {configs.nearest(x, [*configs.leaves(), *FIGURES])}")
+        if (told := configs.nearest(x, FIGURES)).startswith("did you mean"):
+            raise UsageError(f"--x {x}: no such key; {told}")
+        raise UsageError(f"--x {configs.unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
 
 
 def home(paths: Sequence[Path]) -> Path:
