@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skiplab.blocks import Style
+
 
 class Tape:
     """The parameters and buffers of `model` in order, and the layers that use them up; `statistics` are BatchNorm's afterwards."""
@@ -215,3 +217,23 @@ def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool
     buffers = list(model.buffers())
     for found, wanted in zip(buffers, tape.statistics, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def assert_has_a_plain_twin(block: Callable[..., nn.Module], *, has_shortcut: bool) -> None:
+    """With `shortcut=False` a block computes something else than with it, and all that it gives has gone through its convolutions."""
+    for in_channels, stride in ((8, 1), (8, 2), (4, 1), (4, 2)):
+        x = torch.randn((3, in_channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        whole, twin = (
+            shake(block(in_channels, 8, stride, Style(norm="batch", shortcut=shortcut, bias=True, projection="conv"))).eval()
+            for shortcut in (True, False)
+        )
+        there = twin.state_dict()
+        shared = {name: tensor for name, tensor in whole.state_dict().items() if name in there and tensor.shape == there[name].shape}
+        twin.load_state_dict(there | shared)
+        ignores = torch.equal(whole(x), twin(x))
+        assert ignores != has_shortcut, f"{block}: ignores shortcut=false" if ignores else f"{block}: has a shortcut"
+        for module in twin.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data.zero_()
+        out = twin(x)
+        assert torch.equal(out, twin(torch.zeros_like(x))), f"{block}: without shortcut, something still goes around its convolutions"

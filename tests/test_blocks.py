@@ -70,6 +70,11 @@ def test_half_and_quarter_widths_that_are_not_whole_are_refused_in_one_line():
 # --------------------------------------------------------------------------------------------------------- the plain twin
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_has_a_plain_twin(name: str):
+    plain.assert_has_a_plain_twin(BLOCKS[name], has_shortcut=name not in ("conv", "airbench"))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_residual_without_shortcut_is_conv_with_the_same_weights(stride: int):
     twin, conv = make("residual", 8, 8, stride, PLAIN), make("conv", 8, 8, stride)

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import plain
+from skiplab import blocks
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -53,6 +56,20 @@ def test_add_a_block(house: Path) -> None:
     text = (house / "conf/block/residual.yaml").read_text()
     (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
     assert "deepcnn of wide blocks" in run(house, "block=wide")
+
+
+def test_the_block_of_the_recipe_has_a_plain_twin() -> None:
+    names = dict(vars(blocks))
+    exec(compile(code_below("Add a block"), "README.md", "exec"), names)
+    plain.assert_has_a_plain_twin(names["WideBlock"], has_shortcut=True)
+
+
+def test_a_block_that_ignores_shortcut_is_found() -> None:
+    names = dict(vars(blocks))
+    code = code_below("Add a block")
+    exec(compile(code.replace(" if style.shortcut else None", ""), "README.md", "exec"), names)
+    with pytest.raises(AssertionError, match="ignores shortcut=false"):
+        plain.assert_has_a_plain_twin(names["WideBlock"], has_shortcut=True)
 
 
 def test_add_a_data_set(house: Path) -> None:
