@@ -11,6 +11,7 @@ from skiplab.errors import UsageError
 from skiplab.locations import root_in_words
 from skiplab.study import record
 
+LONGEST_LABEL = 40  # characters of name= in the table
 HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
 
 
@@ -53,13 +54,14 @@ def row(folder: Path) -> tuple[str, ...]:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{folder} (its {folders.CONFIG} does not pass the check)")
     state = folders.state_of(folder)
     model = f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
+    label = " ".join((stored.name or "").split())
     steps = "-" if state.step is None or state.num_steps is None else f"{state.step:,}"
     if state.state != "finished" and state.num_steps is not None:
         steps += f" of {state.num_steps:,}"
     return (
         state.state,
         stored.dataset.name,
-        model + (f" ({stored.name})" if stored.name else ""),
+        model + (f" ({label[:LONGEST_LABEL]}{'...' if len(label) > LONGEST_LABEL else ''})" if label else ""),
         f"{stored.optimizer.lr:g}",
         str(stored.epochs) if stored.steps is None else "-",
         steps,

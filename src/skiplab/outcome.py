@@ -98,8 +98,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     chosen = f"best validation accuracy {100 * progress.best_accuracy:.2f} %, step {progress.best_step:,}"
     if held is None:
         chosen = f"no validation set: best is last, step {progress.best_step:,}"
-    heading = f"{config.dataset.name} {SPLITS[reported]}, {config.model.name} of {config.block.name} blocks ({chosen})"
-    text = report.text(found, heading=heading)
+    text = report.text(found, heading=heading_of(config, reported, chosen))
     if held is not None and (few := few_images(len(held), len(classes))):
         text += f"note: {few}\n"
     checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
@@ -126,6 +125,12 @@ def draw_finished(config: Config, trainer: Trainer, folder: Path, log: Log, end:
         draw(config, folder, trainer.batches, end.split, end.tested, best_step=trainer.progress.best_step)
     except NotDrawn as error:
         log.line(f"warning: {error}; the run is finished all the same, and skiplab draw {shlex.quote(str(folder))} draws them")
+
+
+def heading_of(config: Config, split: str, chosen: str) -> str:
+    """The first line of a report: its label if it has one, what was tested, and which weights."""
+    label = f"{' '.join(config.name.split())}: " if config.name is not None else ""
+    return f"{label}{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({chosen})"
 
 
 def arrays_of(predictions: dict[str, report.Predictions]) -> dict[str, np.ndarray]:
@@ -300,6 +305,6 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         chosen = held
     tested, loss = predictions_on(config, parts.predictor_of(config, model, device), chosen, device)
     found = report.metrics(tested, config.dataset.classes, loss=loss)
-    heading = f"{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({checkpoint_name}, step {step:,})"
+    heading = heading_of(config, split, f"{checkpoint_name}, step {step:,}")
     few = few_images(len(chosen), len(config.dataset.classes)) if split == "val" else ""
     return report.text(found, heading=heading) + (f"note: {few}\n" if few else "")

@@ -3,7 +3,8 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, 
 from skiplab.schema import Config
 
 OUTPUTS = Path("outputs")
+LONGEST_LABEL = 40  # characters of name= in a folder's name
 RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")  # time or number in a sweep: how the names that we give begin
 
 
@@ -67,7 +69,7 @@ def take_out(config: Config, folder: Path) -> bool:
     """Whether out= is fresh; then it gets its config. Raises FolderError if it holds another run."""
     if folders.identity_of(folder) is not None:
         check_same_run(config, folder, configs.identity(config))
-        provenance.check(folder, provenance.load(folder))
+        go_on(config, folder)
         return False
     write_config(folder, configs.dump(config))
     return True
@@ -77,25 +79,42 @@ def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
     """The unfinished run of the same identity under outputs/, or a fresh folder, and whether it is fresh."""
     clear_leftovers(parent)
     if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, configs.identity(config))) is not None:
-        if folders.has_state(found):
-            try:
-                stood = folders.standing(found)
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
-            check_provenance(found)
-            print(f"going on with {found} at step {stood.step:,} of {stood.num_steps:,}; resume=never starts afresh")
+        try:
+            go_on(config, found, afresh="resume=never starts afresh")
+        except (CheckpointError, UsageError) as error:
+            raise type(error)(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
         return found, False
-    folder = folders.make(parent, folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}"))
+    folder = folders.make(parent, name_of(config, prefix))
     write_config(folder, configs.dump(config))
     return folder, True
 
 
-def check_provenance(folder: Path) -> None:
-    """Raise UsageError if the files of this command's own unfinished run are not as they were written."""
-    try:
-        provenance.check(folder, provenance.load(folder))
-    except UsageError as error:
-        raise UsageError(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
+def name_of(config: Config, prefix: str) -> str:
+    """What a fresh folder is called: when it began, what it trains, and its label, as far as a file system takes that."""
+    name = folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}")
+    return f"{name}-{label}" if (label := label_of(config)) else name
+
+
+def label_of(config: Config) -> str:
+    """name= as a part of a folder's name: letters, digits, dots, dashes and underscores, not too many; empty if it has none of them."""
+    text = re.sub(r"[^A-Za-z0-9._-]+", "_", config.name or "")
+    return text[:LONGEST_LABEL].strip("_.-")
+
+
+def go_on(config: Config, folder: Path, *, afresh: str = "") -> None:
+    """Say where an unfinished run stands, and give it the label that the command has.
+
+    Raises CheckpointError if it cannot go on, UsageError if its files are not as they were written.
+    """
+    stored = provenance.load(folder)
+    if folders.is_finished(folder):
+        return
+    provenance.check(folder, stored)
+    if folders.has_state(folder):
+        stood = folders.standing(folder)
+        print(f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}" + (f"; {afresh}" if afresh else ""), flush=True)
+    if config.name is not None and config.name != stored.name:
+        write_config(folder, configs.dump(replace(stored, name=config.name)))
 
 
 def check_outputs() -> None:

@@ -277,7 +277,7 @@ class Config:
     val_fraction: float = key("part of the training set held out as validation", at_least=0, below=1, fixed=True)
     device: str = key("auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|cuda(:\d+)?|mps", changes_numbers=False)
     out: str | None = key("run folder; null: outputs/DATE/TIME-...", changes_numbers=False, fixed=True)
-    name: str | None = key("a label for `skiplab list`", changes_numbers=False)
+    name: str | None = key("a label: in the run folder's name, the report and `skiplab list`", changes_numbers=False)
     pictures: Literal["auto", "always", "never"] = key(
         "the four pictures of a run; auto: of single runs, not of a sweep's, where `skiplab draw RUN` makes them later",
         changes_numbers=False,

@@ -116,7 +116,8 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
-    name = "_".join([*(folders.slug(part) for part in parts), identity[:8]])
+    label = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
+    name = "_".join([*([label] if label else []), *(folders.slug(part) for part in parts), identity[:8]])
     name = name[-LONGEST_NAME:].lstrip("_-.")
     if there is None:
         there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
