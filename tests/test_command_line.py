@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli, compose
-from skiplab import __version__, checkpoint, config as configs, grid, help_text, overrides, paths, plugins
+from skiplab import __version__, checkpoint, config as configs, grid, help_text, overrides, paths, plugins, verbs
 from skiplab.errors import UsageError
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
@@ -278,11 +278,125 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("-m", "resume=outputs/a", "depth=2,4"), ("resume=outputs/a", "leave out -m")),
         (("--cfg", "job", "resume=outputs/a"), ("--cfg", "resume=outputs/a", "config.yaml")),
         (("resume=outputs/a", "init_from=b"), ("outputs/a: no such run",)),
+        (("seed=1", "seed=2"), ("seed=1 seed=2: seed is given 2 times; leave one",)),
+        (("seed=1", "+seed=1"), ("seed is given 2 times",)),
+        (("resume=a", "depth=2", "resume=b"), ("resume=a resume=b: resume is given 2 times",)),
+        (("-m", "block=conv,skip", "++block=basic"), ("block is given 2 times",)),
+        (("seed", "=", "3"), ("seed = 3: write seed=3",)),
+        (("seed", "=3", "depth=2"), ("seed =3: write seed=3",)),
+        (("seed=", "3"), ("seed= 3: write seed=3",)),
+        (("seed:", "3"), ("seed: 3: write seed=3",)),
+        (("seed: 3",), ("seed: 3: write seed=3",)),
+        (("seed:3",), ("seed:3: write seed=3",)),
+        (("seed =3",), ("seed =3: write seed=3",)),
+        ((" seed=3",), ("write seed=3",)),
+        (("num_blocks", "=", "3"), ("num_blocks = 3: no such key; did you mean depth?",)),
+        (("",), ("an empty argument",)),
+        (("seed=1", " "), ("an empty argument",)),
+        (("seed=1\n",), ("'seed=1\\n': holds a line break",)),
+        (("seed=1\ndepth=2",), ("holds a line break",)),
+        (("name=a\u2028b",), ("holds a line break",)),
+        (("name=\udcff",), ("holds a line break or another character",)),
+        (("\u2013m", "seed=1,2"), ("'\\u2013m': begins with a dash that is no hyphen; write -m",)),
+        (("\u2014epochs=3",), ("write --epochs=3",)),
+        (("optimizer.lr=1e\u22123",), ("holds a dash that is no hyphen",)),
+        (("\uff53eed=1",), ("no such key; a key is of letters",)),
+        (("seed=" + "1" * 5000,), ("1...: the value cannot be read",)),
+        (("--learning-rate", "0.1"), ("--learning-rate: options are written KEY=VALUE", "did you mean optimizer.lr=0.1?")),
+        (("--batch-size=128",), ("--batch-size: options have no dashes here; write train batch_size=128",)),
+        (("-lr", "0.1"), ("did you mean optimizer.lr=0.1?",)),
+        (("--fp16",), ("did you mean trainer.amp=fp16?",)),
+        (("--resolve",), ("--resolve", "--cfg job --resolve")),
+        (("-sc", "query=bash"), ("is what the shell calls on a tab",)),
+        (("CIFAR10",), ("CIFAR10: a key is missing; did you mean dataset=cifar10?",)),
+        (("block=resnet",), ("did you mean model=resnet?",)),
+        (("depth=2", "hydra.run.dir=/x"), ("hydra.run.dir=/x: write out=FOLDER",)),
+        (("-m", "seed=1,2", "hydra.sweep.dir=/x"), ("hydra.sweep.dir=/x", "study=NAME")),
+        (("-m", "seed=1,2", "hydra.sweep.subdir=x"), ("hydra.sweep.subdir=x", "out=runs/")),
+        (("hydra.job.chdir=true",), ("hydra.job.chdir=true", "cd there first")),
+        (("hydra.job.name=x",), ("write name=LABEL",)),
+        (("hydra.job.env_set.A=x",), ("VARIABLE=VALUE train",)),
+        (("hydra.verbose=true",), ("write trainer.log_every=1",)),
+        (("hydra/job_logging=stdout",), ("run.log", "trainer.log_every=N")),
+        (("hydra/hydra_logging=none",), ("run.log", "trainer.log_every=N")),
+        (("hydra.output_subdir=x",), (".hydra", "out=FOLDER")),
+        (("hydra.searchpath=[x]",), ("conf/",)),
+        (("hydra/help=x",), ("train --help",)),
+        (("hydra/env=x",), ("nothing here reads it",)),
+        (("+hydra.callbacks.x=1",), ("no callbacks are called here",)),
+        (("~hydra.run",), ("write out=FOLDER",)),
+        (("hydra/launcher=basic",), ("is of a study; add -m",)),
+        (("-m", "seed=1,2", "hydra/launcher=jobli"), ("did you mean joblib?",)),
+        (("-m", "seed=1,2", "hydra/sweeper=optuna"), ("skiplab search",)),
+        (("-m", "seed=1,2", "hydra.sweeper.max_batch_size=2"), ("jobs=N",)),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: " ".join(value)[:60].encode("ascii", "backslashreplace").decode(),
 )
 def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Cli) -> None:
     assert_refused(call(*arguments), *fragments)
+
+
+def test_a_plus_before_a_key_that_is_there_is_taken_off(call: Cli) -> None:
+    code, out, err = call("+seed=3", "++optimizer=adam", "+optimizer.lr=0.5", "--cfg", "job")
+    assert (code, err) == (0, "")
+    assert "seed: 3" in out.splitlines()
+    assert "  lr: 0.5" in out.splitlines()
+    assert_refused(call("+foo=3"), "foo: no such key")
+    finished_run(Path("run"))
+    assert call("+resume=run")[:2] == call("resume=run")[:2]
+
+
+def test_what_is_so_anyway_may_be_said_in_hydras_words(call: Cli) -> None:
+    for text in (
+        "hydra.job.chdir=false",
+        "hydra.verbose=false",
+        "hydra.run.dir=.",
+        "hydra/job_logging=disabled",
+        "hydra.output_subdir=null",
+    ):
+        assert call(text, "--cfg", "job")[0] == 0, text
+
+
+def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call: Cli) -> None:
+    seen: list[tuple[list[str], int]] = []
+    monkeypatch.setattr("skiplab.study.search.command", lambda options: seen.append((list(options.texts), options.trials)) or 0)
+    keys = ["depth=1,2", "trainer.threads=1"]
+    for arguments in (
+        ("search", *keys, "--trials", "6"),
+        ("search", keys[0], "--trials", "6", keys[1]),
+        ("search", "--trials=6", *keys),
+        ("--trials", "6", "search", *keys),
+        ("search", keys[0], "--trials=6", f"+{keys[1]}"),
+    ):
+        assert call(*arguments, command="skiplab")[0] == 0
+    assert seen == [(keys, 6)] * 5
+
+
+def test_every_verbs_options_stand_anywhere() -> None:
+    _, verbs_of = verbs.parser_of_verbs()
+    for verb, orders in {
+        "evaluate": [("run", "--split", "val"), ("--split", "val", "run"), ("--split=val", "run")],
+        "compare": [("a", "b", "--by", "depth"), ("a", "--by", "depth", "b"), ("--by", "depth", "a", "b")],
+        "verify": [("depth=1", "seed=1", "--kills", "2"), ("depth=1", "--kills", "2", "seed=1"), ("--kills", "2", "depth=1", "seed=1")],
+        "list": [("folder",)],
+        "draw": [("a", "b")],
+    }.items():
+        read = [verbs.read_options(verbs_of[verb], order, takes_keys=verb == "verify") for order in orders]
+        assert all(options == read[0] for options in read), verb
+    assert verbs.read_options(verbs_of["list"], [], takes_keys=False).folder == Path("outputs")
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    for command in ("train --help", "train -sc install=bash"):
+        done = subprocess.run(
+            ["bash", "-c", f"{Path(sys.executable).parent}/{command} | true; exit ${{PIPESTATUS[0]}}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode in (0, 141), done.stderr) == (True, "")
 
 
 def test_several_mistakes_are_several_lines(call: Cli) -> None:
@@ -447,9 +561,10 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     [
         ((), "VERB"),
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
-        (("train",), "skiplab train: no such verb; choices: compare, draw, evaluate, info, list, search"),
+        (("zzz",), "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search"),
+        (("train",), "skiplab train: train is a command of its own; write train KEY=VALUE"),
         (("evaluate",), "run"),
-        (("evaluate", "x", "--split", "train"), "choose from 'test', 'val'"),
+        (("evaluate", "x", "--split", "train"), "--split train: choices: test, val"),
         (("list", "a", "b"), "unrecognized arguments: b"),
     ],
 )

@@ -13,7 +13,8 @@ NAMES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path
 
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
-    "hydra": {"cli", "overrides", "plugins", "grid", "study.plan", "study.launcher", "study.elsewhere", "study.search", "study.space"},
+    "hydra": {"cli", "overrides", "plugins", "grid", "grammar", "functions"}
+    | {"study.plan", "study.launcher", "study.elsewhere", "study.search", "study.space"},
     "omegaconf": {"cli", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
@@ -23,11 +24,12 @@ ONLY_IN = {
 }
 # these may read a Config
 FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "grid", "listing", "help_text", "placement", "launch", "verbs", "verify"}
-FACES_THE_USER |= {"budget", "provenance", *(name for name in NAMES if name.startswith("study."))}
+FACES_THE_USER |= {"budget", "grammar", "provenance", "typed", *(name for name in NAMES if name.startswith("study."))}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
-    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "plugins", "provenance", "study.record"),
+    *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "grammar", "functions", "plugins"),
+    *("provenance", "study.record", "typed"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60

@@ -77,7 +77,7 @@ def test_what_cannot_be_searched(call: Cli) -> None:
     assert "nothing to search; give a key several values" in refusal("depth=2")
     assert "val_fraction=0: a search goes by validation accuracy" in refusal("depth=1,2", "val_fraction=0")
     assert "optimizer.lr=-1: must be above 0" in refusal("optimizer.lr=0.1,-1")
-    assert "--trials 0: at least 1 is expected" in refusal("depth=1,2", "--trials", "0")
+    assert "--trials 0: a whole number from 1 on is expected" in refusal("depth=1,2", "--trials", "0")
     assert "sweep=blocks: a preset is a grid for train" in refusal("sweep=blocks", "optimizer.lr=0.1,0.2")
     assert "optimizer.sgd_lr" in refusal("optimizer.sgd_lr=interval(0.1,1)")
     told = refusal("optimizer.momentum=interval(0.5,1.2)")

@@ -1,12 +1,12 @@
 """`train`, and the entry points of both commands (verbs.py has `skiplab`). Imports torch only once a config has passed its check."""
 
 import gc
-import itertools
+import io
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    from skiplab import grid, overrides, placement, plugins
+    from skiplab import grammar, grid, overrides, placement, plugins, typed
 
-    check_dashes(arguments)
+    arguments = typed.checked(arguments)
     quoted = [grid.for_hydra(a) for a in arguments]
     quoted.sort(key=lambda a: "=" in a and not a.startswith("-"))  # Hydra's parser refuses flags between overrides
     flags = overrides.parse_arguments(quoted)
@@ -58,7 +58,7 @@ def train_command(arguments: Sequence[str]) -> int:
     if flags.shell_completion:
         plugins.choose(os.environ.get("COMP_LINE", "").split()[1:])
     if flags.shell_completion or flags.hydra_help or flags.info:
-        return hydra_main(quoted, lambda _cfg: None)
+        return shown_by_hydra(quoted)
     resumed = [a.partition("=")[2] for a in arguments if a.startswith("resume=") and a not in ("resume=auto", "resume=never")]
     if resumed:
         if not resumed[-1]:
@@ -71,40 +71,27 @@ def train_command(arguments: Sequence[str]) -> int:
             )
         return resume_command(Path(resumed[-1]).expanduser(), [a for a in flags.overrides if not a.startswith("resume=")])
     is_sweep = flags.multirun or grid.preset_of(flags.overrides) is not None
-    overrides.check(flags.overrides, multirun=is_sweep)
+    overrides.check(flags.overrides, multirun=is_sweep, shows=bool(flags.cfg))
     if flags.cfg == "job" and is_sweep and not flags.package:
         from skiplab.study.command import preview
 
         preview(flags.overrides)
         return 0
     if flags.cfg:
-        return hydra_main([a for a in quoted if a not in ("-m", "--multirun")], lambda _cfg: None)
+        return shown_by_hydra([grammar.evaluated(a) if a in flags.overrides else a for a in quoted if a not in ("-m", "--multirun")])
     if is_sweep:
         from skiplab.study.command import sweep_command
 
         placement.check_outputs()
-        arguments = quoted if flags.multirun else ["-m", *quoted]
-        return sweep_command(flags.overrides, arguments, hydra_main, in_process=torchrun.place() is not None)
+        return sweep_command(flags.overrides, hydra_main, in_process=torchrun.place() is not None)
     codes: list[int] = []
 
     def task(cfg: Any) -> None:
         codes.append(guarded(lambda: single_run(cfg, stop_signal)))  # Hydra would wrap what is raised
 
     with StopSignal() as stop_signal:
-        hydra_main(quoted, task)
+        hydra_main([grammar.evaluated(text) for text in flags.overrides], task)
     return codes[0]
-
-
-def check_dashes(arguments: Sequence[str]) -> None:
-    """Raise UsageError with the right spelling for `--KEY VALUE` and `--KEY=VALUE`."""
-    from skiplab import config as configs, overrides
-
-    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and (name in configs.leaves() or name in overrides.groups()):
-            value = value if equals else after if "=" not in after and not after.startswith("-") else ""
-            missing = "RUN" if name == "resume" else "VALUE"
-            raise UsageError(f"--{name}: options have no dashes here; write train {name}={shlex.quote(value) if value else missing}")
 
 
 def check_flags(flags: Any) -> None:
@@ -121,7 +108,11 @@ def check_flags(flags: Any) -> None:
     given = [flag for flag, value in asked.items() if value and not (flag == "-m" and flags.cfg == "job")]
     if len(given) > 1:
         raise UsageError(f"{', '.join(given)}: one of them at a time")
+    if flags.resolve and not flags.cfg:
+        raise UsageError("--resolve: a config is shown with its interpolations resolved by --cfg job --resolve")
     jobs = [f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")]
+    if flags.shell_completion and "COMP_LINE" not in os.environ and any(text.startswith("query=") for text in flags.overrides):
+        raise UsageError(f'-sc {flags.overrides[0]}: is what the shell calls on a tab; eval "$(train -sc install=bash)" sets it up')
     if flags.shell_completion and (len(flags.overrides) != 1 or flags.overrides[0] not in jobs):
         raise UsageError(f"-sc: one of {', '.join(jobs[:6])} is expected")
 
@@ -146,6 +137,16 @@ def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
         else:
             os.environ[FULL_ERROR] = before
     return 0
+
+
+def shown_by_hydra(arguments: Sequence[str]) -> int:
+    """What Hydra prints and ends with, printed by us: a reader that goes away, `| head`, is then no error of Hydra's."""
+    written = io.StringIO()
+    try:
+        with redirect_stdout(written):
+            return hydra_main(arguments, lambda _cfg: None)
+    finally:
+        print(written.getvalue(), end="")
 
 
 def single_run(cfg: Any, stop_signal: StopSignal) -> int:
@@ -206,7 +207,7 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         if changed != stored:
             placement.write_config(folder, configs.dump(changed))
         if not folders.is_finished(folder):
-            print(f"going on with {folder} at step {stood.step:,}")
+            print(f"going on with {folder} at step {stood.step:,}" + (f" of {stood.num_steps:,}" if stood.num_steps else ""))
         return launch(changed, folder, stop_signal)
 
 

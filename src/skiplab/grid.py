@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString, RangeSweep, ValueType
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from skiplab import config
+from skiplab import config, grammar
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
@@ -20,24 +19,13 @@ AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
 
 
 def parsed(texts: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them; of one key the last, at the first's place."""
-    parser = OverridesParser.create()
-    return list({override.get_key_element(): override for override in parser.parse_overrides(list(texts))}.values())
+    """Overrides by the grammar; of one key, which a preset and the command line give, the last, at the first's place."""
+    return list({override.get_key_element(): override for override in map(grammar.parse, texts)}.values())
 
 
 def count_cells(overrides: Sequence[Override]) -> int:
     """How many combinations a grid has."""
-    return math.prod(num_values(o) for o in overrides)
-
-
-def num_values(override: Override) -> int:
-    """How many values a key has; those of a list and of a range are not read one by one."""
-    if not override.is_sweep_override():
-        return 1
-    value = override.value()
-    if isinstance(value, RangeSweep):
-        return len(list(value.range()))
-    return len(value.list) if isinstance(value, ChoiceSweep) else max(1, len(each_of(override)))
+    return math.prod(map(grammar.num_values, overrides))
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
@@ -47,12 +35,7 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
 
 def first_of(overrides: Sequence[Override]) -> list[str]:
     """The overrides of the first combination."""
-    parser = OverridesParser.create()
-    firsts = [next(o.sweep_string_iterator()) if o.is_sweep_override() and not isinstance(o.value(), Glob) else None for o in overrides]
-    return [
-        str(each_of(o)[0].input_line) if first is None else str(parser.parse_override(f"{o.get_key_element()}={first}").input_line)
-        for o, first in zip(overrides, firsts, strict=True)
-    ]
+    return [f"{o.get_key_element()}={grammar.values_of(o)[0]}" if o.is_sweep_override() else str(o.input_line) for o in overrides]
 
 
 def quoted(text: str) -> str:
@@ -82,14 +65,10 @@ def each_of(override: Override, *, most: int | None = None) -> list[Override]:
     """The override once for each of its values, all of a sweep's; an interval has none. Of many values the first and last `most`."""
     if not override.is_sweep_override():
         return [override]
-    value = override.value()
-    if isinstance(value, Glob):
-        texts = value.filter(groups().get(override.key_or_group, []))
-    else:
-        texts = [] if override.value_type == ValueType.INTERVAL_SWEEP else list(override.sweep_string_iterator())
+    texts = grammar.values_of(override)
     if most is not None and len(texts) > 2 * most:
         texts = [*texts[:most], *texts[-most:]]
-    return [OverridesParser.create().parse_override(f"{override.get_key_element()}={text}") for text in texts]
+    return [grammar.parse(f"{override.get_key_element()}={text}") for text in texts]
 
 
 def preset_of(texts: Sequence[str]) -> str | None:

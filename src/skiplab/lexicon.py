@@ -70,7 +70,7 @@ def near(bare: str, by_plain: dict[str, str]) -> list[str]:
 def is_slip(word: str, name: str) -> bool:
     """Whether two words may be the same but for a slip: not with a letter before it (nadam), nor with another number (resnet101)."""
     digits, theirs = re.sub(r"\D", "", word), re.sub(r"\D", "", name)
-    if digits and theirs and digits != theirs and abs(int(digits) - int(theirs)) > 1:
+    if digits and digits != theirs and (not theirs or abs(int(digits) - int(theirs)) > 1):
         return False
     return word[1:] != name
 

@@ -6,6 +6,7 @@ import no torch.
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,20 +15,20 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, RangeSweep, ValueType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab import config, constraints, plugins
+from skiplab import config, constraints, grammar, lexicon, plugins
 from skiplab.errors import UsageError
-from skiplab.grid import each_of, num_values, parsed, with_preset
+from skiplab.grid import count_cells, each_of, parsed, with_preset
 from skiplab.paths import conf_folder, groups
 from skiplab.schema import Config
+from skiplab.typed import DASHES, shown
 
 MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
-MAX_VALUES, MOST_OF_A_KEY = 10_000, 200  # of one key in a sweep; of a larger one so many of its first and last values are checked
+MOST_OF_A_KEY = 200  # of many values of one key so many of the first and last are checked
 OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")  # keys
 
 
@@ -53,65 +54,67 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
-def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False) -> None:
-    """Raise UsageError with everything that is wrong with these overrides, one line each; a search takes intervals too."""
+def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False, shows: bool = False, several: str = "add -m") -> None:
+    """Raise UsageError with everything that is wrong with these overrides, one line each.
+
+    A search takes intervals too; a command that only `shows` a config takes a launcher without -m. `several`: the advice on several values.
+    """
     plugins.choose(texts)
     texts = with_preset(texts) if multirun else texts
     plugins.check_launcher(texts)
     problems: list[str] = []
     good: list[Override] = []
-    texts, swallowed = join_pairs(texts)
-    problems += swallowed
     for text in texts:
-        problem, override = check_override(text, multirun=multirun)
+        problem, override = check_override(text, multirun=multirun, several=several)
         if problem is not None:
             problems.append(problem)
         elif override is not None:
             good.append(override)
-    if not is_search and not any(o.key_or_group == "hydra/sweeper" for o in good):
-        rule = "an interval is for skiplab search; list the values, or write range(START,STOP,STEP)"
-        problems += [f"{o.input_line}: {rule}" for o in good if o.value_type == ValueType.INTERVAL_SWEEP]
+    problems += _misplaced(good, multirun=multirun, is_search=is_search, shows=shows)
     problems += [line for line in check_values(good) if line not in problems]
-    if not multirun:
-        rule = "is of a study; add -m with several values of a key, or sweep=NAME, or leave it out"
-        problems += [f"{o.input_line}: {rule}" for o in good if o.key_or_group in OF_STUDIES]
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
-def join_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`KEY VALUE` written with a space is one mistake, not two: (the other overrides, what is wrong)."""
-    left, problems = list(texts), []
-    for key, value in itertools.pairwise(texts):
-        if (key in groups() or key in config.leaves()) and "=" not in value and value not in config.leaves():
-            problems.append(f"{key} {value}: write {key}={value}")
-            left.remove(key)
-            left.remove(value)
-    return left, problems
+def _misplaced(overrides: Sequence[Override], *, multirun: bool, is_search: bool, shows: bool) -> list[str]:
+    """What is wrong with overrides that are for another command than this one."""
+    problems: list[str] = []
+    for o in overrides:
+        is_launcher = o.key_or_group.startswith(("hydra/launcher", "hydra.launcher"))
+        if o.value_type == ValueType.INTERVAL_SWEEP and not is_search:
+            problems.append(f"{o.input_line}: an interval is for skiplab search; list the values, or write range(START,STOP,STEP)")
+        elif getattr(o.value(), "tags", None) and not is_search:
+            problems.append(f"{o.input_line}: a tag is for skiplab search; leave it out")
+        elif is_launcher and is_search:
+            problems.append(f"{o.input_line}: a search runs its trials itself, jobs=N of them at once; leave it out")
+        elif not multirun and (o.key_or_group in OF_STUDIES or (is_launcher and not shows)):
+            problems.append(f"{o.input_line}: is of a study; add -m with several values of a key, or sweep=NAME, or leave it out")
+    return problems
 
 
-def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override | None]:
+def check_override(text: str, *, multirun: bool, several: str = "add -m") -> tuple[str | None, Override | None]:
     """One override by itself: (what is wrong, None) or (None, the override)."""
     try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
+        override = grammar.parse(text)
+    except grammar.Unreadable:
         return _unreadable(text), None
+    except UsageError as error:
+        return str(error), None
     name = override.key_or_group
     if not name:
         return f"{text}: a key is missing; write KEY{text}", None
     known_groups, leaves = groups(), config.leaves()
     if name.startswith(("hydra.", "hydra/")):
-        if name == "hydra.mode":
-            return f"{text}: a sweep is asked for by -m, or by sweep=NAME", None
+        if twin := plugins.twin(name, text.partition("=")[2]):
+            return f"{text}: {twin}", None
         return (f"{text}: one for the whole sweep; choose", None) if override.is_sweep_override() else (None, override)
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value", None
     known = name in known_groups or name in leaves or name in Config.__dataclass_fields__
-    if known and (override.is_add() or override.is_force_add()):
+    if known and (override.is_add() or override.is_force_add()):  # of a preset; a command line's are taken off before
         return f"{text}: write it without +, {name}={text.partition('=')[2]}", None
     if not known:
-        near = [g for g in known_groups if g not in Config.__dataclass_fields__]
-        return next((f"{name}: no such key; did you mean {g}?" for g in near if _close(name, g)), config.unknown_key(name)), None
+        return config.unknown_key(name), None
     if override.package is not None:
         return f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}", None
     if override.is_sweep_override() and name in OF_STUDIES:
@@ -120,9 +123,7 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
     if multirun and override.is_sweep_override() and is_dull:
         return f"{text}: makes no other run, so a study has each but once; give one value, or a study= for each", None
     if override.is_sweep_override() and not multirun:
-        return f"{text}: several values are a sweep; add -m", None
-    if override.is_sweep_override() and (problem := _sweep_problem(override, known_groups.get(name))):
-        return f"{text}: {problem}", None
+        return f"{text}: several values are a sweep; {several}", None
     if multirun and name == "resume" and override.value() == "never":
         return "resume=never: what a study has done stays done; take another study=NAME to run it all afresh", None
     if multirun and name == "out" and override.value() is not None and "${" not in text:
@@ -140,36 +141,26 @@ def check_override(text: str, *, multirun: bool) -> tuple[str | None, Override |
 
 def _unreadable(text: str) -> str:
     name, equals, value = text.partition("=")
+    if equals and not re.fullmatch(r"[~+]*[A-Za-z_$][\w./@$-]*", name, re.ASCII):
+        return f"{shown(name)}: no such key; a key is of letters, digits, dots and underscores"
+    if equals and any(dash in value for dash in DASHES):
+        return f"{shown(text)}: holds a dash that is no hyphen; write -, or quote the value: \"{name}='...'\""
     if equals:
-        quoted = value.replace("'", "\\'")
-        return f"{text}: the value cannot be read; if it holds spaces or any of = , ( ) {{ }} [ ] quote it: \"{name}='{quoted}'\""
+        quoted = shown(value).replace("'", "\\'")
+        rule = "if it holds spaces or any of = , ( ) { } [ ] quote it"
+        return f"{shown(text)}: the value cannot be read; {rule}: \"{name}='{quoted}'\""
     known_groups = groups()
     if holders := [group for group, options in known_groups.items() if text in options]:
         return f"{text}: a key is missing; write {' or '.join(f'{group}={text}' for group in holders)}"
     if text in known_groups or text in config.leaves():
         return f"{text}: a value is missing; write {text}=VALUE"
-    return config.unknown_key(text)
-
-
-def _close(word: str, name: str) -> bool:
-    return config.nearest(word, [name]).startswith("did you mean")
-
-
-def _sweep_problem(override: Override, options: list[str] | None) -> str | None:
-    value = override.value()
-    if isinstance(value, Glob):
-        if options is None:
-            return "glob picks options of a group; list the values, or write range(START,STOP,STEP)"
-        return None if value.filter(options) else f"fits no option; choices: {', '.join(options)}"
-    if isinstance(value, RangeSweep):
-        assert value.start is not None
-        assert value.stop is not None
-        number = (value.stop - value.start) / value.step if value.step else 0
-        if number <= 0:
-            return "a range without a value; write range(START,STOP,STEP)"
-        if number > MAX_VALUES:
-            return f"{number:,.0f} values; a sweep takes at most {MAX_VALUES:,} of one key"
-    return None
+    if text in lexicon.VERBS:
+        return f"{text}: no such key; skiplab {text} is a command of its own"
+    problem = config.unknown_key(text)
+    meant = [name if "=" in name else f"{group}={name}" for group, options in known_groups.items() for name in lexicon.meant(text, options)]
+    if "did you mean" not in problem and 0 < len(meant) <= lexicon.FEW:
+        return f"{text}: a key is missing; did you mean {' or '.join(meant)}?"
+    return problem
 
 
 def _check_choices(group: str, override: Override, options: list[str]) -> tuple[str | None, Override | None]:
@@ -177,13 +168,21 @@ def _check_choices(group: str, override: Override, options: list[str]) -> tuple[
         if value is None:
             return f"{group}=null: leave it out, or take one of {', '.join(options)}", None
         if str(value) not in options:
-            return f"{group}={value}: no such {group}; {config.nearest(str(value), options)}", None
+            return f"{group}={value}: no such {group}; {_choice_meant(group, str(value), options)}", None
     return None, override
+
+
+def _choice_meant(group: str, value: str, options: Sequence[str]) -> str:
+    """What to write for an option that the group does not have: one that is near, or the group that has it."""
+    others = [name for name, theirs in groups().items() if value in theirs and name != group]
+    if others and not lexicon.meant(value, options):
+        return f"did you mean {' or '.join(f'{name}={value}' for name in others)}? Choices: {', '.join(options)}"
+    return config.nearest(value, options)
 
 
 def check_values(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with the composed configs: of every cell of a small sweep, of every value of a large one."""
-    is_large = math.prod(map(num_values, overrides)) > MAX_CELLS
+    is_large = count_cells(overrides) > MAX_CELLS
     choices = [each for o in overrides if (each := each_of(o, most=MOST_OF_A_KEY if is_large else None))]
     num_composed = math.prod(len(each) for each in choices if not _is_plain_value(each[0]))
     cells: Iterable[tuple[Override, ...]] = itertools.product(*choices)
@@ -322,7 +321,7 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
     tree: dict[str, Any] = config.tree(stored)
     problems: list[str] = []
     for text in texts:
-        problem, override = check_override(text, multirun=False)
+        problem, override = check_override(text, multirun=False, several="a run goes on with one")
         if override is None:
             problems.append(problem or text)
             continue

@@ -1,6 +1,7 @@
 """`skiplab VERB`: what looks at runs that `train` made. Imports torch only for the verbs that compute."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,22 +24,83 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     from skiplab import config as configs
 
     parser, verbs = parser_of_verbs()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        raise UsageError(f"skiplab {arguments[0]}: no such verb; {configs.nearest(arguments[0], verbs)}")
-    options = parser.parse_args(list(arguments))
-    return COMMANDS[options.verb](options) or 0
+    if not arguments or all(argument in ("--help", "-h", "--version") for argument in arguments):
+        parser.parse_args(list(arguments))
+    verb = next((argument for argument in arguments if argument in verbs), arguments[0])
+    if verb not in verbs:
+        verb = next((argument for argument in arguments if not argument.startswith("-")), verb)
+        raise UsageError(f"skiplab {verb}: {OTHER_COMMANDS.get(verb) or f'no such verb; {configs.nearest(verb, verbs)}'}")
+    rest = list(arguments)
+    rest.remove(verb)
+    return COMMANDS[verb](read_options(verbs[verb], rest, takes_keys=verb in ("search", "verify"))) or 0
 
 
-def parser_of_verbs() -> tuple[Parser, list[str]]:
-    """The parser, and the verbs that it knows."""
+def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str], *, takes_keys: bool) -> argparse.Namespace:
+    """A verb's options, which may stand before, between and after what it works on. Raises UsageError on a misspelt one."""
+    from skiplab import config as configs, typed
+
+    known = [text for action in parser._actions for text in action.option_strings]
+    if takes_keys:
+        arguments = typed.checked(arguments, command="", flags=known)
+    for argument in arguments:
+        word = argument.partition("=")[0]
+        if not argument.strip():
+            raise UsageError("an empty argument, perhaps of a shell variable that is not set; leave it out")
+        if word.startswith("--") and len(word) > 2 and word not in known:
+            raise UsageError(
+                f"{word}: {parser.prog} has no such option; {configs.nearest(word, [name for name in known if len(name) > 2])}"
+            )
+    return parser.parse_intermixed_args(list(arguments))
+
+
+def one_of(option: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """What argparse calls on an option's value; raises UsageError with the nearest choice."""
+
+    def take(value: str) -> str:
+        from skiplab import config as configs
+
+        if value not in choices:
+            raise UsageError(f"{option} {value}: {configs.nearest(value, choices)}")
+        return value
+
+    return take
+
+
+def device(value: str) -> str:
+    """What argparse calls on --device; raises UsageError for what is no device."""
+    from skiplab import config as configs, lexicon
+
+    if not re.fullmatch(configs.leaves()["device"].metadata["pattern"], value):
+        guess = lexicon.device_of(value)
+        rule = "auto, cpu, cuda, cuda:N or mps is expected"
+        raise UsageError(f"--device {value}: {rule}" + (f"; did you mean {guess}?" if guess else ""))
+    return value
+
+
+def number(option: str, *, least: int) -> Callable[[str], int]:
+    """What argparse calls on an option's number."""
+
+    def take(value: str) -> int:
+        from skiplab import config as configs
+
+        count = configs.as_count(value)
+        if count is None or count < least:
+            raise UsageError(f"{option} {value}: a whole number from {least} on is expected")
+        return count
+
+    return take
+
+
+def parser_of_verbs() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each verb."""
     parser = Parser(prog="skiplab", description="Look at runs that `train` made.", epilog="`train` makes them: train --help")
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     evaluate = verbs.add_parser("evaluate", help="the report of a run's checkpoint, from its folder alone")
     evaluate.add_argument("run", type=Path, help="run folder")
-    evaluate.add_argument("--split", choices=("test", "val"), default="test")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    evaluate.add_argument("--split", type=one_of("--split", ("test", "val")), default="test", metavar="test|val")
+    evaluate.add_argument("--checkpoint", type=one_of("--checkpoint", ("best", "last")), default="best", metavar="best|last")
+    evaluate.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps")
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
     listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     drawing = verbs.add_parser("draw", help="the four pictures of finished runs, which a sweep leaves out")
@@ -56,13 +118,15 @@ def parser_of_verbs() -> tuple[Parser, list[str]]:
     search.add_argument(
         "space", nargs="+", metavar="KEY=VALUES", help="as train -m takes them, and 'optimizer.lr=tag(log,interval(1e-3,1))'"
     )
-    search.add_argument("--trials", type=int, default=20, help="how many, those of earlier calls counted in (20)")
+    search.add_argument("--trials", type=number("--trials", least=1), default=20, help="how many, those of earlier calls counted in (20)")
     proof = verbs.add_parser("verify", help="train a shortened run straight and another through kills -9, and compare them bit by bit")
     proof.add_argument("what", nargs="*", metavar="RUN | KEY=VALUE", help="a run folder, or overrides as train takes them")
-    proof.add_argument("--kills", type=int, default=4, help="how often (4); every second one while a checkpoint is written")
-    proof.add_argument("--steps", type=int, default=60, help="optimizer steps of the shortened run (60)")
+    proof.add_argument(
+        "--kills", type=number("--kills", least=0), default=4, help="how often (4); every second one while a checkpoint is written"
+    )
+    proof.add_argument("--steps", type=number("--steps", least=1), default=60, help="optimizer steps of the shortened run (60)")
     verbs.add_parser("info", help="versions, devices, threads, data root")
-    return parser, list(verbs.choices)
+    return parser, dict(verbs.choices)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +135,9 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     metrics += ("train.accuracy", "train.loss", "train.seconds")
     parser.add_argument("folder", type=Path, nargs="+", help="folders with runs: a study, or several")
     parser.add_argument("--by", help="keys to group by, block,depth (what differs but for the seed)")
-    parser.add_argument("--metric", choices=metrics, default="test.accuracy", metavar="METRIC", help=f"one of {', '.join(metrics)}")
+    parser.add_argument(
+        "--metric", type=one_of("--metric", metrics), default="test.accuracy", metavar="METRIC", help=f"one of {', '.join(metrics)}"
+    )
     parser.add_argument("--x", help="what the picture has as its x axis: depth, width, another key, or params, macs, seconds")
     parser.add_argument("--out", type=Path, help="where the files go (the study's folder, of several or of a run outputs/compare)")
 
@@ -145,8 +211,6 @@ def search_command(options: argparse.Namespace) -> int:
     from skiplab import grid
     from skiplab.study import search
 
-    if options.trials < 1:
-        raise UsageError(f"--trials {options.trials}: at least 1 is expected")
     return search.command(search.Options([grid.for_hydra(text) for text in options.space], options.trials))
 
 
@@ -155,23 +219,29 @@ def verify_command(options: argparse.Namespace) -> int:
     from skiplab import constraints, folders, grid, overrides, provenance
 
     what, kills, steps = [grid.for_hydra(text) for text in options.what], options.kills, options.steps
-    if kills < 0 or steps < 1:
-        raise UsageError(f"--kills {kills} --steps {steps}: at least 0 kills and 1 step are expected")
     if len(what) == 1 and "=" not in what[0]:
         config = provenance.load(folders.of_path(Path(what[0])))
     else:
-        overrides.check(what, multirun=False)
+        overrides.check(what, multirun=False, several="a proof is of one run")
         config = overrides.compose_config(what)
     from skiplab import launch, verify
+    from skiplab.signals import say
 
     config = launch.settled(config)
-    print(f"{steps} steps straight, then through {kills} kills; for a large network this takes minutes", flush=True)
+    say(f"{steps} steps straight, then through {kills} kills; for a large network this takes minutes")
     short = verify.shortened(config, steps=steps, steps_per_epoch=constraints.steps_per_epoch(config))
     verdict = verify.verify(short, kills=kills)
     print(verify.in_words(verdict))
     return 1 if verdict.different else 0
 
 
+OTHER_COMMANDS = {
+    "train": "train is a command of its own; write train KEY=VALUE, see train --help",
+    "resume": "write train resume=RUN",
+    "sweep": "write train -m KEY=A,B, or train sweep=NAME",
+    "help": "write skiplab --help",
+    "version": "write skiplab --version",
+}
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "evaluate": evaluate_command,
     "list": list_command,

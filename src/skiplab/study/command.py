@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skiplab import folders, grid, overrides, streams
+from skiplab import folders, grammar, grid, overrides, streams
 from skiplab.cores import counted
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.launch import complain
@@ -57,7 +57,7 @@ def preview(texts: Sequence[str]) -> None:
     print(f"\n{words}\nthe config of one: train --cfg job {grid.for_people(one)}")
 
 
-def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
+def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
     """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
     parsed, folder = planned(texts)
     if grid.count_cells(parsed) == 1:
@@ -77,7 +77,7 @@ def sweep_command(texts: Sequence[str], flags: Sequence[str], hydra_main: HydraM
         if in_process or any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
             record.write(folder, command=sweep.command, cells=[cell.folder for cell in all_cells(parsed, folder)])
         try:
-            hydra_main([*flags, *own], elsewhere.task(stop_signal))
+            hydra_main(["-m", *map(grammar.evaluated, grid.with_preset(texts)), *own], elsewhere.task(stop_signal))
         except SystemExit as error:  # who raised it has said why
             if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
                 sweep.stopped = error.code

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from skiplab import config as configs, grid, overrides
+from skiplab import config as configs, grammar, grid, overrides
 from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,33 +19,26 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
 
     `tag(log, interval(1e-4, 1))` is logarithmic. Raises UsageError for what cannot be searched.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, IntDistribution
 
     space: dict[str, Any] = {}
     for override in parsed:
         if not override.is_sweep_override():
             continue
         key, value = override.key_or_group, override.value()
-        is_log = "log" in getattr(value, "tags", ())
+        tags = getattr(value, "tags", set())
+        is_log = "log" in tags
+        if tags - {"log"}:
+            raise UsageError(f"{override.input_line}: a search knows one tag, log; leave {', '.join(sorted(tags - {'log'}))} out")
         if isinstance(value, IntervalSweep):
-            low, high = value.start, value.end
-            assert low is not None
-            assert high is not None
-            if low >= high or (is_log and low <= 0):
-                raise UsageError(
-                    f"{override.input_line}: an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
-                )
-            whole = key in configs.leaves() and is_whole(configs.leaves()[key].type)  # Hydra reads the ends as fractions
-            if whole:
-                low, high = math.ceil(low), math.floor(high)
-                if low > high:
-                    raise UsageError(f"{override.input_line}: no whole number lies in it")
-            space[key] = (
-                IntDistribution(int(low), int(high), log=is_log) if whole else FloatDistribution(float(low), float(high), log=is_log)
-            )
-        elif isinstance(value, RangeSweep) and all(isinstance(v, int) for v in (value.start, value.stop, value.step)):
-            numbers = range(int(value.start or 0), int(value.stop or 0), int(value.step))
-            space[key] = IntDistribution(min(numbers), max(numbers), step=abs(int(value.step)))
+            space[key] = of_interval(override, value, is_log=is_log)
+        elif isinstance(value, RangeSweep):
+            numbers = grammar.whole_range(value)
+            if is_log and (min(numbers) < 1 or abs(numbers.step) != 1):
+                raise UsageError(f"{override.input_line}: on a log scale, steps of 1 from 1 on are expected")
+            space[key] = IntDistribution(min(numbers), max(numbers), log=is_log, step=abs(numbers.step))
+        elif is_log:
+            raise UsageError(f"{override.input_line}: a list has no scale; log is for interval(), and range() of whole numbers")
         else:
             space[key] = CategoricalDistribution([each.get_value_element_as_str() for each in grid.each_of(override)])
     if not space:
@@ -53,6 +46,24 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
             "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
         )
     return space
+
+
+def of_interval(override: Override, value: IntervalSweep, *, is_log: bool) -> "optuna.distributions.BaseDistribution":
+    """The distribution of interval(): whole numbers where the key takes those, or where int() asks for them."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    key, low, high = override.key_or_group, value.start, value.end
+    assert low is not None
+    assert high is not None
+    if low >= high or (is_log and low <= 0):
+        rule = f"an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
+        raise UsageError(f"{override.input_line}: {rule}")
+    if not isinstance(low, int) and not (key in configs.leaves() and is_whole(configs.leaves()[key].type)):
+        return FloatDistribution(float(low), float(high), log=is_log)
+    low, high = math.ceil(low), math.floor(high)  # Hydra reads the ends as fractions
+    if low > high:
+        raise UsageError(f"{override.input_line}: no whole number lies in it")
+    return IntDistribution(low, high, log=is_log)
 
 
 def is_whole(kind: Any) -> bool:
