@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,12 @@ HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and 
 # 18 steps; a save and an evaluation every second one
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
 SMALL = (*SMALL, "pictures=never")  # which take a second
+
+
+def last_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Arguments with a test's own values in place of those of SMALL before them: a command line gives each key once."""
+    keys = [text.partition("=")[0] if "=" in text and not text.startswith("-") else "" for text in arguments]
+    return tuple(text for i, (key, text) in enumerate(zip(keys, arguments, strict=True)) if not key or key not in keys[i + 1 :])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -87,10 +93,14 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr."""
+    """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr.
+
+    `as_typed`: also a key that is given twice; elsewhere a test's own value counts.
+    """
     monkeypatch.setattr("skiplab.outcome.draw", lambda *_, **__: None)
 
-    def run(*arguments: str, command: str = "train") -> tuple[int, str, str]:
+    def run(*arguments: str, command: str = "train", as_typed: bool = False) -> tuple[int, str, str]:
+        arguments = arguments if as_typed else last_of(arguments)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
         entry = cli.train_command if command == "train" else cli.skiplab_command
         try:
@@ -107,7 +117,7 @@ def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Pope
     """`train` (or `skiplab`) as a process of its own, one thread, without a terminal."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
-        [str(Path(sys.executable).parent / command), *arguments],
+        [str(Path(sys.executable).parent / command), *last_of(arguments)],
         cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -333,7 +333,7 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
     ids=lambda value: " ".join(value)[:60].encode("ascii", "backslashreplace").decode(),
 )
 def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Cli) -> None:
-    assert_refused(call(*arguments), *fragments)
+    assert_refused(call(*arguments, as_typed=True), *fragments)
 
 
 def test_a_plus_before_a_key_that_is_there_is_taken_off(call: Cli) -> None:

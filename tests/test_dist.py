@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
-from conftest import Cli, compose
+from conftest import Cli, compose, last_of
 from skiplab import checkpoint, data, folders, hardware, launch, memory, parts, processes, torchrun, verify
 from skiplab.dist import ALONE, Ranks, Team
 from skiplab.errors import RankFailed, UsageError
@@ -226,7 +226,7 @@ def with_torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", script, *arguments],
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", script, *last_of(arguments)],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

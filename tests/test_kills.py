@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Cli, compose, start
+from conftest import SMALL, Cli, compose, last_of, start
 from skiplab import checkpoint, folders, placement, verify
 from skiplab.errors import FolderError
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format1"
-LONG = (*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000")
+LONG = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000"))
 
 
 def wait_until(condition: Callable[[], object], *, process: subprocess.Popen[str], seconds: float = 60) -> None:

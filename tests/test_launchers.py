@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Cli
+from conftest import Cli, last_of
 from skiplab import folders, verify
 
 SMALL = ("width=8", "batch_size=256", "epochs=2", "depth=1", "trainer.threads=1", "study=s")
@@ -27,7 +27,7 @@ def needs(launcher: str) -> None:
 
 def run_to_end(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     """`train`, with warnings as usual: launchers and what they bring have theirs."""
-    command = [str(Path(sys.executable).parent / "train"), *arguments]
+    command = [str(Path(sys.executable).parent / "train"), *last_of(arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170)
     return done.returncode, done.stdout, done.stderr
@@ -57,7 +57,15 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
     """As Slurm does it, by submitit's local executor."""
     needs("submitit_local")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [str(Path(sys.executable).parent / "train"), "-m", "hydra/launcher=submitit_local", *SMALL, "epochs=300", "seed=0"]
+    command = [
+        str(Path(sys.executable).parent / "train"),
+        "-m",
+        "hydra/launcher=submitit_local",
+        *SMALL[:2],
+        *SMALL[3:],
+        "epochs=300",
+        "seed=0",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 60
 

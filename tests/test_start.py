@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL, Train, compose
+from conftest import SMALL, Train, compose, last_of
 from skiplab import config as configs
 
 # Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that a run does not.
@@ -49,7 +49,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a whole run on digits had loaded at its first step, at the end of training and at its end."""
     folder = tmp_path_factory.mktemp("seen")
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *SMALL, "pictures=always", "epochs=1", "out=run"],
+        [sys.executable, "-c", PROBE, *last_of((*SMALL, "pictures=always", "epochs=1", "out=run"))],
         cwd=folder,
         capture_output=True,
         text=True,

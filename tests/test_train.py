@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import Cli, Train, start
-from skiplab import checkpoint, folders
+from conftest import Cli, Train, compose, last_of, start
+from skiplab import checkpoint, config as configs, folders, listing, placement
+from skiplab.study import plan
 
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=2", "trainer.threads=1")
 
@@ -135,7 +137,8 @@ def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Pa
 
 
 def test_sigterm_in_a_background_job_with_sigint_ignored(tmp_path: Path) -> None:
-    script = f"trap '' INT; exec {Path(sys.executable).parent / 'train'} {' '.join(SMALL)} epochs=3000 trainer.eval_every=1000 out=run"
+    arguments = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "out=run"))
+    script = f"trap '' INT; exec {Path(sys.executable).parent / 'train'} {' '.join(arguments)}"
     process = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / folders.LAST).exists():
         time.sleep(0.05)
@@ -355,3 +358,55 @@ def test_a_run_cannot_become_shorter_than_it_is(call: Cli) -> None:
     assert code == 2
     assert "stands at step 12, beyond the 6 steps" in err
     assert Path("run/result.json").read_bytes() == before
+
+
+def test_a_second_command_with_out_says_that_it_goes_on(call: Cli) -> None:
+    assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
+    step = folders.standing(Path("run")).step
+    code, out, err = call(*SMALL, "out=run")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"going on with run at step {step} of 12\n")
+    code, out, err = call(*SMALL, "out=run")
+    assert (code, err) == (0, "")
+    assert out.startswith("run is finished; its report:\n")
+
+
+def test_a_label_shows_in_the_folder_the_list_and_the_report(call: Cli) -> None:
+    assert call(*SMALL, "name='first try'", "trainer.max_time=1e-9")[0] == 7
+    (folder,) = run_folders()
+    assert folder.name.endswith("-digits-deepcnn-residual-first_try")
+    code, out, _ = call(*SMALL, "name=second")  # the same run: a label changes no number
+    assert code == 0
+    assert out.startswith(f"going on with {folder} at step ")
+    assert (folder / "report.txt").read_text().startswith("second: digits test set, deepcnn of residual blocks (")
+    assert call("evaluate", str(folder), command="skiplab")[1].startswith("second: digits test set, ")
+    assert " (second)  " in call("list", command="skiplab")[1]
+    assert run_folders() == [folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("a", "a"),
+        ("a b/c", "a_b_c"),
+        ("../../x", "x"),
+        ("\u00e9t\u00e9 3", "t_3"),
+        ("\u65e5\u672c\u8a9e", ""),
+        ("x" * 300, "x" * 40),
+        ("--", ""),
+        ("a\nb", "a_b"),
+        (".hidden.", "hidden"),
+    ],
+)
+def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Path) -> None:
+    config = replace(compose(), name=name)
+    folder = folders.make(tmp_path, placement.name_of(config, "12-00-00"))
+    assert folder.name == "12-00-00-digits-deepcnn-residual" + (f"-{label}" if label else "")
+    placement.write_config(folder, configs.dump(config))
+    assert configs.load(folder / "config.yaml").name == name
+    assert configs.identity(config) == configs.identity(compose())
+    assert len(listing.row(folder)[2]) <= 75
+    assert "\n" not in listing.row(folder)[2]
+    cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", cell.folder.name)
+    assert cell.folder.name.startswith(label[:24])

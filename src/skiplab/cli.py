@@ -207,7 +207,12 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         if changed != stored:
             placement.write_config(folder, configs.dump(changed))
         if not folders.is_finished(folder):
-            print(f"going on with {folder} at step {stood.step:,}" + (f" of {stood.num_steps:,}" if stood.num_steps else ""))
+            is_as_long = (config.epochs, config.steps, config.trainer.limit_steps) == (
+                changed.epochs,
+                changed.steps,
+                changed.trainer.limit_steps,
+            )
+            print(f"going on with {folder} at step {stood.step:,}" + (f" of {stood.num_steps:,}" if is_as_long and stood.num_steps else ""))
         return launch(changed, folder, stop_signal)
 
 
