@@ -24,7 +24,7 @@ ONLY_IN = {
 }
 # these may read a Config
 FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "grid", "listing", "help_text", "placement", "launch", "verbs", "verify"}
-FACES_THE_USER |= {"budget", "grammar", "provenance", "typed", *(name for name in NAMES if name.startswith("study."))}
+FACES_THE_USER |= {"budget", "grammar", "plugins", "provenance", "typed", *(name for name in NAMES if name.startswith("study."))}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),

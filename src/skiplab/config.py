@@ -6,7 +6,6 @@ Everything that reaches `run` has passed `check`, whether it came from the comma
 import functools
 import hashlib
 import json
-import math
 import re
 import types
 import typing
@@ -20,6 +19,7 @@ import yaml
 from skiplab import __version__, constraints, lexicon, locations
 from skiplab.errors import UsageError
 from skiplab.schema import Change, Config
+from skiplab.values import as_count, as_float, holds
 
 
 def check(tree: Mapping[str, Any], *, is_stored: bool = False) -> Config:
@@ -218,10 +218,6 @@ def _convert_changes(value: Any, path: str, problems: list[str]) -> tuple[Change
     return tuple(made)
 
 
-COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([kKmM]?)")
-FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
-
-
 def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
     converted: Any = None
@@ -235,7 +231,7 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
     elif kind is int:
         converted, expected = as_count(value), "a whole number (80k and 1e5 will do)" + (f" or {meta['word']}" if meta.get("word") else "")
     elif kind is float:
-        converted, expected = _as_float(value), "a finite number"
+        converted, expected = as_float(value), "a finite number"
     else:
         converted = None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
         expected = "text without ${" if "${" in str(value) else "text"  # an interpolation would not load again
@@ -250,39 +246,13 @@ def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: M
         problems.append(f"{path}={_shown(value)}: {expected} is expected ({meta.get('meaning', '')})")
         return None
     for rule, bound in (meta.get("bounds") or {}).items():
-        if bound is not None and not _holds(converted, rule, bound):
+        if bound is not None and not holds(converted, rule, bound):
             problems.append(f"{path}={_shown(value)}: must be {rule} {bound} ({meta['meaning']})")
     return converted
 
 
-def _holds(value: float, rule: str, bound: float) -> bool:
-    return {"at least": value >= bound, "above": value > bound, "at most": value <= bound, "below": value < bound}[rule]
-
-
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def as_count(value: Any) -> int | None:
-    """A whole number, also as 80k or 1e5; None for anything else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    number: float | None = value if isinstance(value, float) else None
-    if isinstance(value, str) and (match := COUNT.fullmatch(value.replace("_", ""))):
-        number = (int(match[1]) if match[1].isdigit() else float(match[1])) * FACTORS[match[2].lower()]
-    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
-
-
-def _as_float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 # ---------------------------------------------------------------------------------------------------- identity and files

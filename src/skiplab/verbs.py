@@ -225,10 +225,9 @@ def verify_command(options: argparse.Namespace) -> int:
         overrides.check(what, multirun=False, several="a proof is of one run")
         config = overrides.compose_config(what)
     from skiplab import launch, verify
-    from skiplab.signals import say
 
     config = launch.settled(config)
-    say(f"{steps} steps straight, then through {kills} kills; for a large network this takes minutes")
+    print(f"{steps} steps straight, then through {kills} kills; for a large network this takes minutes", flush=True)
     short = verify.shortened(config, steps=steps, steps_per_epoch=constraints.steps_per_epoch(config))
     verdict = verify.verify(short, kills=kills)
     print(verify.in_words(verdict))
