@@ -6,20 +6,20 @@ Everything that reaches `run` has passed `check`, whether it came from the comma
 import functools
 import hashlib
 import json
-import re
+import operator
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from skiplab import __version__, constraints, lexicon, locations
+from skiplab import __version__, constraints, lexicon, locations, regular, sections
 from skiplab.errors import UsageError
 from skiplab.schema import Change, Config
-from skiplab.values import as_count, as_float, holds
+from skiplab.values import convert, nearest, shown
 
 
 def check(tree: Mapping[str, Any], *, is_stored: bool = False) -> Config:
@@ -63,20 +63,11 @@ def absolute_value(path: str, value: Any) -> Any:
     return locations.absolute(value, key=path) if path in PATHS and isinstance(value, str) and value else value
 
 
-def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
-    """What was probably meant: "did you mean X?" (with `prefix` before it), or the choices."""
-    names = sorted(choices)
-    if meant := lexicon.meant(word, names):
-        told = " or ".join(f"{prefix}{name}" for name in meant)
-        return f"did you mean {told}?" + (f" Choices: {', '.join(names)}" if len(names) <= 10 else "")
-    return f"choices: {', '.join(names)}"
-
-
 @functools.cache
 def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
     """Every key that a user can set, by its full path."""
     found: dict[str, Field[Any]] = {}
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     for f in fields(schema):
         if f.metadata.get("own"):
             continue
@@ -159,23 +150,23 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mappin
         return _convert_mapping(value, variants, path, problems)
     if typing.get_origin(kind) is tuple:
         return _convert_tuple(value, kind, path, problems, meta)
-    return _convert_leaf(value, kind, path, problems, meta or {})
+    return convert(value, kind, path, problems, meta or {})
 
 
 def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems: list[str]) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(value, Mapping):
-        problems.append(f"{path}={_shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}")
+        problems.append(f"{path}={shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}")
         return None
     schema = variants[0]
     if len(variants) > 1:  # the option's name picks the schema
-        by_name = {name: v for v in variants for name in typing.get_args(typing.get_type_hints(v)["name"])}
+        by_name = {name: v for v in variants for name in typing.get_args(_hints(v)["name"])}
         option = value.get("name")
         if not isinstance(option, str) or option not in by_name:
-            problems.append(f"{prefix}name={_shown(option)}: {nearest(str(option or ''), by_name)}")
+            problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), by_name)}")
             return None
         schema = by_name[option]
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     known = {f.name: f for f in fields(schema)}
     for name in value:
         if name not in known:
@@ -197,7 +188,7 @@ def _convert_tuple(value: Any, kind: Any, path: str, problems: list[str], meta: 
     kinds = typing.get_args(kind)
     if not isinstance(value, (list, tuple)):
         example = ",".join("0.1" if k is float else "a" for k in kinds if k is not Ellipsis)
-        problems.append(f"{path}={_shown(value)}: a list is expected, such as {path}=[{example}]")
+        problems.append(f"{path}={shown(value)}: a list is expected, such as {path}=[{example}]")
         return None
     if Ellipsis not in kinds and len(value) != len(kinds):
         problems.append(f"{path}={list(value)}: {len(kinds)} values are expected")
@@ -214,45 +205,13 @@ def _convert_changes(value: Any, path: str, problems: list[str]) -> tuple[Change
             before, after = (tuple(each) if isinstance(each, list) else each for each in (entry["from"], entry["to"]))
             made.append(Change(entry["step"], entry["key"], before, after))
         else:
-            problems.append(f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {_shown(entry)} is none such")
+            problems.append(f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {shown(entry)} is none such")
     return tuple(made)
 
 
-def _convert_leaf(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
-    converted: Any = None
-    if choices is not None:
-        if value in choices and not isinstance(value, bool):
-            return value
-        problems.append(f"{path}={_shown(value)}: {nearest(str(value), choices)}")
-        return None
-    if kind is bool:
-        converted, expected = (value if isinstance(value, bool) else None), "true or false"
-    elif kind is int:
-        converted, expected = as_count(value), "a whole number (80k and 1e5 will do)" + (f" or {meta['word']}" if meta.get("word") else "")
-    elif kind is float:
-        converted, expected = as_float(value), "a finite number"
-    else:
-        converted = None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
-        expected = "text without ${" if "${" in str(value) else "text"  # an interpolation would not load again
-        if converted == "" or "${" in str(value):
-            converted = None
-        if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
-            guess = lexicon.device_of(converted) if path == "device" else None
-            told = f"; did you mean {guess}?" if guess else ""
-            problems.append(f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected{told}")
-            return None
-    if converted is None:
-        problems.append(f"{path}={_shown(value)}: {expected} is expected ({meta.get('meaning', '')})")
-        return None
-    for rule, bound in (meta.get("bounds") or {}).items():
-        if bound is not None and not holds(converted, rule, bound):
-            problems.append(f"{path}={_shown(value)}: must be {rule} {bound} ({meta['meaning']})")
-    return converted
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+@functools.cache
+def _hints(schema: Any) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
 
 
 # ---------------------------------------------------------------------------------------------------- identity and files
@@ -261,19 +220,45 @@ def _shown(value: Any) -> str:
 def flat(config: Config) -> dict[str, Any]:
     """Every value that a user can set, by its full path."""
     values: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            values |= {f"{f.name}.{leaf}": v for leaf, v in asdict(value).items()}
-        elif not f.metadata["own"]:
-            values[f.name] = value
+    for name in _at_root():
+        value = getattr(config, name)
+        if isinstance(value, _groups()):
+            paths, of = _leaves_of(name, type(value))
+            values.update(zip(paths, of(value), strict=True))
+        else:
+            values[name] = value
     return values
+
+
+@functools.cache
+def _at_root() -> tuple[str, ...]:
+    return tuple(f.name for f in fields(Config) if not f.metadata.get("own"))
+
+
+@functools.cache
+def _groups() -> tuple[type, ...]:
+    return tuple(v for hint in _hints(Config).values() for v in _variants(hint) if isinstance(v, type) and is_dataclass(v))
+
+
+@functools.cache
+def _leaves_of(name: str, schema: Any) -> tuple[list[str], Any]:
+    """The full paths of a group's keys, and what takes their values from it."""
+    return [f"{name}.{f.name}" for f in fields(schema)], operator.attrgetter(*(f.name for f in fields(schema)))
 
 
 def tree(config: Config) -> dict[str, Any]:
     """The config as a plain tree of values, from which `check` makes it again; of Skiplab's own keys those that say something."""
-    plain = asdict(config) | {"changed": [change.as_dict() for change in config.changed]}
-    return {name: value for name, value in plain.items() if value or name not in ("init_sha256", "changed")}
+    plain = {name: value for name, value in asdict(config).items() if name not in OWN}
+    return plain | own(config)
+
+
+OWN = ("init_sha256", "changed")
+
+
+def own(config: Config) -> dict[str, Any]:
+    """Skiplab's own keys that say something, as plain values."""
+    plain = {"init_sha256": config.init_sha256, "changed": [change.as_dict() for change in config.changed]}
+    return {name: value for name, value in plain.items() if value}
 
 
 def effect_on_schedule(path: str) -> str:
@@ -289,9 +274,9 @@ def telling(config: Config) -> dict[str, Any]:
     kept = {
         path: value
         for path, value in flat(config).items()
-        if known[path].metadata["changes_numbers"] and value != known[path].metadata["neutral"]
+        if (told := known[path].metadata)["changes_numbers"] and value != told["neutral"]
     }
-    return kept | {name: value for name, value in tree(config).items() if name in ("init_sha256", "changed")}
+    return kept | own(config)
 
 
 def identity(config: Config) -> str:
@@ -305,12 +290,27 @@ def dump(config: Config) -> str:
     return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(plain, sort_keys=False, width=120)
 
 
+LARGEST = 2**17  # bytes of a config.yaml; one has two thousand
+
+
 def read_tree(path: Path) -> dict[str, Any]:
     """The plain tree of a stored config.yaml, as yet unchecked. Raises UsageError naming the file."""
+    return _tree_of(path, _text_of(path))
+
+
+def _text_of(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return regular.read_text(path, most=LARGEST)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({regular.why(path, error)})") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+
+
+def _tree_of(path: Path, text: str) -> dict[str, Any]:
+    try:
         stored = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
     if "${" in text:
         raise UsageError(f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed")
@@ -319,10 +319,36 @@ def read_tree(path: Path) -> dict[str, Any]:
     return stored
 
 
+def _in_sections(text: str) -> Config | None:
+    """The config of a text, read section by section; None where anything in it is odd: the whole text then tells what."""
+    values = sections.values_of(text, _checked)
+    if values is None or "${" in text:
+        return None
+    for f in fields(Config):
+        if f.name not in values:
+            if f.metadata.get("neutral", MISSING) is MISSING:
+                return None
+            values[f.name] = f.metadata["neutral"]
+    config = Config(**values)
+    return None if any(constraints.across(config)) else config
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of a key at the root as `check` has it. Raises ValueError if it is wrong."""
+    found = [f for f in fields(Config) if f.name == name and value != "???"]
+    problems: list[str] = []
+    checked = [_convert(value, _hints(Config)[name], name, problems, f.metadata) for f in found]
+    if problems or not found:
+        raise ValueError(name)
+    return checked[0]
+
+
 def load(path: Path) -> Config:
     """A run folder's config.yaml through the same schema as the command line. Raises UsageError naming the file."""
-    stored = read_tree(path)
+    text = _text_of(path)
+    if (config := _in_sections(text)) is not None:
+        return config
     try:
-        return check(stored, is_stored=True)
+        return check(_tree_of(path, text), is_stored=True)
     except UsageError as error:
         raise UsageError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None

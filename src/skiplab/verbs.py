@@ -81,9 +81,9 @@ def number(option: str, *, least: int) -> Callable[[str], int]:
     """What argparse calls on an option's number."""
 
     def take(value: str) -> int:
-        from skiplab import config as configs
+        from skiplab import values
 
-        count = configs.as_count(value)
+        count = values.as_count(value)
         if count is None or count < least:
             raise UsageError(f"{option} {value}: a whole number from {least} on is expected")
         return count

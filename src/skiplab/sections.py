@@ -1,0 +1,49 @@
+"""A stored config as sections, a key at the root each: thousands of runs share most of theirs, so each is read and checked once."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+HEADING = re.compile(r"\n(?=[a-z])")
+COMMENT = re.compile(r"#[^\n]*(?:\n#[^\n]*)*")
+# What reaches beyond its section, or ends with the text: a second document, a directive, an anchor or its alias, text in lines.
+REACHES = re.compile(r"[&*|>]|^(?:---|\.\.\.|%)", re.MULTILINE)
+FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LONGEST = 4_000  # characters; libyaml's loader calls itself for each level, and a longer text may have more than the stack holds
+
+Check = Callable[[str, Any], Any]  # of a key and its value as read: the value as checked, which is immutable; ValueError if it is wrong
+
+
+def values_of(text: str, check: Check) -> dict[str, Any] | None:
+    """Return the checked value of each key at the root of a text of YAML; None where anything is odd: the whole text then tells what."""
+    first, *parts = HEADING.split(text)
+    if not COMMENT.fullmatch(first):
+        return None
+    found: dict[str, Any] = {}
+    for part in parts:
+        if (pair := _read(part, check)) is None:
+            return None
+        found[pair[0]] = pair[1]
+    return found
+
+
+@functools.lru_cache(maxsize=16_384)
+def _read(section: str, check: Check) -> tuple[str, Any] | None:
+    """Return the key of a section and its checked value; None if it is not just that."""
+    if REACHES.search(section):
+        return None
+    try:
+        loader = (FAST_LOADER if len(section) <= LONGEST else yaml.SafeLoader)(section)
+        try:
+            tree = loader.get_single_data()
+        finally:
+            loader.dispose()
+        if not isinstance(tree, dict) or len(tree) != 1:
+            return None
+        ((key, value),) = tree.items()
+        return (key, check(key, value)) if isinstance(key, str) and section.startswith(f"{key}:") else None
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return None
