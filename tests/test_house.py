@@ -29,7 +29,7 @@ KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
     *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "grammar", "functions", "plugins"),
-    *("provenance", "regular", "sections", "study.record", "typed", "values"),
+    *("provenance", "regular", "sections", "study.record", "typed", "values", "contents"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60

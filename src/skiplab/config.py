@@ -114,17 +114,17 @@ def _key_meant(path: str, known: Mapping[str, Field[Any]], groups: Collection[st
     if group in groups:
         return [
             f"{group}.{name}"
-            for name in lexicon.near(lexicon.plain(leaf), _leaves_of(name for name in known if name.startswith(f"{group}.")))
+            for name in lexicon.near(lexicon.plain(leaf), _last_parts(name for name in known if name.startswith(f"{group}.")))
         ]
     if group and path.split(".")[0] in known:  # epochs.foo
         return [path.split(".")[0]]
-    near = lexicon.near(lexicon.plain(leaf), _leaves_of(known) | {name: name for name in [*groups, "sweep", "experiment"]})
+    near = lexicon.near(lexicon.plain(leaf), _last_parts(known) | {name: name for name in [*groups, "sweep", "experiment"]})
     by_leaf = {name.split(".")[-1]: name for name in known}
     words = {word: keys[0] for word, keys in lexicon.KEY_OF.items() if len(word) > 7}  # learning_rat
     return [by_leaf.get(name, name) for name in near] or lexicon.near(lexicon.plain(leaf), words)
 
 
-def _leaves_of(names: Iterable[str]) -> dict[str, str]:
+def _last_parts(names: Iterable[str]) -> dict[str, str]:
     """The last part of each key, by its letters alone."""
     return {lexicon.plain(name.split(".")[-1]): name.split(".")[-1] for name in names}
 
@@ -219,31 +219,31 @@ def _hints(schema: Any) -> dict[str, Any]:
 
 def flat(config: Config) -> dict[str, Any]:
     """Every value that a user can set, by its full path."""
-    values: dict[str, Any] = {}
-    for name in _at_root():
-        value = getattr(config, name)
-        if isinstance(value, _groups()):
-            paths, of = _leaves_of(name, type(value))
-            values.update(zip(paths, of(value), strict=True))
-        else:
-            values[name] = value
-    return values
+    paths, values_of, _ = _keys_of(_options(config))
+    return dict(zip(paths, values_of(config), strict=True))
+
+
+def _options(config: Config) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, type(getattr(config, name))) for name in _groups())
 
 
 @functools.cache
-def _at_root() -> tuple[str, ...]:
-    return tuple(f.name for f in fields(Config) if not f.metadata.get("own"))
+def _groups() -> list[str]:
+    return [f.name for f in fields(Config) if any(is_dataclass(v) for v in _variants(_hints(Config)[f.name]))]
 
 
 @functools.cache
-def _groups() -> tuple[type, ...]:
-    return tuple(v for hint in _hints(Config).values() for v in _variants(hint) if isinstance(v, type) and is_dataclass(v))
-
-
-@functools.cache
-def _leaves_of(name: str, schema: Any) -> tuple[list[str], Any]:
-    """The full paths of a group's keys, and what takes their values from it."""
-    return [f"{name}.{f.name}" for f in fields(schema)], operator.attrgetter(*(f.name for f in fields(schema)))
+def _keys_of(options: tuple[tuple[str, Any], ...]) -> tuple[list[str], Any, list[tuple[str, Any]]]:
+    """Of configs with these options: the full paths of their keys, what takes the values from one, and the neutral ones of `telling`."""
+    schemas, known = dict(options), leaves()
+    paths: list[str] = []
+    for f in fields(Config):
+        if f.name in schemas:
+            paths += [f"{f.name}.{leaf.name}" for leaf in fields(schemas[f.name])]
+        elif not f.metadata["own"]:
+            paths.append(f.name)
+    neutral = [(path, known[path].metadata["neutral"]) for path in paths if known[path].metadata["changes_numbers"]]
+    return paths, operator.attrgetter(*paths), neutral
 
 
 def tree(config: Config) -> dict[str, Any]:
@@ -270,12 +270,8 @@ def effect_on_schedule(path: str) -> str:
 
 def telling(config: Config) -> dict[str, Any]:
     """The keys that change the numbers and are not at their neutral value: what a run's identity is made of."""
-    known = leaves()
-    kept = {
-        path: value
-        for path, value in flat(config).items()
-        if (told := known[path].metadata)["changes_numbers"] and value != told["neutral"]
-    }
+    values = flat(config)
+    kept = {path: values[path] for path, neutral in _keys_of(_options(config))[2] if values[path] != neutral}
     return kept | own(config)
 
 

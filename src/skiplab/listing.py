@@ -1,57 +1,94 @@
 """The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
 
+import errno
 import os
 import shlex
+import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from skiplab import config, folders
+from skiplab import config, folders, regular
 from skiplab.errors import UsageError
 from skiplab.locations import root_in_words
 from skiplab.study import record
 
 LONGEST_LABEL = 40  # characters of name= in the table
+STATES = ("finished", "running", "stopped", "broken", "not begun")
 HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
 
 
 def under(root: Path) -> str:
     """The table of all runs under `root`, and how to go on with those that stopped."""
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; runs go to outputs/ under the folder that train is started in")
-    found = record.runs_of(root)
-    shown = table(found) if found else f"no runs under {root}"
-    lines = [shown, *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else []), *studies(root)]
-    return "\n".join(lines)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+        rule = "a file; the folder with the runs is expected"
+    except OSError as error:
+        is_folder, rule = False, regular.why(root, error)
+        if rule == os.strerror(errno.ENOENT):
+            rule = "no such folder; runs go to outputs/ under the folder that train is started in"
+    if not is_folder:
+        raise UsageError(f"{root}: {rule}")
+    found = record.under(root)
+    rows = {os.path.abspath(run): row(run) for run in found.runs}
+    shown = aligned(list(rows.values())) if rows else f"no runs under {printable(root)}"
+    lines = [shown, *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else [])]
+    return "\n".join([*lines, *studies(found.studies, {run: cells[0] for run, cells in rows.items()})])
 
 
-def studies(root: Path) -> Iterator[str]:
-    """Two lines for each study under `root`: how many of its runs are finished, and its command, which goes on with it."""
-    for path in sorted(root.glob(f"**/{record.RECORD}")):
+def studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[str]:
+    """Two lines for each study: how many of its runs are finished, and its command, which goes on with it.
+
+    `states`: of the runs that are known already, by their absolute paths.
+    """
+    within: dict[str, list[str]] = {os.path.abspath(study): [] for study in found}
+    for run in states if within else ():
+        for parent in map(str, Path(run).parents):
+            if parent in within:
+                within[parent].append(run)
+    for study, runs in zip(found, list(within.values()), strict=True):
         try:
-            noted = record.read(path.parent)
+            noted = record.read(study)
         except UsageError as error:
             yield f"\n{error}"
             continue
-        runs = {os.path.abspath(run): run for run in [*noted.cells, *folders.runs_under(path.parent)]}.values()
-        states = Counter(folders.state_of(run).state if folders.identity_of(run) else "not begun" for run in runs)
-        told = ", ".join(f"{states[state]} {state}" for state in ("finished", "running", "stopped", "not begun") if states[state])
-        yield f"\nstudy {shlex.quote(str(path.parent))}: {told or 'no runs'}\n  its command: {noted.command}"
+        cells = dict.fromkeys([*map(os.path.abspath, noted.cells), *runs])
+        counts = Counter(states[cell] if cell in states else state(Path(cell)) for cell in cells)
+        told = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
+        yield f"\nstudy {printable(shlex.quote(str(study)))}: {told or 'no runs'}\n  its command: {noted.command}"
+
+
+def state(cell: Path) -> str:
+    """How a cell of a study stands."""
+    if not record.is_begun(cell):
+        return "not begun"
+    return "broken" if folders.problem_of(cell) else folders.state_of(cell).state
 
 
 def table(runs: Sequence[Path]) -> str:
     """A line per run folder: state, data, model, what it reached, and the folder."""
-    rows = [HEADINGS, *map(row, runs)]
+    return aligned([row(run) for run in runs])
+
+
+def aligned(found: Sequence[tuple[str, ...]]) -> str:
+    """Rows below their headings."""
+    rows = [HEADINGS, *found]
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADINGS) - 1)]
     return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[-1]]) for cells in rows)
 
 
 def row(folder: Path) -> tuple[str, ...]:
     """The cells of one run."""
-    try:
-        stored = config.load(folder / folders.CONFIG)
-    except UsageError:
-        return ("broken", *[""] * (len(HEADINGS) - 2), f"{folder} (its {folders.CONFIG} does not pass the check)")
+    problem, stored = folders.problem_of(folder), None
+    if problem is None:
+        try:
+            stored = config.load(folder / folders.CONFIG)
+        except UsageError as error:
+            reason = str(error).split("\n")[0].removeprefix(f"{folder / folders.CONFIG}: ")
+            problem = f"its {folders.CONFIG} does not pass the check: {reason}"
+    where = printable(shlex.quote(str(folder)))
+    if stored is None:
+        return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
     state = folders.state_of(folder)
     model = f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
     label = " ".join((stored.name or "").split())
@@ -68,8 +105,13 @@ def row(folder: Path) -> tuple[str, ...]:
         percent(state.val_accuracy),
         percent(state.test_accuracy),
         "-" if state.seconds is None else folders.duration(state.seconds),
-        shlex.quote(str(folder)),
+        where,
     )
+
+
+def printable(text: object) -> str:
+    """A text that any terminal takes: bytes of a path that are no UTF-8 as escapes."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 def percent(share: float | None) -> str:

@@ -32,7 +32,7 @@ def read(path: Path | str, *, most: int) -> bytes:
         if (size := os.fstat(descriptor).st_size) > most:
             raise OSError(errno.EINVAL, f"{size:,} bytes, and such a file has at most {most:,}", str(path))
         pieces = [os.read(descriptor, size + 1)]
-        while pieces[-1] and sum(map(len, pieces)) <= most:
+        while len(pieces[0]) != size and pieces[-1] and sum(map(len, pieces)) <= most:  # it was changed meanwhile
             pieces.append(os.read(descriptor, MB))
     finally:
         os.close(descriptor)
@@ -44,20 +44,29 @@ def read_text(path: Path | str, *, most: int, errors: str = "strict") -> str:
     return read(path, most=most).decode(errors=errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def head(path: Path | str, size: int) -> bytes:
+def head(path: Path | str, most: int) -> bytes:
     """Return the first bytes of a file. Raises OSError if it is none."""
     descriptor = _opened(path, os.O_RDONLY)
     try:
-        return os.read(descriptor, size)
+        return os.read(descriptor, most)
     finally:
         os.close(descriptor)
 
 
-def tail(path: Path | str, size: int) -> bytes:
+def size(path: Path | str) -> int:
+    """Return how many bytes a file that can be read has. Raises OSError if it is none."""
+    descriptor = _opened(path, os.O_RDONLY)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def tail(path: Path | str, most: int) -> bytes:
     """Return the last bytes of a file. Raises OSError if it is none."""
     with opened(path) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-        return file.read(size)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+        return file.read(most)
 
 
 def opened(path: Path | str) -> BinaryIO:
