@@ -1,15 +1,19 @@
 """Thousands of runs: a stored config is read fast and as exactly as the long way, nothing is read twice."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from conftest import compose
 from skiplab import config as configs, sections
 from skiplab.errors import UsageError
 from skiplab.schema import Config
+from skiplab.study import answers, verdict
 
 # what a hand, another tool or a bad disk may make of a config.yaml: (what stands there, what stands there then)
 CHANGES = [
@@ -97,3 +101,53 @@ def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch)
         read.clear()
         configs.load(Path("config.yaml"))
     assert read == ["seed: 1000002"]
+
+
+# ------------------------------------------------------------------------------------------------------------ predictions
+
+
+def stored(path: Path, *, save: Callable[..., None] = np.savez_compressed, **more: np.ndarray) -> np.ndarray:
+    """Predictions of 500 images, and which of them are right."""
+    chance = np.random.default_rng(0)
+    labels, predictions = chance.integers(0, 10, 500), chance.integers(0, 10, 500)
+    save(path, test_labels=labels, test_predictions=predictions, test_probabilities=chance.random((500, 10)), **more)
+    return labels == predictions
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_what_was_right_is_read_of_any_archive_with_the_arrays(save: Callable[..., None], tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    right = stored(path, save=save)
+    with path.open("rb") as file:
+        assert answers.members(file, ["test_labels.npy"]) is not None  # the short way
+    assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
+    assert answers.correct(path, "val") is None
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"packed again"
+        archive.writestr("umlaut-\u00e4.txt", "more")
+    with path.open("rb") as file:
+        assert answers.members(file, ["test_labels.npy"]) is None  # zipfile's way
+    assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
+
+
+def test_of_damaged_predictions_nothing_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    right = stored(path)
+    content, chance = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(300):
+        changed = bytearray(content[: chance.integers(1, len(content) + 1)] if chance.random() < 0.2 else content)
+        changed[chance.integers(len(changed))] ^= 1 << chance.integers(8)
+        path.write_bytes(changed)
+        found = answers.correct(path, "test")
+        assert found is None or np.array_equal(found, right)
+    objects = np.array([{}], dtype=object)
+    np.savez(path, test_labels=objects, test_predictions=objects)
+    assert answers.correct(path, "test") is None
+    np.savez(path, test_labels=np.zeros((2, 2)), test_predictions=np.zeros((2, 2)))
+    assert answers.correct(path, "test") is None
+
+
+def test_the_sign_test_of_many_pairs_is_scipys_of_each() -> None:
+    ones, others = np.divmod(np.arange(900), 30)
+    expected = [float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0 for a, b in zip(ones.tolist(), others.tolist(), strict=True)]
+    assert verdict.sign_test(ones, others) == expected

@@ -1,5 +1,6 @@
 """Runs in groups: by what differs between them but for the seed; mean, deviation and interval of each group. Imports no torch."""
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -31,28 +32,36 @@ class Group:
     def n(self) -> int:
         return len(self.values)
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         return sum(self.values) / self.n
 
-    @property
+    @functools.cached_property
     def deviation(self) -> float | None:
         """Of the sample, over seeds; None of one run."""
         return None if self.n < 2 else math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
 
-    @property
+    @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
         """Of the mean over seeds, 95 %, by Student's t; None of one run."""
         if self.deviation is None:
             return None
         if self.deviation == 0:
             return self.mean, self.mean
-        low, high = stats.t.interval(CONFIDENCE, self.n - 1, loc=self.mean, scale=self.deviation / math.sqrt(self.n))
-        return (max(0.0, float(low)), min(1.0, float(high))) if self.is_share else (float(low), float(high))
+        scale = self.deviation / math.sqrt(self.n)
+        low, high = (self.mean + end * scale for end in student(self.n - 1))
+        return (max(0.0, low), min(1.0, high)) if self.is_share else (low, high)
 
     def cost(self, name: str) -> float:
         """The mean of params, macs or seconds."""
         return sum(result.metric(name) for result in self.results) / self.n
+
+
+@functools.cache
+def student(freedom: int) -> tuple[float, float]:
+    """What 95 % of Student's t lie between."""
+    low, high = stats.t.interval(CONFIDENCE, freedom)
+    return float(low), float(high)
 
 
 def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | None) -> tuple[list[str], list[Group]]:
@@ -64,8 +73,9 @@ def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | Non
     held: dict[str, list[Result]] = {}
     for result in results:
         held.setdefault(json.dumps([result.values.get(key) for key in keys]), []).append(result)
+    candidates = varying(results)
     for members in held.values():
-        check_seeds(members, keys)
+        check_seeds(members, keys, candidates)
     groups: list[Group] = []
     for members in held.values():
         members = sorted(members, key=lambda result: result.seed)
@@ -83,17 +93,13 @@ def sortable(value: Any) -> tuple[int, float, str]:
     return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
 
 
-def differing(results: Sequence[Result]) -> list[str]:
+def differing(results: Sequence[Result], candidates: Sequence[str] | None = None) -> list[str]:
     """What tells runs apart that differ in more than the seed, the plainest first; what follows from a choice is left out.
 
     That is a value that is the same wherever an option is (a block's bias follows from block.name, a data set's epochs from dataset.name),
     and a width that was chosen to meet a budget.
     """
-    known = configs.leaves()
-    paths = sorted({path for result in results for path in result.values}, key=lambda path: (rank(path), path))
-    keys = [path for path in paths if path != "seed" and (path in OF_RUNS or known[path].metadata["changes_numbers"])]
-    keys = [key for key in keys if len({json.dumps(result.values.get(key)) for result in results}) > 1]
-    keys = [key for key in keys if key != SPLIT]
+    keys = varying(results) if candidates is None else [key for key in candidates if differs(key, results)]
     rest = [key for key in keys if key != "width"]
     if rest and all(result.config.match != "none" for result in results):  # chosen, if one budget was met
         of_rest: dict[str, set[int]] = {}
@@ -102,6 +108,21 @@ def differing(results: Sequence[Result]) -> list[str]:
         keys = rest if all(len(widths) == 1 for widths in of_rest.values()) else keys
     names = [key for key in keys if key.endswith(".name")]
     return [key for key in keys if key in names or not any(follows(key, name, results) for name in names)]
+
+
+def varying(results: Sequence[Result]) -> list[str]:
+    """The keys that change the numbers and are not the same in all runs, but for the seed, the plainest first."""
+    known = configs.leaves()
+    paths = {path for result in results for path in result.values} - {"seed", SPLIT}
+    paths = {path for path in paths if path in OF_RUNS or known[path].metadata["changes_numbers"]}
+    return sorted(filter(lambda path: differs(path, results), paths), key=lambda path: (rank(path), path))
+
+
+def differs(key: str, results: Sequence[Result]) -> bool:
+    """Whether a value is not the same in all runs. Most runs share the object, which is quicker told than its text."""
+    first = results[0].values.get(key)
+    others = [value for result in results if (value := result.values.get(key)) is not first]
+    return bool(others) and len({json.dumps(value) for value in [first, *others]}) > 1
 
 
 OWN = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}  # keys at the root that an option's file sets too
@@ -121,9 +142,9 @@ def rank(path: str) -> int:
     return FIRST.index(path) if path in FIRST else len(FIRST) + (not path.endswith(".name"))
 
 
-def check_seeds(members: Sequence[Result], keys: Sequence[str]) -> None:
-    """Raise UsageError if runs of one group differ in more than the seed: --by has left it out."""
-    more = [key for key in differing(members) if key not in keys]
+def check_seeds(members: Sequence[Result], keys: Sequence[str], candidates: Sequence[str]) -> None:
+    """Raise UsageError if runs of one group differ in more than the seed: --by has left it out. `candidates`: what differs between any."""
+    more = [key for key in differing(members, candidates) if key not in keys]
     if not more and len({result.seed for result in members}) == len(members):
         return
     given, missing = (",".join(key.removesuffix(".name") for key in each) for each in (keys, more))

@@ -3,22 +3,21 @@
 import functools
 import json
 import math
+import os
 import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import config as configs, folders, placement, provenance
+from skiplab import config as configs, contents, folders, placement, provenance, regular
 from skiplab.cores import counted
 from skiplab.errors import UsageError
 from skiplab.schema import Config
-from skiplab.study import record
+from skiplab.study import answers, record
 
 METRICS = {  # name -> what it is called, and whether more of it is better
     "test.accuracy": ("test accuracy", True),
@@ -71,6 +70,10 @@ def is_share(metric: str) -> bool:
     return metric.endswith(("accuracy", "error", "f1_macro"))
 
 
+LARGEST = 2**30  # bytes of metrics.jsonl
+READ = re.compile('"(?:train_loss|gradient_norm|activation_deviation|update_ratio)"')  # keys of its rows
+
+
 @dataclass(frozen=True)
 class Result:
     """A finished run."""
@@ -118,14 +121,19 @@ class Result:
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
+        """The rows of metrics.jsonl that a comparison reads: of evaluations and probes. Those of single steps are a hundred to one."""
+        path = self.folder / contents.METRICS
         try:
-            rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            return [row for row in rows if isinstance(row, dict)]
-        except (OSError, ValueError):
+            lines = regular.read_text(path, most=LARGEST).splitlines()
+            if not all(line.startswith("{") and line.endswith("}") for line in lines):
+                raise ValueError
+            return json.loads(f"[{','.join(line for line in lines if READ.search(line))}]")
+        except OSError as error:
+            raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged ({regular.why(path, error)})") from None
+        except (ValueError, RecursionError):
             raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged") from None
 
-    @property
+    @functools.cached_property
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows that an evaluation has written, in order."""
         return [row for row in self.rows if "train_loss" in row]
@@ -141,16 +149,13 @@ class Result:
 
     def correct(self, split: str) -> NDArray[np.bool_] | None:
         """Which images of `test` or `val` were predicted rightly, bool (N,), in the data set's order; None without stored predictions."""
-        return self._answers.get(split)
+        if split not in self._answers:
+            self._answers[split] = answers.correct(self.folder / contents.PREDICTIONS, split)
+        return self._answers[split]
 
     @functools.cached_property
-    def _answers(self) -> dict[str, NDArray[np.bool_]]:
-        try:
-            with (self.folder / "predictions.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                splits = [name.removesuffix("_labels") for name in arrays.files if name.endswith("_labels")]
-                return {split: arrays[f"{split}_predictions"] == arrays[f"{split}_labels"] for split in splits}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return {}
+    def _answers(self) -> dict[str, NDArray[np.bool_] | None]:
+        return {}
 
 
 @dataclass
@@ -169,17 +174,20 @@ def read(paths: Sequence[Path]) -> Found:
     problems: list[str] = []
     for path in paths:
         if not path.is_dir():
-            raise UsageError(f"{path}: no such folder; `skiplab list` shows the runs, a study lies under outputs/studies")
+            rule = "a file, not a folder" if path.exists() else "no such folder"
+            raise UsageError(f"{path}: {rule}; `skiplab list` shows the runs, a study lies under outputs/studies")
         runs = record.runs_of(path)
         if not runs:
             raise UsageError(f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies")
-        seen |= dict.fromkeys(folder.resolve() for folder in runs)
+        seen |= dict.fromkeys(resolved(runs))
     for folder in map(shown, seen):
-        if not folders.is_finished(folder):
+        if (result := folders.result_of(folder)) is None:
+            if (problem := folders.problem_of(folder, [folders.CONFIG, folders.RESULT])) is not None:  # nobody knows how far it came
+                problems.append(f"{folder}: {problem}; leave it out or run it anew")
             unfinished.append(folder)
             continue
         try:
-            found.results.append(result_of(folder))
+            found.results.append(held_together(folder, result))
         except UsageError as error:
             problems += str(error).split("\n")
     if problems:
@@ -213,26 +221,42 @@ def keep_apart(found: Found) -> None:
             result.values["changed"] = result.changed
 
 
+def resolved(folders_found: Iterable[Path]) -> Iterator[Path]:
+    """Paths without links; most share their parent with others, which is looked up once."""
+    parents: dict[Path, Path] = {}
+    for folder in folders_found:
+        if folder.is_symlink() or folder.name in ("", ".."):
+            yield folder.resolve()
+            continue
+        if folder.parent not in parents:
+            parents[folder.parent] = folder.parent.resolve()
+        yield parents[folder.parent] / folder.name
+
+
 def shown(folder: Path) -> Path:
     """A path as short as it can be told from here."""
     try:
-        return folder.relative_to(Path.cwd())
+        return folder.relative_to(os.getcwd())
     except ValueError:
         return folder
 
 
 def result_of(folder: Path) -> Result:
     """A finished run. Raises UsageError if its files do not belong together or are of another format."""
+    return held_together(folder, folders.result_of(folder) or {})
+
+
+def held_together(folder: Path, result: dict[str, Any]) -> Result:
+    """A finished run, `result` being what its result.json holds. Raises UsageError as `result_of` does."""
     config = provenance.load(folder)
-    identity = configs.identity(config)
+    identity = folders.identity_of(folder) or ""  # which `load` has found to be that of the config
     try:
-        result = json.loads((folder / folders.RESULT).read_text(encoding="utf-8"))
         told = str(result["identity"])
         tested = result["test"]["accuracy"] if config.evaluator.split == "test" else 0
         float(sum((tested, result["summary"]["parameters"], result["summary"]["macs"], result["train_seconds"])))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise UsageError(f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew") from None
-    if told != identity or folders.identity_of(folder) != identity:
+    if told != identity:
         raise UsageError(
             f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
             "edited by hand, or of another version; leave it out or run it anew"
@@ -248,8 +272,8 @@ def once(found: Found) -> None:
     """
     by_identity: dict[tuple[str, str, str], Result] = {}
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):  # test, then val
-        unsealed = replace(result.config, evaluator=replace(result.config.evaluator, split="test"))
-        key = configs.identity(unsealed), result.changed, str(result.result.get("data_sha256"))
+        identity = provenance.training(result.config) if result.config.evaluator.split == "val" else result.identity
+        key = identity, result.changed, str(result.result.get("data_sha256"))
         by_identity.setdefault(key, result)
     if (twice := len(found.results) - len(by_identity)) > 0:
         found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
