@@ -347,7 +347,7 @@ def test_a_start_that_fails_leaves_no_run_behind(call: Cli) -> None:
     assert "dataset=digits needs no download" in err
     code, _, err = call("init_from=nowhere")
     assert code == 2
-    assert err.startswith("error: init_from=nowhere: no such run folder")
+    assert err.startswith(f"error: init_from={Path('nowhere').absolute()}: no such run folder")
     assert run_folders() == []
 
 

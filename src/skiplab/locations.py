@@ -95,7 +95,8 @@ def usable(path: str, told: str) -> Path:
             raise UsageError(f"{told}: is {kind_of(Path(path))}; a folder is expected") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{told}: cannot be used ({reason}); set dataset.root or $SKIPLAB_DATA to a folder that can be read") from None
+        advice = "set dataset.root or $SKIPLAB_DATA to a folder that can be read; dataset=digits needs no download"
+        raise UsageError(f"{told}: cannot be used ({reason}); {advice}") from None
     return Path(path)
 
 
