@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import os
 import pickle
 import struct
 import subprocess
@@ -116,8 +117,34 @@ def test_idx_refuses_damaged_gzip(tmp_path: Path, case: str) -> None:
 
 
 def test_idx_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent", tmp_path):
-        assert "cannot be read" in refusal(lambda path=path: formats.read_idx(path, num_dimensions=3), path)
+    for path, said in ((tmp_path / "absent", "cannot be read"), (tmp_path, "is a folder")):
+        assert said in refusal(lambda path=path: formats.read_idx(path, num_dimensions=3), path)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "images": lambda path: formats.read_idx(path, num_dimensions=3),
+    "images.gz": lambda path: formats.read_idx(path, num_dimensions=3),
+    "batch.bin": lambda path: formats.read_cifar_binary(path, num_label_bytes=2, num_classes=100),
+    "data_batch_1": lambda path: formats.read_cifar_pickle(path, label_key=b"labels", num_classes=10),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_opens_a_fifo_or_reads_gigabytes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    assert "is a FIFO" in refusal(lambda: READERS[name](path), path)
+    path.unlink()
+    header = idx(IMAGES, dimensions=(4_000_000, 56, 56))[:16]
+    path.write_bytes(gzip.compress(header) if name.endswith(".gz") else header)
+    if not name.endswith(".gz"):
+        os.truncate(path, 16 + 4_000_000 * 56 * 56 if name == "images" else 4_000_000 * 3074)
+    tracemalloc.start()
+    try:
+        assert "which no file of a data set has" in refusal(lambda: READERS[name](path), path)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from skiplab.errors import UsageError
 from skiplab.files import LARGEST_FILE, check_size
-from skiplab.official import CIFAR10, CIFAR100, Cifar, fashion_mnist_files, mnist_files
+from skiplab.locations import check_kind
+from skiplab.official import CIFAR10, CIFAR100, IDX_NAMES as IDX_NAMES, Cifar, fashion_mnist_files, mnist_files
 
 Bytes = NDArray[np.uint8]
 
@@ -47,6 +48,7 @@ def digits(root: Path, split: str) -> Arrays:
         raise UsageError("dataset=digits: scikit-learn, which brings the images, is not installed")
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
+        check_kind(path)
         check_size(path, path.stat().st_size, LARGEST_DIGITS)
         with gzip.open(path) as file:
             content = file.read(LARGEST_DIGITS)
@@ -70,6 +72,7 @@ def read_idx(path: Path, *, num_dimensions: int) -> Bytes:
     Format: bytes 0, 0, 8 (unsigned byte), number of dimensions, then each dimension as a big-endian uint32, then the data.
     Raises UsageError naming the file for a wrong magic number or a size that is not the header's.
     """
+    check_kind(path)
     header_size = 4 + 4 * num_dimensions
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -123,6 +126,7 @@ def read_cifar_binary(path: Path, *, num_label_bytes: int, num_classes: int) -> 
     """
     record_size = num_label_bytes + 3 * 32 * 32
     try:
+        check_kind(path)
         check_size(path, path.stat().st_size, None)
         content = np.fromfile(path, np.uint8)
     except OSError as error:
@@ -171,6 +175,7 @@ class CifarUnpickler(pickle.Unpickler):
 def read_cifar_pickle(path: Path, *, label_key: bytes, num_classes: int) -> Arrays:
     """One file of the Python version, which the caller has verified: images (N, 32, 32, 3) and its labels under `label_key`."""
     try:
+        check_kind(path)
         check_size(path, path.stat().st_size, None)
         for opcode, argument, _ in pickletools.genops(pickled := path.read_bytes()):
             if opcode.name in ("LONG_BINPUT", "PUT") and (argument or 0) > LARGEST_MEMO:  # the unpickler makes room for all below it
