@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli, compose
-from skiplab import __version__, checkpoint, config as configs, grid, help_text, overrides, paths, plugins, verbs
+from skiplab import __version__, checkpoint, config as configs, grid, help_text, overrides, paths, plugins, typed, verbs
 from skiplab.errors import UsageError
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
@@ -346,6 +346,11 @@ def test_a_plus_before_a_key_that_is_there_is_taken_off(call: Cli) -> None:
     assert call("+resume=run")[:2] == call("resume=run")[:2]
 
 
+def test_no_arguments_are_none() -> None:
+    assert typed.checked([]) == []
+    assert typed.checked(["-m", "+seed=1,2", "resume=a=b"]) == ["-m", "seed=1,2", "resume=a=b"]
+
+
 def test_what_is_so_anyway_may_be_said_in_hydras_words(call: Cli) -> None:
     for text in (
         "hydra.job.chdir=false",
@@ -562,6 +567,7 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     ("arguments", "fragment"),
     [
         ((), "VERB"),
+        (("search",), "the following arguments are required: KEY=VALUES"),
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
         (("zzz",), "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search"),
         (("train",), "skiplab train: train is a command of its own; write train KEY=VALUE"),

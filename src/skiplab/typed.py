@@ -1,5 +1,6 @@
 """The arguments of a command as they are typed: slips of the keyboard are answered with the right spelling. Imports no Hydra, no torch."""
 
+import itertools
 import re
 import shlex
 import unicodedata
@@ -73,7 +74,7 @@ def _odd(argument: str) -> str | None:
 def _dashed(arguments: Sequence[str], *, command: str, flags: Collection[str]) -> list[str]:
     """The right spelling of `--KEY VALUE` and `--KEY=VALUE`."""
     problems: list[str] = []
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         word, equals, value = argument.partition("=")
         name = word.lstrip("-").replace("-", "_")
         if not word.startswith("-") or word in flags or not name:
