@@ -204,7 +204,7 @@ def test_a_config_that_was_edited_by_hand_is_refused_by_every_reader(run: Path, 
         assert "edited by hand (batch_size=128, was 256; seed=5, was 0)" in err
     code, _, err = call(*TINY, f"init_from={run}")
     assert code == 2
-    assert err.startswith("error: init_from=run/config.yaml: edited by hand")
+    assert err.startswith(f"error: init_from={run.absolute()}/config.yaml: edited by hand")
 
 
 def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(run: Path, call: Cli) -> None:

@@ -41,7 +41,8 @@ def original(folder: Path) -> Mapping[str, Any] | None:
         pass
     try:  # .hydra/ is a record, good enough to name keys by
         text = (folder / ".hydra/config.yaml").read_text(encoding="utf-8")
-        return configs.telling(configs.check({name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}))
+        tree = {name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}
+        return configs.telling(configs.check(tree, is_stored=True))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError, UsageError):
         return None
 
