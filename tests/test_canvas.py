@@ -157,7 +157,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(nam
     (tmp_path / "run" / name).mkdir()
     stood = (tmp_path / "run/last.ckpt").read_bytes()
     code, _, err = call("resume=run", "trainer.max_time=null")
-    assert (code, err) == (4, f"error: run/{name}: is a folder, and the run writes a file of this name; move it away\n")
+    assert (code, err) == (4, f"error: run/{name}: a folder, not a file; move it away\n")
     assert (tmp_path / "run/last.ckpt").read_bytes() == stood
     assert not (tmp_path / "run/test_reads.jsonl").is_file()
 

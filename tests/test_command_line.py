@@ -296,7 +296,6 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("seed=1\n",), ("'seed=1\\n': holds a line break",)),
         (("seed=1\ndepth=2",), ("holds a line break",)),
         (("name=a\u2028b",), ("holds a line break",)),
-        (("name=\udcff",), ("holds a line break or another character",)),
         (("\u2013m", "seed=1,2"), ("'\\u2013m': begins with a dash that is no hyphen; write -m",)),
         (("\u2014epochs=3",), ("write --epochs=3",)),
         (("optimizer.lr=1e\u22123",), ("holds a dash that is no hyphen",)),

@@ -396,7 +396,7 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     make("block=conv", "depth=3")
     assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal("study", "--by", "depth")
     assert "--x width: the groups do not differ in it; choices: depth, params, macs, seconds" in refusal("study", "--x", "width")
-    assert "invalid choice" in refusal("study", "--metric", "accuracy")
+    assert "did you mean test.accuracy?" in refusal("study", "--metric", "accuracy")
     (run / folders.RESULT).write_text('{"identity": "x"}')
     assert "study/old: its result.json is damaged or of another version of the format; run it anew" in refusal("study")
     (run / folders.RESULT).unlink()

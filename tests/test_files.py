@@ -616,14 +616,3 @@ def test_download_into_a_root_that_is_a_file(tmp_path: Path, serve: Serve) -> No
     with pytest.raises(UsageError, match=r"cannot be put there .*dataset=digits needs no download"):
         download(published(server.url), tmp_path / "root", dataset="mnist")
     assert server.requests == []
-
-
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert files.cache_folder().name == "skiplab"  # $XDG_CACHE_HOME is set in tests
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    with pytest.raises(UsageError, match=r"set \$XDG_CACHE_HOME"):
-        files.cache_folder()

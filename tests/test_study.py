@@ -1,5 +1,6 @@
 """Studies as a user runs them: processes of their own, kills, widening, failures; and what their folders hold."""
 
+import errno
 import json
 import os
 import re
@@ -73,15 +74,24 @@ def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:
     record.write(Path("outputs/studies/s"), command="train -m x", cells=[*cells(Path("outputs/studies/s")), Path("outputs/studies/s/c")])
     assert "study outputs/studies/s: 2 finished, 1 not begun\n  its command: train -m x" in call("list", command="skiplab")[1]
     Path("outputs/studies/s", record.RECORD).write_text("{")
-    assert "outputs/studies/s/study.json: cannot be read" in call("list", command="skiplab")[1]
+    assert "outputs/studies/s/study.json: not what a study writes" in call("list", command="skiplab")[1]
 
 
-def test_a_cell_that_cannot_be_started_has_failed(call: Cli) -> None:
+def test_a_cell_that_cannot_be_started_has_failed(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("outputs/studies/s").mkdir(parents=True)
     Path("outputs/studies/s/logs").touch()
+    code, _, err = call("-m", *SMALL, "depth=1", "study=s", "seed=0,1")
+    assert (code, err.count("\n")) == (4, 1)
+    assert "outputs/studies/s/logs: not a folder" in err
+    Path("outputs/studies/s/logs").unlink()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable", "a new process")
+
+    monkeypatch.setattr("skiplab.study.warm.start", refused)
     code, out, err = call("-m", *SMALL, "depth=1", "study=s", "seed=0,1")
     assert (code, err) == (1, "")
-    assert "FAILED   seed=0: cannot be started: File exists (outputs/studies/s/logs)" in out
+    assert "FAILED   seed=0: cannot be started: Resource temporarily unavailable (a new process)" in out
     assert "sweep: 0 of 2 cells done, 2 failed" in out
 
 

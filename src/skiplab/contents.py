@@ -24,7 +24,11 @@ def check(folder: Path) -> None:
     """Raise FolderError if something else is in the place of a file of ours, which would be written: a folder, a pipe, a broken link."""
     try:
         with os.scandir(folder) as entries:
-            problems = [f"{folder / entry.name}: {reason}; move it away" for entry in entries if (reason := odd(entry)) is not None]
+            problems = [
+                f"{folder / entry.name}: {reason}; move it away"
+                for entry in entries
+                if entry.name not in PICTURES and (reason := odd(entry)) is not None  # a picture that cannot be drawn is a warning
+            ]
     except OSError as error:
         raise FolderError(f"{folder}: cannot be read ({regular.why(folder, error)})") from None
     if problems:
@@ -41,7 +45,9 @@ def odd(entry: "os.DirEntry[str]") -> str | None:
         mode = entry.stat().st_mode
     except OSError as error:
         return regular.why(entry.path, error)
-    return None if stat.S_ISREG(mode) else f"{regular.kind(mode)}, not a file"
+    if stat.S_ISREG(mode) or (entry.name == LOG and stat.S_ISCHR(mode)):  # run.log -> /dev/null is somebody's wish
+        return None
+    return f"{regular.kind(mode)}, not a file"
 
 
 def unreadable(path: str) -> str | None:

@@ -46,7 +46,7 @@ class RankFailed(SkiplabError):
 
 
 class Stopped(SkiplabError):
-    """Stopped on purpose after saving: 7 by max_time, 130 by SIGINT, 143 by SIGTERM."""
+    """Stopped on purpose after saving: 7 by max_time, 128 + N by signal N."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)

@@ -184,7 +184,7 @@ def is_run(folder: Path | str, names: set[str]) -> bool:
     if CONFIG in names and identity_of(folder) is not None:
         return True
     if not names:
-        return not os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)  # nobody knows what is in it
+        return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)  # nobody knows what is in it
     if names & TRACES and names & TOLD_BY:
         return True
     return CONFIG in names and contents.unreadable(f"{folder}/{CONFIG}") is not None

@@ -41,7 +41,7 @@ STUDIES: several values with -m, or a preset sweep=NAME; skiplab compare outputs
 
 FLAGS (Hydra's): -m sweeps, --cfg job shows the config, -sc install=bash sets up completion
 EXIT CODES: 0 done, 2 bad command line, config or data, 3 no usable checkpoint, 4 output folder, 5 diverged,
-  6 out of memory, 7 stopped by trainer.max_time, 129, 130 or 143 stopped by a signal after saving, 1 anything else"""
+  6 out of memory, 7 stopped by trainer.max_time, 130, 143 or 128 + N stopped by signal N after saving, 1 others"""
 
 
 def train() -> str:

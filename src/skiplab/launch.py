@@ -53,7 +53,7 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
         with suppress(OSError):
             sys.stderr.close()
-        return 1
+        return 141  # as one that SIGPIPE ends, which is what a shell expects
     except OSError as error:
         show_traceback()
         return complain(of_system(error))

@@ -42,7 +42,7 @@ def check_places(folder: Path) -> None:
     """Raise FolderError if a folder lies where the run writes a file: before it trains, and before the test set is read."""
     for name in FILES:
         if (folder / name).is_dir():
-            raise FolderError(f"{folder / name}: is a folder, and the run writes a file of this name; move it away")
+            raise FolderError(f"{folder / name}: a folder, not a file; move it away")
 
 
 def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:

@@ -107,6 +107,6 @@ def settled(code: int) -> int:
     if failure is None or spared or code:
         return code
     if failure.errno == errno.EPIPE:  # `skiplab list | head`: nobody reads on, so there is nothing to say
-        return 1
+        return 141  # as one that SIGPIPE ends, which is what a shell expects
     print(f"error: standard output: cannot be written ({failure.strerror})", file=sys.stderr)
     return 4

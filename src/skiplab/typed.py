@@ -63,7 +63,7 @@ def _odd(argument: str) -> str | None:
     """What is wrong with the letters of an argument."""
     if not argument.strip():
         return "an empty argument, perhaps of a shell variable that is not set; leave it out"
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in argument):
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in argument):
         return f"{shown(argument)!a}: holds a line break or another character that cannot be shown; leave it out"
     if argument[0] in DASHES:
         rest = argument.lstrip(DASHES)
