@@ -19,6 +19,7 @@ from skiplab import averages, checkpoint, models, optim
 
 CPU = torch.device("cpu")
 FULL: dict[str, Any] = {"gamma": 0.1, "low": 1.0, "low_until": 0.0}  # of multistep: no low start
+WARM_UP = "ignore:The epoch parameter:UserWarning"  # torch before 2.9 warns of its own SequentialLR
 LENGTHS = [1, 2, 3, 7, 20, 101]
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}),
@@ -74,6 +75,7 @@ def after_warmup(num_warmup: int, make: Callable[[torch.optim.Optimizer], theirs
     return chained
 
 
+@pytest.mark.filterwarnings(WARM_UP)
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3, 0.9])
 def test_constant_is_torchs(warmup: float):
     for num_steps in LENGTHS:
@@ -81,6 +83,7 @@ def test_constant_is_torchs(warmup: float):
         assert ours("constant", num_steps, warmup=warmup) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings(WARM_UP)
 @pytest.mark.parametrize(("warmup", "final"), [(0.0, 0.0), (0.0, 0.1), (0.05, 0.0), (0.3, 0.01), (0.9, 1.0)])
 def test_cosine_is_torchs(warmup: float, final: float):
     for num_steps in LENGTHS:
@@ -90,6 +93,7 @@ def test_cosine_is_torchs(warmup: float, final: float):
         assert ours("cosine", num_steps, warmup=warmup, final=final) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.filterwarnings(WARM_UP)
 @pytest.mark.parametrize("milestones", [(0.5, 0.75), (0.3, 0.6, 0.8), (0.9,), ()])
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 def test_multistep_is_torchs(warmup: float, milestones: tuple[float, ...]):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from skiplab import muon
@@ -106,8 +107,8 @@ def adam_rule(*, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, d
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         options = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False, "foreach": False, "fused": fused}
-        options |= {"decoupled_weight_decay": decoupled}
-        adam(list(params), gradients(params), averages, squares, [], steps, lr=lr, weight_decay=weight_decay, **options, **scaling)
+        rule = adamw if decoupled else adam
+        rule(list(params), gradients(params), averages, squares, [], steps, lr=lr, weight_decay=weight_decay, **options, **scaling)
 
     return update
 
