@@ -41,6 +41,13 @@ def load_optuna() -> Any:
     return optuna
 
 
+def make_sampler(optuna: Any, seed: int) -> Any:
+    """Optuna's TPE, which takes trials that still run for bad ones, so that trials side by side are not alike."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4 says so of constant_liar
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+
 def name_of(parsed: Sequence[Override]) -> str:
     """A search's name, from its keys and a hash of all that it is told: another space is another search."""
     texts = sorted(str(o.input_line) for o in parsed if plan.changes_numbers(o.key_or_group))
@@ -126,7 +133,7 @@ class Search:
             storage=storage,
             direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=options.sampler_seed + count_lines(folder / JOURNAL), constant_liar=True),
+            sampler=make_sampler(optuna, options.sampler_seed + count_lines(folder / JOURNAL)),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=0),
         )
         told = {key: str(distribution) for key, distribution in self.space.items()}
