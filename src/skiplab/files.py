@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -156,9 +156,10 @@ def download(file: Published, root: Path, *, dataset: str, missing: str = "") ->
         f"or $SKIPLAB_MIRROR to a host that serves {file.name}; "
         "dataset=digits needs no download"
     )
+    wanted = f"{missing}; {file.name}" if missing else file.name
+    download_url = torchvisions_download(wanted, by_hand)
     fresh = [each for each in (folder, *folder.parents) if not each.exists()]
-    ensure_writable(folder, file.name if not missing else f"{missing}; {file.name}", by_hand)
-    from torchvision.datasets.utils import download_url  # 2 s to import: only when there is something to fetch
+    ensure_writable(folder, wanted, by_hand)
 
     tried = []
     timeout = socket.getdefaulttimeout()
@@ -184,6 +185,22 @@ def download(file: Published, root: Path, *, dataset: str, missing: str = "") ->
             each.rmdir()
     lacking = f"{missing}; " if missing else ""
     raise UsageError(f"{dataset}: {lacking}{file.name} is not in {folder} and could not be fetched from {', '.join(tried)}; {by_hand}")
+
+
+def torchvisions_download(name: str, by_hand: str) -> Callable[..., None]:
+    """torchvision's `download_url`; takes 2 s to import, so call this only when there is something to fetch.
+
+    Raises UsageError where torchvision is missing or belongs to another torch: its operators are then not found, nor its symbols.
+    """
+    try:
+        from torchvision.datasets.utils import download_url
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UsageError(
+            f"{name}: torchvision, which fetches it, cannot be imported ({said}); "
+            f"install the one that belongs to your torch (docs/install.md), or {by_hand}"
+        ) from None
+    return download_url
 
 
 def host_of(url: str) -> str:
