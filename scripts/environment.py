@@ -37,9 +37,17 @@ def set_up(*, dev: bool) -> None:
     pip = [tool("python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     failed = "pip could not install; the line above says why (no network? a full disk? then the same command goes on)"
     if index := os.environ.get(TORCH_INDEX):
-        run([*pip, "torch>=2.10", "torchvision", "--index-url", index], failed)
+        run([*pip, *torch_requirements(), "--index-url", index], failed)
     run([*pip, "--editable", f"{ROOT}[dev]" if dev else str(ROOT)], failed)
     STAMP.write_text(json.dumps(wanted | {"dev": dev or bool(done.get("dev"))}))
+
+
+def torch_requirements() -> list[str]:
+    """What pyproject.toml asks of torch and torchvision, which alone come from another index."""
+    import tomllib  # not at the top: an older Python has none, and is told so by set_up
+
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    return [text for text in dependencies if text.startswith("torch")]
 
 
 def read_stamp() -> dict[str, object]:
