@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from skiplab import config, folders, regular
+from skiplab import config, folders, provenance, regular
 from skiplab.errors import UsageError
 from skiplab.locations import root_in_words
 from skiplab.study import record
@@ -105,7 +105,7 @@ def row(folder: Path) -> tuple[str, ...]:
         percent(state.val_accuracy),
         percent(state.test_accuracy),
         "-" if state.seconds is None else folders.duration(state.seconds),
-        where,
+        where + (f"  (changed: {provenance.in_words(stored.changed)})" if stored.changed else ""),
     )
 
 
