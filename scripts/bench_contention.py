@@ -25,17 +25,17 @@ CASES = {  # model -> its title, what is run, and how many steps of it
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """Beside busy processes, then alone. Nothing is measured on a GPU, whose runs have a thread of the CPU to themselves."""
+    """Alone, then beside busy processes. Nothing is measured on a GPU, whose runs have a thread of the CPU to themselves."""
     if setting.is_cuda:
         return
     cases = {name: CASES[name] for name in models if name in CASES and lies_there("cifar10", Path(setting.root))}
-    yield beside_others(setting, cases)
     yield alone(setting, cases)
+    yield beside_others(setting, cases)
 
 
 def arguments_of(setting: Setting, overrides: Sequence[str], steps: int) -> tuple[str, ...]:
-    """What `train` is told for a case of CASES: a number of steps of it, without a validation set."""
-    return (*overrides, f"trainer.limit_steps={steps}", "val_fraction=0", f"dataset.root={setting.root}")
+    """What `train` is told for a case of CASES: a number of steps of it, and next to nothing to evaluate at its end."""
+    return (*overrides, f"trainer.limit_steps={steps}", "val_fraction=0.001", "evaluator.split=val", f"dataset.root={setting.root}")
 
 
 def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:

@@ -48,7 +48,9 @@ def train_command(arguments: Sequence[str]) -> int:
     if "--version" in arguments:
         print(f"skiplab {__version__}")
         return 0
-    from skiplab import grammar, grid, overrides, placement, plugins, typed
+    from skiplab import grammar, grid, locations, overrides, placement, plugins, typed
+
+    locations.check_working_folder()
 
     arguments = typed.checked(arguments)
     quoted = [grid.for_hydra(a) for a in arguments]
@@ -69,7 +71,7 @@ def train_command(arguments: Sequence[str]) -> int:
             raise UsageError(
                 f"resume={resumed[-1]}: one run goes on at a time; leave out -m (in a sweep resume=auto finds each cell's own run)"
             )
-        return resume_command(Path(resumed[-1]).expanduser(), [a for a in flags.overrides if not a.startswith("resume=")])
+        return resume_command(locations.given(resumed[-1], key="resume"), [a for a in flags.overrides if not a.startswith("resume=")])
     is_sweep = flags.multirun or grid.preset_of(flags.overrides) is not None
     overrides.check(flags.overrides, multirun=is_sweep, shows=bool(flags.cfg))
     if flags.cfg == "job" and is_sweep and not flags.package:
@@ -153,10 +155,10 @@ def single_run(cfg: Any, stop_signal: StopSignal) -> int:
     """The run that a command line without a sweep asks for."""
     from hydra.core.hydra_config import HydraConfig
 
-    from skiplab import config as configs, folders, overrides, placement
+    from skiplab import config as configs, folders, locations, overrides, placement
 
     config = configs.check(overrides.plain(cfg))
-    if config.out is not None and folders.is_locked(out := Path(config.out).expanduser()):
+    if config.out is not None and folders.is_locked(out := locations.given(config.out, key="out")):
         raise folders.in_use(out)  # before torch is imported, which takes longer
     config = settled(config)
     parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")

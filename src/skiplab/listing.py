@@ -1,9 +1,7 @@
 """The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
 
-import errno
 import os
 import shlex
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,15 +18,8 @@ HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test
 
 def under(root: Path) -> str:
     """The table of all runs under `root`, and how to go on with those that stopped."""
-    try:
-        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
-        rule = "a file; the folder with the runs is expected"
-    except OSError as error:
-        is_folder, rule = False, regular.why(root, error)
-        if rule == os.strerror(errno.ENOENT):
-            rule = "no such folder; runs go to outputs/ under the folder that train is started in"
-    if not is_folder:
-        raise UsageError(f"{root}: {rule}")
+    if (rule := regular.no_folder(root)) is not None:
+        raise UsageError(f"{root}: {rule}; runs go to outputs/ under the folder that train is started in")
     found = record.under(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
     shown = aligned(list(rows.values())) if rows else f"no runs under {printable(root)}"

@@ -16,16 +16,30 @@ NOWHERE = Path(os.devnull) / "skiplab"  # nothing can be made there: a cache in 
 
 def absolute(text: str, *, key: str) -> str:
     """Return a path as an absolute one, its `~` expanded. Raises UsageError naming the key for what no file can be called."""
-    if any(unicodedata.category(character) in UNPRINTABLE for character in text):
-        raise UsageError(f"{key}={text!r}: a path without line breaks and control characters is expected")
-    expanded = os.path.expanduser(text)
-    if expanded.startswith("~"):
-        raise UsageError(f"{key}={text}: no home folder is known for {text.split('/')[0]}; write the path out")
-    joined = os.path.join(os.getcwd(), expanded)
-    if is_too_long(joined):
-        raise UsageError(f"{key}={shortened(text)}: cannot be a path ({os.strerror(errno.ENAMETOOLONG)}); a shorter one is expected")
+    joined = os.path.join(os.getcwd(), given(text, key=key))
     straight = os.path.normpath(joined)  # `link/..` is not where the link lies
     return straight if os.path.realpath(straight) == os.path.realpath(joined) else joined
+
+
+def given(text: str, *, key: str = "") -> Path:
+    """Return a path that a user has typed, its `~` expanded. Raises UsageError, which begins with `key=`, for what no file can be called."""
+    told = f"{key}=" if key else ""
+    if any(unicodedata.category(character) in UNPRINTABLE for character in text):
+        raise UsageError(f"{told}{text!r}: a path without line breaks and control characters is expected")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UsageError(f"{told}{text}: no home folder is known for {text.split('/')[0]}; write the path out")
+    if is_too_long(os.path.join(os.getcwd(), expanded)):
+        raise UsageError(f"{told}{shortened(text)}: cannot be a path ({os.strerror(errno.ENAMETOOLONG)}); a shorter one is expected")
+    return Path(expanded)
+
+
+def check_working_folder() -> None:
+    """Raise UsageError if the folder that the process works in has been removed: no relative path means anything there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the working folder is not there any more ({error.strerror}); cd to one that is") from None
 
 
 def is_too_long(path: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skiplab import checkpoint, config as configs, data, folders, hardware, parts, provenance, report
+from skiplab import checkpoint, config as configs, contents, data, folders, hardware, parts, provenance, regular, report
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.evaluate import Predictor, predict
 from skiplab.log import Log
@@ -182,9 +182,15 @@ def result_of(config: Config, trainer: Trainer, *, test: dict[str, Any] | None, 
 
 def open_test_set(config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str) -> data.Split:
     """Read the sealed test set; each time is a line in the folder's test_reads.jsonl, before anything is made of it."""
-    split, _checksum = parts.open_split(config, "test")
-    with (folder / "test_reads.jsonl").open("a") as file:
-        file.write(json.dumps({"time": folders.now(), "by": reader, "checkpoint": checkpoint_name, "step": step}) + "\n")
+    path = folder / contents.READS
+    try:
+        ledger = regular.appended(path)  # before the set is read, which must not go unrecorded
+    except OSError as error:
+        raise FolderError(f"{path}: the reading cannot be recorded ({regular.why(path, error)}), so the test set stays closed") from None
+    with ledger:
+        split, _checksum = parts.open_split(config, "test")
+        told = {"time": folders.now(), "by": reader, "checkpoint": checkpoint_name, "step": step}
+        ledger.write(json.dumps(told).encode() + b"\n")
     return split
 
 
@@ -263,9 +269,9 @@ def draw_run(folder: Path) -> None:
     config, device = provenance.load(folder), torch.device("cpu")
     name = config.evaluator.split
     try:
-        with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+        with regular.opened(folder / contents.PREDICTIONS) as file, np.load(file, allow_pickle=False) as arrays:
             tested = report.Predictions(arrays[f"{name}_labels"], arrays[f"{name}_probabilities"])
-        best_step = int(json.loads((folder / folders.RESULT).read_text())["best_step"])
+        best_step = int((folders.result_of(folder) or {})["best_step"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{folder}: its predictions.npz or {folders.RESULT} is damaged ({' '.join(str(error).split())[:80]})") from None
     training, held, _ = parts.training_data(config, device)

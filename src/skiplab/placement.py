@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from skiplab import checkpoint, config as configs, folders, provenance
+from skiplab import checkpoint, config as configs, folders, locations, provenance, regular
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.schema import Config
 
@@ -33,7 +33,7 @@ def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool
     """
     with ExitStack() as stack:
         if config.out is not None:
-            folder = Path(config.out).expanduser()
+            folder = locations.given(config.out, key="out")
             make_out(folder)
             stack.enter_context(folders.locked(folder))
             is_new = take_out(config, folder)
@@ -57,7 +57,7 @@ def make_out(folder: Path) -> None:
             raise FolderError(f"out={folder}: exists and is not a run folder; take another")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FolderError(f"out={folder}: cannot be made ({error.strerror})") from None
+        raise FolderError(f"out={folder}: cannot be made ({regular.why(folder, error)})") from None
 
 
 def is_ours(path: Path) -> bool:

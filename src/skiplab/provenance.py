@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from skiplab import checkpoint, config as configs, folders, threads
+from skiplab import checkpoint, config as configs, contents, folders, locations, regular, threads
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.schema import Change, Config
 
@@ -40,7 +40,7 @@ def original(folder: Path) -> Mapping[str, Any] | None:
     except (CheckpointError, KeyError, TypeError, ValueError):
         pass
     try:  # .hydra/ is a record, good enough to name keys by
-        text = (folder / ".hydra/config.yaml").read_text(encoding="utf-8")
+        text = regular.read_text(folder / ".hydra/config.yaml", most=contents.LARGEST)
         tree = {name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}
         return configs.telling(configs.check(tree, is_stored=True))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError, UsageError):
@@ -191,8 +191,7 @@ def step_of(folder: Path, name: str) -> int:
     """Return the optimizer step of a run's `best` or `last` weights. Raises CheckpointError where nothing tells."""
     try:
         if folders.is_finished(folder):
-            result = json.loads((folder / folders.RESULT).read_bytes())
-            return int(result["best_step" if name == "best" else "steps"])
+            return int((folders.result_of(folder) or {})["best_step" if name == "best" else "steps"])
         progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
         step = int(progress["best_step" if name == "best" else "step"])
     except (OSError, KeyError, TypeError, ValueError):
@@ -233,7 +232,7 @@ def pinned(config: Config) -> Config:
 def start_weights(path: str) -> Path:
     """Return the checkpoint that init_from means: a file, or the best one of a run folder."""
     try:
-        source = Path(path).expanduser()
+        source = locations.given(path)
         folder = folders.of_path(source)
         return source if source.is_file() else weights(folder, "best", load(folder))
     except UsageError as error:

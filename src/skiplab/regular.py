@@ -105,6 +105,21 @@ def why(path: Path | str, error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def no_folder(path: Path | str) -> str | None:
+    """Return why a path is no folder that one can look into, in words; None if it is one."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+            return None
+    except FileNotFoundError as error:
+        rule = why(path, error)
+        return "no such folder" if rule == error.strerror else rule
+    except OSError as error:
+        return why(path, error)
+    return f"{kind(mode)}, not a folder"
+
+
 def shown(absolute: str, path: Path | str) -> str:
     """Return an absolute path as it stands in `path`, if it does."""
     return absolute if os.path.isabs(path) else os.path.relpath(absolute)

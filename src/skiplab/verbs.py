@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 def skiplab_command(arguments: Sequence[str]) -> int:
     """`skiplab VERB ...`; the exit code."""
-    from skiplab import config as configs
+    from skiplab import config as configs, locations
 
     parser, verbs = parser_of_verbs()
     if not arguments or all(argument in ("--help", "-h", "--version") for argument in arguments):
@@ -34,6 +34,7 @@ def skiplab_command(arguments: Sequence[str]) -> int:
         raise UsageError(f"skiplab {verb}: {OTHER_COMMANDS.get(verb) or f'no such verb; {configs.nearest(verb, verbs)}'}")
     rest = list(arguments)
     rest.remove(verb)
+    locations.check_working_folder()
     return COMMANDS[verb](read_options(verbs[verb], rest, takes_keys=verb in ("search", "verify"))) or 0
 
 
@@ -68,6 +69,13 @@ def one_of(option: str, choices: Sequence[str]) -> Callable[[str], str]:
     return take
 
 
+def path(value: str) -> Path:
+    """What argparse calls on a path; raises UsageError for what no file can be called."""
+    from skiplab import locations
+
+    return locations.given(value)
+
+
 def device(value: str) -> str:
     """What argparse calls on --device; raises UsageError for what is no device."""
     from skiplab import config as configs, lexicon
@@ -99,14 +107,14 @@ def parser_of_verbs() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     evaluate = verbs.add_parser("evaluate", help="the report of a run's checkpoint, from its folder alone")
-    evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("run", type=path, help="run folder")
     evaluate.add_argument("--split", type=one_of("--split", ("test", "val")), default="test", metavar="test|val")
     evaluate.add_argument("--checkpoint", type=one_of("--checkpoint", ("best", "last")), default="best", metavar="best|last")
     evaluate.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps")
     listing = verbs.add_parser("list", help="the runs under a folder, and the command that goes on with each")
-    listing.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
+    listing.add_argument("folder", type=path, nargs="?", default=Path("outputs"))
     drawing = verbs.add_parser("draw", help="the four pictures of finished runs, which a sweep leaves out")
-    drawing.add_argument("run", type=Path, nargs="+", help="run folders, or studies")
+    drawing.add_argument("run", type=path, nargs="+", help="run folders, or studies")
     add_compare(verbs.add_parser("compare", help="runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"))
     search = verbs.add_parser(
         "search",
@@ -135,13 +143,13 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     """The options of `skiplab compare`."""
     metrics = ("test.accuracy", "test.loss", "test.f1_macro", "test.expected_calibration_error", "val.accuracy", "val.loss")
     metrics += ("train.accuracy", "train.loss", "train.seconds")
-    parser.add_argument("folder", type=Path, nargs="+", help="folders with runs: a study, or several")
+    parser.add_argument("folder", type=path, nargs="+", help="folders with runs: a study, or several")
     parser.add_argument("--by", help="keys to group by, block,depth (what differs but for the seed)")
     parser.add_argument(
         "--metric", type=one_of("--metric", metrics), default="test.accuracy", metavar="METRIC", help=f"one of {', '.join(metrics)}"
     )
     parser.add_argument("--x", help="what the picture has as its x axis: depth, width, another key, or params, macs, seconds")
-    parser.add_argument("--out", type=Path, help="where the files go (the study's folder, of several or of a run outputs/compare)")
+    parser.add_argument("--out", type=path, help="where the files go (the study's folder, of several or of a run outputs/compare)")
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -236,7 +244,7 @@ def verify_command(options: argparse.Namespace) -> int:
 
     what, kills, steps = [grid.for_hydra(text) for text in options.what], options.kills, options.steps
     if len(what) == 1 and "=" not in what[0]:
-        config = provenance.load(folders.of_path(Path(what[0])))
+        config = provenance.load(folders.of_path(path(what[0])))
     else:
         overrides.check(what, multirun=False, several="a proof is of one run")
         config = overrides.compose_config(what)

@@ -1,6 +1,7 @@
 """What a study consists of: its name and folder, and for each cell of the grid a config and a run folder. Imports no torch."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import config as configs, folders, overrides, placement, provenance
+from skiplab import config as configs, folders, locations, overrides, placement, provenance, regular
 from skiplab.errors import UsageError
 from skiplab.schema import Config
 
@@ -122,7 +123,7 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     if there is None:
         there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if config.out is not None:
-        run = Path(config.out).expanduser()
+        run = locations.given(config.out, key="out")
     else:
         named = [other for other in there if is_named(other, identity)]
         taken = [other for other in named if folders.identity_of(folder / other) and not is_own(folder / other, config)]
@@ -143,7 +144,7 @@ def was_probed(cell: Cell) -> bool:
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a study's folder is something else: a file, or a run's."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"study={folder.name}: {folder} is a file; take another name")
+    if os.path.lexists(folder) and (rule := regular.no_folder(folder)) is not None:
+        raise UsageError(f"study={folder.name}: {folder} is {rule}; take another name")
     if folders.identity_of(folder) is not None:
         raise UsageError(f"study={folder.name}: {folder} is a run's folder; take another name")

@@ -173,8 +173,7 @@ def read(paths: Sequence[Path]) -> Found:
     unfinished: list[Path] = []
     problems: list[str] = []
     for path in paths:
-        if not path.is_dir():
-            rule = "a file, not a folder" if path.exists() else "no such folder"
+        if (rule := regular.no_folder(path)) is not None:
             raise UsageError(f"{path}: {rule}; `skiplab list` shows the runs, a study lies under outputs/studies")
         runs = record.runs_of(path)
         if not runs:
