@@ -64,7 +64,7 @@ def one_line(code: int, err: str, *, codes: tuple[int, ...] = (2,)) -> str:
 
 @pytest.mark.parametrize("command", ["train", "skiplab"])
 def test_a_path_that_no_file_can_have_is_refused(call: Cli, command: str) -> None:
-    for text, rule in ((LONG, "File name too long"), ("~nosuchuser/x", "no home folder is known for ~nosuchuser"), ("a\nb", "line breaks")):
+    for text, rule in ((LONG, "File name too long"), ("~nosuchuser/x", "no home folder is known for ~nosuchuser"), ("a\nb", "line break")):
         for template in RUN_PATHS[command]:
             arguments = [word.replace("PATH", text) for word in template.split(" ")]
             code, _, err = call(
@@ -156,5 +156,5 @@ def test_a_log_that_leads_to_the_null_device_is_a_wish(tmp_path: Path) -> None:
     (tmp_path / "run.log").symlink_to(os.devnull)
     contents.check(tmp_path)
     (tmp_path / "metrics.jsonl").symlink_to(os.devnull)
-    with pytest.raises(FolderError, match="metrics.jsonl: a device, not a file; move it away"):
+    with pytest.raises(FolderError, match=r"metrics\.jsonl: a device, not a file; move it away"):
         contents.check(tmp_path)

@@ -44,9 +44,10 @@ def quoted(text: str) -> str:
 
 
 def for_hydra(argument: str) -> str:
-    """An argument with the value of a key of AS_TYPED quoted for Hydra's grammar."""
+    """An argument with the value of a key of AS_TYPED quoted for Hydra's grammar; so is an out= with a `~`, unless it is swept."""
     name, equals, value = argument.partition("=")
-    if name not in AS_TYPED or not equals or value[:1] in ("'", '"') or value in ("", "null"):
+    is_home = name == "out" and value.startswith("~") and not set(value) & set(",()[]{}")
+    if (name not in AS_TYPED and not is_home) or not equals or value[:1] in ("'", '"') or value in ("", "null"):
         return argument
     return f"{name}={quoted(value)}"
 
@@ -56,8 +57,8 @@ def for_people(texts: Iterable[str]) -> str:
     plain = {text: text for text in texts}
     for text in plain:
         name, _, value = text.partition("=")
-        if name in AS_TYPED and for_hydra(f"{name}={value[1:-1]}") == text:
-            plain[text] = f"{name}={value[1:-1]}"
+        if text != (bare := f"{name}={value[1:-1]}") and for_hydra(bare) == text:
+            plain[text] = bare
     return shlex.join(plain.values())
 
 

@@ -22,7 +22,7 @@ def absolute(text: str, *, key: str) -> str:
 
 
 def given(text: str, *, key: str = "") -> Path:
-    """Return a path that a user has typed, its `~` expanded. Raises UsageError, which begins with `key=`, for what no file can be called."""
+    """Return a path that a user has typed, its `~` expanded. Raises UsageError naming the key, if any, for what no file can be called."""
     told = f"{key}=" if key else ""
     if any(unicodedata.category(character) in UNPRINTABLE for character in text):
         raise UsageError(f"{told}{text!r}: a path without line breaks and control characters is expected")

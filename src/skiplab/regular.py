@@ -76,7 +76,8 @@ def opened(path: Path | str) -> BinaryIO:
 
 def appended(path: Path | str) -> BinaryIO:
     """Open a file to write to its end; it is made if it is not there. Raises OSError if something else is."""
-    return os.fdopen(_opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab")
+    creating = 0 if os.path.islink(path) else os.O_CREAT  # a link that leads nowhere makes no file somewhere else
+    return os.fdopen(_opened(path, os.O_RDWR | os.O_APPEND | creating), "ab")
 
 
 def _opened(path: Path | str, flags: int) -> int:
