@@ -163,9 +163,9 @@ def quiet_terminal() -> Iterator[None]:
 
 def config_of(setting: Setting, *overrides: str) -> "Config":
     """The checked config, by the path that the command line takes; without validation, so that no evaluation is counted."""
-    from skiplab import overrides as command_line
+    from skiplab import composition
 
-    return command_line.compose_config([*overrides, "val_fraction=0", f"trainer.threads={setting.threads}"])
+    return composition.compose_config([*overrides, "val_fraction=0", f"trainer.threads={setting.threads}"])
 
 
 def set_up(setting: Setting, config: "Config") -> "torch.device":

@@ -10,8 +10,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this small only wait for a second thread
 
-from skiplab import cli, files, overrides
-from skiplab.config import check
+from skiplab import cli, composition, files
 from skiplab.launch import guarded
 from skiplab.schema import Config
 
@@ -63,12 +62,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compose(*texts: str) -> Config:
     """The checked config of a command line."""
-    from hydra import compose as hydra_compose, initialize_config_dir
-
-    from skiplab.paths import conf_folder
-
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return check(overrides.plain(hydra_compose("config", list(texts))))
+    return composition.compose_config(texts)
 
 
 @pytest.fixture(scope="session")

@@ -10,35 +10,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import yaml
-from omegaconf import DictConfig
 
 import conftest
-from skiplab import config as configs, overrides, paths
+from skiplab import composition, config as configs, overrides, paths
 from skiplab.errors import UsageError
 from skiplab.schema import Config, Trainer, key
 
 HYDRAS_ADVICE = re.compile(r"append|use \+|\+\+|--multirun|key '.*' is not in struct", re.IGNORECASE)
-
-composed = functools.cache(lambda name, texts: hydra.compose(name, list(texts)))
 
 
 @functools.cache
 def compose(*texts: str) -> Config:
     """The checked config of a command line."""
     return conftest.compose(*texts)
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose the same options once for all tests: nearly all of the 70 ms of a check."""
-
-    def remembered(name: str, texts: list[str]) -> DictConfig:
-        return composed(name, tuple(texts))
-
-    monkeypatch.setattr(overrides, "compose", remembered)
 
 
 def refusal(command: str) -> list[str]:
@@ -227,7 +213,6 @@ REFUSED: list[tuple[str, ...]] = [
 ]
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(("command", "fragments"), [(row[0], row[1:]) for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_a_bad_command_line_is_refused_in_one_line(command: str, fragments: tuple[str, ...]) -> None:
     (line,) = refusal(command)
@@ -239,7 +224,6 @@ def test_a_bad_command_line_is_refused_in_one_line(command: str, fragments: tupl
     assert not HYDRAS_ADVICE.search(advice), line
 
 
-@pytest.mark.usefixtures("fast")
 def test_all_mistakes_are_named_at_once_one_line_each() -> None:
     lines = refusal("depth=foo epochs=0 blok=x lr=3 model=resnt optimizer.lr=nan +seed=1")
     assert len(lines) == 7
@@ -274,7 +258,6 @@ SWEEPS: list[tuple[str, list[str]]] = [
 ]
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(("command", "starts"), SWEEPS, ids=[command for command, _ in SWEEPS])
 def test_every_value_of_a_sweep_is_checked(command: str, starts: list[str]) -> None:
     lines = refusal(command)
@@ -284,7 +267,6 @@ def test_every_value_of_a_sweep_is_checked(command: str, starts: list[str]) -> N
         assert not HYDRAS_ADVICE.search(line.replace(command.split()[1], ""))
 
 
-@pytest.mark.usefixtures("fast")
 def test_good_sweeps_pass() -> None:
     for sweep in ("block=conv,residual,skip depth=2,6,18 seed=0,1,2", "model=glob(resnet*)", "seed=range(0,20) optimizer.lr=0.1,1e-2"):
         overrides.check(sweep.split(), multirun=True)
@@ -293,7 +275,6 @@ def test_good_sweeps_pass() -> None:
     overrides.check(["hydra/launcher=basic", "hydra.job.chdir=false"], multirun=True)
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("text", "path", "value"),
     [
@@ -330,7 +311,6 @@ def test_what_is_accepted_and_what_becomes_of_it(text: str, path: str, value: ob
     assert type(found) is type(value)
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     "command",
     [
@@ -361,7 +341,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that the checks read, to be broken."""
     folder = tmp_path / "conf"
     shutil.copytree(paths.conf_folder(), folder)
-    monkeypatch.setattr(overrides, "conf_folder", lambda: folder)
+    monkeypatch.setattr(composition, "conf_folder", lambda: folder)
     return folder
 
 

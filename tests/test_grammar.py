@@ -5,10 +5,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hydra import compose
 from hypothesis import given, settings, strategies as st
+from omegaconf import OmegaConf
 
 from conftest import Cli
-from skiplab import config as configs, grammar, grid, overrides
+from skiplab import composition, config as configs, grammar, grid, overrides
 from skiplab.errors import UsageError
 
 SMALL = st.integers(-30, 30)
@@ -170,13 +172,30 @@ def test_a_preview_and_hydra_have_the_same_cells(call: Cli) -> None:
     texts = [grammar.evaluated(text) for text in ("seed=sort(range(9,0,-4))", "val_fraction=range(0.1,0.4,0.1)")]
     assert texts == ["seed=1,5,9", "val_fraction=0.1,0.2,0.3"]
     parsed = grid.parsed(texts)
-    assert [(c.seed, c.val_fraction) for c in overrides.compose_all(grid.combinations(parsed))] == [
+    assert [(c.seed, c.val_fraction) for c in composition.compose_all(grid.combinations(parsed))] == [
         (seed, part) for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)
     ]
-    assert configs.flat(overrides.compose_config(["depth=int(3.0)"]))["depth"] == 3
+    assert configs.flat(composition.compose_config(["depth=int(3.0)"]))["depth"] == 3
 
 
 def test_a_tag_and_an_interval_are_for_a_search() -> None:
     for text, fragment in (("seed=tag(log,range(3))", "a tag is for skiplab search"), ("depth=interval(1,3)", "an interval is for")):
         with pytest.raises(UsageError, match=fragment):
             overrides.check([text], multirun=True)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["depth=3", "optimizer.lr=0.1"],
+        ["model=resnet", "dataset=mnist", "optimizer=adam", "optimizer.betas=[0.5,0.9]", "trainer.ema=0.9"],
+        ["experiment=speedrun94", "width=${depth}", "name='a, b'"],
+    ],
+)
+def test_a_config_is_what_hydra_composes_of_all_of_it(texts: list[str]) -> None:
+    """Values are set in what was composed before, which is kept; Hydra, given everything, comes to the same."""
+    with composition.composing():
+        whole = composition.plain(compose("config", texts))
+        assert composition.tree_of(texts) == composition.tree_of(texts) == whole
+    assert composition.record_of(texts)[0] == whole
+    assert OmegaConf.to_container(composition.record_of(texts)[1].overrides.task) == texts

@@ -13,9 +13,9 @@ NAMES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path
 
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
-    "hydra": {"cli", "overrides", "plugins", "grid", "grammar", "functions"}
+    "hydra": {"cli", "composition", "overrides", "plugins", "grid", "grammar", "functions"}
     | {"study.plan", "study.launcher", "study.elsewhere", "study.search", "study.space"},
-    "omegaconf": {"cli", "overrides", "placement"},
+    "omegaconf": {"cli", "composition", "overrides", "placement"},
     "sklearn": set(),  # brings the digits and is the oracle of the report; a run spares its import
     "tqdm": {"log"},
     "matplotlib": {"canvas", "plots", "study.pictures", "study.flows"},
@@ -23,11 +23,39 @@ ONLY_IN = {
     "rich": {"study.view"},
 }
 # these may read a Config
-FACES_THE_USER = {"cli", "run", "parts", "outcome", "overrides", "grid", "listing", "help_text", "placement", "launch", "verbs", "verify"}
+FACES_THE_USER = {
+    "cli",
+    "composition",
+    "run",
+    "parts",
+    "outcome",
+    "overrides",
+    "grid",
+    "listing",
+    "help_text",
+    "placement",
+    "launch",
+    "verbs",
+    "verify",
+}
 FACES_THE_USER |= {"budget", "grammar", "plugins", "provenance", "typed", *(name for name in NAMES if name.startswith("study."))}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
-    *("cli", "launch", "verbs", "config", "schema", "constraints", "overrides", "help_text", "folders", "listing", "paths", "placement"),
+    *(
+        "cli",
+        "composition",
+        "launch",
+        "verbs",
+        "config",
+        "schema",
+        "constraints",
+        "overrides",
+        "help_text",
+        "folders",
+        "listing",
+        "paths",
+        "placement",
+    ),
     *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "grammar", "functions", "plugins"),
     *("provenance", "regular", "sections", "study.record", "typed", "values", "contents"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
@@ -98,7 +126,7 @@ def calls(name: str) -> list[tuple[str, int]]:
 
 def test_the_reader_of_imports_sees_what_it_must() -> None:
     """The tests below are worth something only if this holds."""
-    assert {"hydra", "skiplab.config", "skiplab.errors", "skiplab.paths"} <= imports("overrides", everywhere=False)
+    assert {"hydra", "skiplab.config", "skiplab.errors", "skiplab.paths"} <= imports("composition", everywhere=False)
     assert "skiplab.run" in imports("launch", everywhere=True)
     assert "skiplab.run" not in imports("launch", everywhere=False)
     assert {"schema", "constraints"} <= ours("config", everywhere=False)

@@ -229,7 +229,7 @@ def test_a_study_whose_folder_cannot_be_written_is_a_line(call: Cli, monkeypatch
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
-    monkeypatch.setattr("omegaconf.OmegaConf.save", refused)  # by which Hydra writes multirun.yaml
+    monkeypatch.setattr("skiplab.study.record.write", refused)
     code, _, err = call("-m", *TINY, "seed=0,1", "study=x")
     assert (code, err.count("\n")) == (4, 1), err
     assert "outputs/studies/x: cannot be written (File too large)" in err

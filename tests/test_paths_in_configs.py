@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL, Cli, compose
-from skiplab import config as configs, data, decoded, files, folders, outcome, overrides
+from skiplab import composition, config as configs, data, decoded, files, folders, outcome, overrides
 from skiplab.errors import UsageError
 from skiplab.formats import Arrays
 from skiplab.schema import Config
@@ -35,7 +35,7 @@ def test_every_way_to_a_config_makes_its_paths_absolute(tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     texts = ("dataset=mnist", "dataset.root=../data", "init_from='~/run'")
     overrides.check(texts, multirun=False)
-    for config in (compose(*texts), overrides.compose_config(texts), *overrides.compose_all([[*texts, "seed=1"]])):
+    for config in (compose(*texts), composition.compose_config(texts), *composition.compose_all([[*texts, "seed=1"]])):
         assert config.dataset.root == str(tmp_path.parent / "data")
         assert config.init_from == str(tmp_path / "home/run")
     python = json.loads(json.dumps(asdict(compose("dataset=mnist"))))

@@ -13,9 +13,9 @@ from hydra import compose as hydra_compose, initialize_config_dir
 
 from conftest import compose
 from skiplab import config as configs, help_text, overrides
+from skiplab.composition import plain
 from skiplab.config import check
 from skiplab.errors import UsageError
-from skiplab.overrides import plain
 from skiplab.paths import conf_folder
 
 GROUPS = overrides.groups()

@@ -246,7 +246,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
     assert "jobs=0: must be at least 1" in refusal("seed=0,1", "jobs=0")
     Path("outputs/studies").mkdir(parents=True)
     Path("outputs/studies/taken").write_text("")
-    assert "is a file; take another name" in refusal("seed=0,1", "study=taken")
+    assert "is a file, not a folder; take another name" in refusal("seed=0,1", "study=taken")
 
 
 @pytest.mark.slow

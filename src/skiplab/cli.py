@@ -13,7 +13,7 @@ from typing import Any
 
 from skiplab import __version__, streams, threads, torchrun
 from skiplab.errors import CheckpointError, UsageError
-from skiplab.launch import as_one, guarded, launch, leave, settled
+from skiplab.launch import as_one, launch, leave, settled
 from skiplab.signals import StopSignal
 from skiplab.verbs import skiplab_command
 
@@ -86,14 +86,8 @@ def train_command(arguments: Sequence[str]) -> int:
 
         placement.check_outputs()
         return sweep_command(flags.overrides, hydra_main, in_process=torchrun.place() is not None)
-    codes: list[int] = []
-
-    def task(cfg: Any) -> None:
-        codes.append(guarded(lambda: single_run(cfg, stop_signal)))  # Hydra would wrap what is raised
-
     with StopSignal() as stop_signal:
-        hydra_main([grammar.evaluated(text) for text in flags.overrides], task)
-    return codes[0]
+        return single_run([grammar.evaluated(text) for text in flags.overrides], stop_signal)
 
 
 def check_flags(flags: Any) -> None:
@@ -120,7 +114,7 @@ def check_flags(flags: Any) -> None:
 
 
 def hydra_main(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
-    """Compose the config and run the task as Hydra does, once or for every cell of a sweep. What goes wrong is raised."""
+    """Run the task as Hydra does, for every cell of a sweep, or have Hydra print something. What goes wrong is raised."""
     import hydra
     from hydra.errors import HydraException
 
@@ -151,20 +145,18 @@ def shown_by_hydra(arguments: Sequence[str]) -> int:
         print(written.getvalue(), end="")
 
 
-def single_run(cfg: Any, stop_signal: StopSignal) -> int:
-    """The run that a command line without a sweep asks for."""
-    from hydra.core.hydra_config import HydraConfig
+def single_run(texts: Sequence[str], stop_signal: StopSignal) -> int:
+    """The run that the overrides of a command line without a sweep ask for."""
+    from skiplab import composition, folders, locations, placement
 
-    from skiplab import config as configs, folders, locations, overrides, placement
-
-    config = configs.check(overrides.plain(cfg))
+    config = composition.compose_config(texts)
     if config.out is not None and folders.is_locked(out := locations.given(config.out, key="out")):
         raise folders.in_use(out)  # before torch is imported, which takes longer
     config = settled(config)
     parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
     with placement.held(config, parent, prefix) as (folder, is_new):
         if is_new:
-            placement.record(folder, cfg, HydraConfig.get())
+            placement.record(folder, *composition.record_of(texts))
         return launch(config, folder, stop_signal)
 
 

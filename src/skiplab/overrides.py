@@ -7,39 +7,25 @@ import no torch.
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab import config, constraints, grammar, lexicon, plugins
+from skiplab import composition, config, constraints, grammar, lexicon, plugins
 from skiplab.errors import UsageError
-from skiplab.grid import count_cells, each_of, parsed, with_preset
-from skiplab.paths import conf_folder, groups
+from skiplab.grid import count_cells, each_of, with_preset
+from skiplab.paths import groups
 from skiplab.schema import Config
 from skiplab.typed import DASHES, shown
 
 MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
 MOST_OF_A_KEY = 200  # of many values of one key so many of the first and last are checked
 OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")  # keys
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Hydra's composed config as plain values, resolved."""
-    try:
-        tree = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from None
-    assert isinstance(tree, dict)
-    return {str(name): value for name, value in tree.items() if name != "hydra"}
 
 
 def parse_arguments(arguments: Sequence[str]) -> Any:
@@ -184,22 +170,22 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with the composed configs: of every cell of a small sweep, of every value of a large one."""
     is_large = count_cells(overrides) > MAX_CELLS
     choices = [each for o in overrides if (each := each_of(o, most=MOST_OF_A_KEY if is_large else None))]
-    num_composed = math.prod(len(each) for each in choices if not _is_plain_value(each[0]))
+    num_composed = math.prod(len(each) for each in choices if not composition.is_plain_value(each[0]))
     cells: Iterable[tuple[Override, ...]] = itertools.product(*choices)
     if num_composed > MAX_COMPOSED or is_large:
         first = [each[0] for each in choices]
         cells = [(*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each]
     problems: dict[str, None] = {}  # a set that keeps its order
     composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with composition.composing():
         for cell in cells:
-            chosen = tuple(str(o.input_line) for o in cell if not _is_plain_value(o))
+            chosen = tuple(str(o.input_line) for o in cell if not composition.is_plain_value(o))
             try:
                 if chosen not in composed:
                     composed[chosen] = None
-                    composed[chosen] = plain(compose("config", list(chosen)))
+                    composed[chosen] = composition.composed(chosen)[0]
                 if (tree := composed[chosen]) is not None:
-                    problems |= dict.fromkeys(_value_problems(tree, [o for o in cell if _is_plain_value(o)]))
+                    problems |= dict.fromkeys(_value_problems(tree, [o for o in cell if composition.is_plain_value(o)]))
             except UsageError as error:
                 problems[str(error)] = None
             except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
@@ -207,57 +193,10 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
     return [*problems, *_root_problem([tree for tree in composed.values() if tree is not None], overrides)]
 
 
-def compose_config(texts: Sequence[str]) -> Config:
-    """The config of a command line that has passed `check`."""
-    return compose_all([texts])[0]
-
-
-def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
-    """The config of each list of overrides; what takes composing is composed once for all that share it."""
-    composed: dict[tuple[str, ...], dict[str, Any]] = {}
-    configs: list[Config] = []
-    with composing():
-        for overrides in map(parsed, jobs):
-            refers = any(map(_refers, overrides))  # to other keys, whose values Hydra has to know
-            chosen = tuple(str(o.input_line) for o in overrides if refers or not _is_plain_value(o))
-            if chosen not in composed:
-                composed[chosen] = plain(compose("config", list(chosen)))
-            values = [o for o in overrides if not refers and _is_plain_value(o)]
-            problems: list[str] = []
-            tree = _with_values(composed[chosen], values, problems)
-            if problems:
-                raise UsageError("\n".join(problems))
-            configs.append(config.check(tree))
-    return configs
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Hydra set up to compose, also where a sweep of its own is under way."""
-    state = GlobalHydra.instance()
-    before = state.hydra
-    state.clear()
-    try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            yield
-    finally:
-        state.hydra = before
-
-
-def _is_plain_value(override: Override) -> bool:
-    """Whether it sets one key, which takes no composing: 70 ms spared for each cell of a sweep."""
-    return override.key_or_group in config.leaves() and not _refers(override)
-
-
-def _refers(override: Override) -> bool:
-    """Whether it holds an interpolation, `${...}`, however Hydra has quoted it."""
-    return any("${" in str(text) for text in (override.input_line, override.value()))
-
-
 def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
     """What is wrong with a composed tree once these values are set in it."""
     problems: list[str] = []
-    tree = _with_values(tree, values, problems)
+    tree = composition.with_values(tree, values, problems)
     problems += [*_epochs_problem(tree, values), *_width_problem(tree, values)]
     try:
         config.check(tree)
@@ -292,20 +231,6 @@ def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[
     if not given or tree["match"] == "none":
         return []
     return [f"{given[-1].input_line}: match={tree['match']} chooses the width; leave one of them out"]
-
-
-def _with_values(tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]) -> dict[str, Any]:
-    """A copy of a composed tree with these values set in it; what cannot be set is appended to `problems`."""
-    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
-    for override in values:
-        group, _, leaf = override.key_or_group.rpartition(".")
-        holder = tree.get(group) if group else tree
-        if group and isinstance(holder, dict) and leaf not in holder:  # a key of another option
-            choices = config.nearest(leaf, set(holder) - {"name"}, prefix=f"{group}.")
-            problems.append(f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}")
-        elif isinstance(holder, dict) and leaf in holder:  # else conf/ lacks it, as the check below says
-            holder[leaf] = override.value()
-    return tree
 
 
 def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:

@@ -240,14 +240,14 @@ def search_command(options: argparse.Namespace) -> int:
 
 def verify_command(options: argparse.Namespace) -> int:
     """`skiplab verify`: the proof on stdout; 0 if the two runs are equal to the bit, else 1."""
-    from skiplab import constraints, folders, grid, overrides, provenance
+    from skiplab import composition, constraints, folders, grid, overrides, provenance
 
     what, kills, steps = [grid.for_hydra(text) for text in options.what], options.kills, options.steps
     if len(what) == 1 and "=" not in what[0]:
         config = provenance.load(folders.of_path(path(what[0])))
     else:
         overrides.check(what, multirun=False, several="a proof is of one run")
-        config = overrides.compose_config(what)
+        config = composition.compose_config(what)
     from skiplab import launch, verify
 
     config = launch.settled(config)

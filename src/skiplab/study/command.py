@@ -1,4 +1,4 @@
-"""`train -m ...` and `train sweep=...` as a command: plans the study, has Hydra launch it, closes it with a table. Imports no torch."""
+"""`train -m ...` and `train sweep=...` as a command: plans the study, launches it, closes it with a table. Imports no torch."""
 
 import shlex
 import shutil
@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skiplab import folders, grammar, grid, overrides, streams
+from skiplab import composition, folders, grammar, grid, streams
 from skiplab.cores import counted
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.launch import complain
+from skiplab.schema import Config
 from skiplab.signals import EXIT_CODES, StopSignal
 from skiplab.study import elsewhere, launcher, plan, record, view
 from skiplab.study.supervise import Job
@@ -20,10 +21,13 @@ HydraMain = Callable[[Sequence[str], Callable[[Any], None]], int]
 MANY = 1_000  # cells; more are asked about
 
 
-def planned(texts: Sequence[str]) -> tuple[list[grid.Override], Path]:
-    """The overrides of a sweep, its preset's included, and the study's folder. Raises UsageError for more cells than one means."""
+def planned(texts: Sequence[str]) -> tuple[list[grid.Override], Path, Config]:
+    """The overrides of a sweep, its preset's included, the study's folder, and the config of its first cell.
+
+    Raises UsageError for more cells than one means.
+    """
     parsed, sweep = grid.parsed(grid.with_preset(texts)), grid.preset_of(texts)
-    number, (first, *_) = grid.count_cells(parsed), overrides.compose_all([grid.first_of(parsed)])
+    number, (first, *_) = grid.count_cells(parsed), composition.compose_all([grid.first_of(parsed)])
     if number > MANY and not first.force:
         from skiplab.study import estimate  # imports torch
 
@@ -31,12 +35,12 @@ def planned(texts: Sequence[str]) -> tuple[list[grid.Override], Path]:
         raise UsageError(f"{number:,} cells would take about {told}; with more than {MANY:,}, add force=true to run them all the same")
     folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)
-    return parsed, folder
+    return parsed, folder, first
 
 
 def preview(texts: Sequence[str]) -> None:
     """`train -m ... --cfg job`: the cells of a study, how each stands and how long they would take, without running any."""
-    parsed, folder = planned(texts)
+    parsed, folder, _ = planned(texts)
     cells = all_cells(parsed, folder)
     rows = [("state", "cell", "run folder")]
     for cell in cells:
@@ -59,25 +63,25 @@ def preview(texts: Sequence[str]) -> None:
 
 def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
     """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
-    parsed, folder = planned(texts)
+    parsed, folder, first = planned(texts)
     if grid.count_cells(parsed) == 1:
         print("no key was given several values, so this sweep is one run; several are written seed=0,1,2")
-    own = [f"hydra.sweep.dir={grid.quoted(str(folder))}", "hydra.sweep.subdir=."]
-    own += [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(grid.quoted, plan.fixed_keys(parsed)))}]"]
-    own += ["hydra/launcher=basic"] if in_process else []
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     streams.spare()
-    launcher.register()
-    launcher.SWEEP = sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
-    unforeseen = 0  # exit code of what Hydra has told
+    sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
+    is_ours = not in_process and all(o.key_or_group != "hydra/launcher" or o.value() == launcher.NAME for o in parsed)
+    unforeseen = 0  # exit code of what nobody foresaw, once it is told
     with folders.locked(folder, instead="study="), StopSignal() as stop_signal:
-        if in_process or any(o.key_or_group == "hydra/launcher" and o.value() != launcher.NAME for o in parsed):
-            record.write(folder, command=sweep.command, cells=[cell.folder for cell in all_cells(parsed, folder)])
         try:
-            hydra_main(["-m", *map(grammar.evaluated, grid.with_preset(texts)), *own], elsewhere.task(stop_signal))
+            cells = all_cells(parsed, folder)
+            if is_ours:
+                launcher.run(sweep, cells, folder, repeated=grid.count_cells(parsed) - len(cells), options=first)
+            else:
+                record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
+                hydra_main(by_hydra(texts, parsed, folder, in_process=in_process), elsewhere.task(stop_signal))
         except SystemExit as error:  # who raised it has said why
             if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
                 sweep.stopped = error.code
@@ -91,9 +95,6 @@ def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bo
             raise FolderError(f"{folder}: cannot be written ({error.strerror or error})") from None
         except Exception as error:  # of another launcher, or of the cell that it ran
             unforeseen = complain(SkiplabError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
-        if sweep.refused:
-            forget(folder)
-            raise sweep.refused
         jobs = sweep.ended or [of_folder(cell, is_stopped=sweep.stopped > 0) for cell in all_cells(parsed, folder)]
         if not sweep.ended and not sweep.stopped and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs):
             return 1  # nothing was even started; Hydra has said why
@@ -102,6 +103,14 @@ def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bo
         told = answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
         code = code or told
     return code
+
+
+def by_hydra(texts: Sequence[str], parsed: Sequence[grid.Override], folder: Path, *, in_process: bool) -> list[str]:
+    """The arguments by which Hydra runs a study under another launcher, the study's folder and its fixed keys among them."""
+    excluded = ",".join(map(grid.quoted, plan.fixed_keys(parsed)))
+    own = [f"hydra.sweep.dir={grid.quoted(str(folder))}", "hydra.sweep.subdir=."]
+    own += [f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]", *(["hydra/launcher=basic"] if in_process else [])]
+    return ["-m", *map(grammar.evaluated, grid.with_preset(texts)), *own]
 
 
 def forget(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from skiplab import config as configs, folders, overrides, placement
+from skiplab import composition, config as configs, folders, placement
 from skiplab.errors import SkiplabError, Stopped
 from skiplab.launch import complain, launch, settled
 from skiplab.signals import StopSignal
@@ -40,7 +40,7 @@ def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
     """The cell's run, from where it stands; nothing if it is finished. Its exit code, and whether it was told to stop."""
     hydra_config = HydraConfig.get()
     texts, fixed = list(hydra_config.overrides.task), list(hydra_config.job.config.override_dirname.exclude_keys)
-    cell = plan.cell_of(texts, plan.within_budget(configs.check(overrides.plain(cfg))), folder=Path(hydra_config.sweep.dir), fixed=fixed)
+    cell = plan.cell_of(texts, plan.within_budget(configs.check(composition.plain(cfg))), folder=Path(hydra_config.sweep.dir), fixed=fixed)
     if cell.is_finished:
         print(f"done before: {cell.words}")
         return 0, False

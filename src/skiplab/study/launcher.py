@@ -1,85 +1,53 @@
-"""The launcher of sweeps, a plugin of Hydra's: every cell is a process of its own, and what is finished stays so. Imports no torch."""
+"""How a study runs on this machine: every cell is a process of its own, and what is finished stays so. Imports no torch."""
 
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 
 from skiplab import folders
-from skiplab.config import check as check_config
 from skiplab.cores import counted
-from skiplab.errors import SkiplabError
-from skiplab.overrides import plain
+from skiplab.schema import Config
 from skiplab.signals import StopSignal
 from skiplab.study import plan, record, slots, supervise, view
 from skiplab.study.supervise import Job
 
-PACKAGE, NAME = "hydra_plugins", "skiplab"
+NAME = "skiplab"
 
 
 @dataclass
 class Sweep:
-    """What the command knows of this process's sweep, and what became of it: Hydra hands nothing over or back."""
+    """A study's command, and what became of it."""
 
     command: str  # as one types it
     ended: list[Job] = field(default_factory=list)
-    refused: SkiplabError | None = None  # what stood against the whole sweep
     stopped: int = 0  # the exit code that a signal has asked for
 
 
-SWEEP = Sweep("")
+def run(sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int, options: Config) -> None:
+    """Run the cells of a study and remember in `sweep` what became of each. A failed one is told and counted, not raised.
 
-
-class StudyLauncher(Launcher):
-    """`hydra/launcher=skiplab`, the default."""
-
-    def __init__(self) -> None:
-        self.config: Any = None
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        """Hydra's: what the sweep was composed to."""
-        self.config = config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the cells; a failed one is told and counted, not raised, and so is what stands against the whole sweep."""
-        try:
-            if not (SWEEP.stopped or SWEEP.refused):  # Hydra goes on with the next batch of a sweep in parts
-                self.run(job_overrides)
-        except SkiplabError as error:
-            SWEEP.refused = error  # Hydra would print a traceback
-        return [JobReturn(overrides=texts, status=JobStatus.COMPLETED) for texts in job_overrides]
-
-    def run(self, job_overrides: Sequence[Sequence[str]]) -> None:
-        """Plan the cells, run them, remember what became of each."""
-        options = check_config(plain(self.config))
-        folder = Path(self.config.hydra.sweep.dir)
-        cells = plan.cells_of(job_overrides, folder=folder, fixed=list(self.config.hydra.job.config.override_dirname.exclude_keys))
-        if (twice := len(job_overrides) - len(cells)) > 0:
-            print(f"{twice} of {len(job_overrides)} cells describe the same runs as others, to the bit; each is run once")
-        places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
-        places = places[: max(1, sum(not cell.is_finished for cell in cells))]
-        record.write(folder, command=SWEEP.command, cells=[cell.folder for cell in cells])
-        print(introduction(folder, cells, places), flush=True)
-        jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
-        shown = view.of_terminal(slots=len(places))
-        try:
-            with StopSignal() as stop_signal:  # in place of the command's own, which ends the process
-                stop_signal.advice = "stopped; the same command again goes on"
-                with stop_signal.heeded():
-                    goes_on = options.on_error == "continue"
-                    code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
-                    SWEEP.stopped = SWEEP.stopped or code
-                    stop_signal.asked = 0  # what is left is the table
-        finally:
-            shown.close()
-            SWEEP.ended += jobs
+    `repeated`: how many combinations have dropped out as the same as others. `options`: a config with the study's own keys.
+    """
+    if repeated:
+        print(f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, to the bit; each is run once")
+    places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
+    places = places[: max(1, sum(not cell.is_finished for cell in cells))]
+    record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
+    print(introduction(folder, cells, places), flush=True)
+    jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
+    shown = view.of_terminal(slots=len(places))
+    try:
+        with StopSignal() as stop_signal:  # in place of the command's own, which ends the process
+            stop_signal.advice = "stopped; the same command again goes on"
+            with stop_signal.heeded():
+                goes_on = options.on_error == "continue"
+                code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+                sweep.stopped = sweep.stopped or code
+                stop_signal.asked = 0  # what is left is the table
+    finally:
+        shown.close()
+        sweep.ended += jobs
 
 
 def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slots.Slot]) -> str:
@@ -112,12 +80,3 @@ def lacking(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
 def without_seed(cell: plan.Cell) -> str:
     """What a cell is called, whatever its seed."""
     return " ".join(word for word in cell.words.split(" ") if not word.startswith("seed="))
-
-
-def register() -> None:
-    """Make the launcher known to Hydra, which takes plugins from the package hydra_plugins alone: there it is this module's other name."""
-    StudyLauncher.__module__ = f"{PACKAGE}.{NAME}"
-    Plugins.instance().register(StudyLauncher)  # the first call has looked for installed ones
-    package = sys.modules.get(PACKAGE) or ModuleType(PACKAGE)
-    sys.modules |= {PACKAGE: package, f"{PACKAGE}.{NAME}": sys.modules[__name__]}
-    setattr(package, NAME, sys.modules[__name__])

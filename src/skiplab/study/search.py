@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import checkpoint, config as configs, folders, grid, overrides, streams
+from skiplab import checkpoint, composition, config as configs, folders, grid, overrides, streams
 from skiplab.errors import FolderError, UsageError, in_words
 from skiplab.listing import percent
 from skiplab.schema import Config
@@ -79,7 +79,7 @@ def command(options: Options) -> int:
         raise UsageError("seed: to search over seeds is to pick luck; give one, and compare the best by train -m seed=0,1,2")
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     spaces.check_ends(parsed, fixed)
-    base = overrides.compose_config(fixed)
+    base = composition.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
     folder = plan.STUDIES / (base.study or name_of(parsed))
@@ -185,7 +185,7 @@ class Search:
         """A trial's job; None if its combination cannot be, or was run before: the study is told at once."""
         texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         try:
-            config = plan.within_budget(sealed(overrides.compose_config(texts)))
+            config = plan.within_budget(sealed(composition.compose_config(texts)))
         except UsageError as error:
             trial.set_user_attr("reason", str(error).split("\n")[0])
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
