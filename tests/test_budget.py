@@ -10,7 +10,14 @@ from skiplab import budget, constraints, folders, parts
 from skiplab.errors import UsageError
 
 
-@pytest.mark.parametrize(("block", "kind"), [("conv", "macs"), ("residual_down", "params"), ("skip", "params")])
+@pytest.mark.parametrize(
+    ("block", "kind"),
+    [
+        pytest.param("conv", "macs", marks=pytest.mark.slow),
+        pytest.param("residual_down", "params", marks=pytest.mark.slow),
+        ("skip", "params"),
+    ],
+)
 def test_the_nearest_width_of_all(block: str, kind: str) -> None:
     config = compose(f"block={block}", f"match={kind}", "target=50k" if kind == "params" else "target=300k", "depth=4")
     step = constraints.width_divisor(config)

@@ -76,8 +76,11 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("channels_last", ["true", "false"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+# By default each feature with each optimizer; with -m slow in the other memory layout too.
+@pytest.mark.parametrize(
+    ("optimizer", "channels_last"),
+    [("sgd", "true"), ("adam", "false"), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("sgd", "false"), ("adam", "true")))],
+)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_resumed_equals_straight(feature: str, optimizer: str, channels_last: str, tmp_path: Path) -> None:
     dropout = () if feature in ("dropout", "all") else ("model.dropout=0.0",)

@@ -595,7 +595,7 @@ def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --------------------------------------------------------------------------------------------------------------- fuzzing
 
 EDITS = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=4)
-FUZZ = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+FUZZ = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
 def edited(content: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:

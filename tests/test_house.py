@@ -38,7 +38,15 @@ FACES_THE_USER = {
     "verbs",
     "verify",
 }
-FACES_THE_USER |= {"budget", "grammar", "plugins", "provenance", "typed", *(name for name in NAMES if name.startswith("study."))}
+FACES_THE_USER |= {
+    "budget",
+    "composition",
+    "grammar",
+    "plugins",
+    "provenance",
+    "typed",
+    *(name for name in NAMES if name.startswith("study.")),
+}
 KNOWS_THE_KEYS = {"config", "constraints", "schema"}
 STARTS_WITHOUT_TORCH = (
     *(
@@ -57,7 +65,7 @@ STARTS_WITHOUT_TORCH = (
         "placement",
     ),
     *("errors", "files", "signals", "checkpoint", "torchrun", "cores", "grid", "grammar", "functions", "plugins"),
-    *("provenance", "regular", "sections", "study.record", "typed", "values", "contents"),
+    *("composition", "provenance", "regular", "sections", "study.record", "typed", "values", "contents"),
     *("study.command", "study.plan", "study.launcher", "study.supervise", "study.view", "study.slots", "study.warm", "study.elsewhere"),
 )
 MAX_LINES, MAX_FUNCTION_LINES = 350, 60

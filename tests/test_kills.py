@@ -41,6 +41,7 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
 # -------------------------------------------------------------------------------------------------------------- kill -9
 
 
+@pytest.mark.slow
 def test_the_command_killed_three_times_and_given_again(tmp_path: Path, straight: dict[str, str]) -> None:
     """While it starts, between two saves, and in the final report: each time the same command again."""
     process = start(*SMALL, cwd=tmp_path)
@@ -246,6 +247,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
     assert not folders.is_locked(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     command = (*SMALL, "trainer.max_time=1e-9")
     (tmp_path / "outputs/2020-01-01/00-00-00-digits-deepcnn-conv").mkdir(parents=True)  # a leftover, of another day: not touched

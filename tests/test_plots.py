@@ -145,8 +145,10 @@ def matrix_of(num_classes: int, num_images: int, accuracy: float) -> NDArray[np.
     ("matrix", "classes"),
     [
         pytest.param(matrix_of(10, 360, 0.98), [str(i) for i in range(10)], id="digits"),
-        pytest.param(matrix_of(10, 10_000, 0.4), [*"abcdefgh", "automobile", "airplane"], id="cifar10"),
-        pytest.param(matrix_of(100, 10_000, 0.7), [f"pickup_truck {i}" for i in range(100)], id="a hundred classes"),
+        pytest.param(matrix_of(10, 10_000, 0.4), [*"abcdefgh", "automobile", "airplane"], id="cifar10", marks=pytest.mark.slow),
+        pytest.param(
+            matrix_of(100, 10_000, 0.7), [f"pickup_truck {i}" for i in range(100)], id="a hundred classes", marks=pytest.mark.slow
+        ),
         pytest.param(matrix_of(20, 2_000_000, 0.7), LONG, id="long names and large counts"),
         pytest.param(matrix_of(2, 50, 0.9), ["no", "yes"], id="two classes"),
         pytest.param(np.array([[5, 1, 0], [0, 0, 0], [0, 2, 0]]), ["a", "absent", "never right"], id="an absent class"),

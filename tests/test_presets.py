@@ -20,7 +20,7 @@ from skiplab.paths import conf_folder
 
 GROUPS = overrides.groups()
 # he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each are crossed with everything each time
-ALIKE = [name for name in GROUPS["experiment"] if name.startswith("he2016_") and name not in ("he2016_resnet44", "he2016_plain20")]
+ALIKE = [name for name in GROUPS["experiment"] if name.startswith("he2016_") and name != "he2016_resnet44"]
 ALIKE += ["speedrun96", "speedrun_mnist"]
 EXPERIMENTS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in GROUPS["experiment"]]
 NETWORKS = ("deepcnn", "resnet", "cifar_resnet", "imagenet_resnet", "airbench", "airbench96")
@@ -103,6 +103,7 @@ def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experi
     assert refused == expected.get(experiment, [])
 
 
+@pytest.mark.slow
 def test_every_network_goes_with_every_block_or_says_why_not() -> None:
     others = [f"model={option}" for option in GROUPS["model"] if option not in NETWORKS]
     combinations = [(f"model={network}", block) for network in NETWORKS for block in options("block")]

@@ -33,12 +33,12 @@ def wait_for(condition: Any, *, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_a_study_its_folder_its_second_call_and_its_widening(tmp_path: Path, train: Train) -> None:
+def test_a_study_its_folder_its_second_call_and_its_widening(tmp_path: Path, call: Cli) -> None:
     command = ("-m", *SMALL, "study=first", "block=conv,skip")
-    done = train(*command, "depth=1")
-    assert (done.returncode, done.stderr) == (0, "")
+    code, out, err = call(*command, "depth=1")
+    assert (code, err) == (0, "")
     study = tmp_path / "outputs/studies/first"
-    assert "sweep: 2 of 2 cells done\n" in done.stdout
+    assert "sweep: 2 of 2 cells done\n" in out
     runs = cells(study)
     assert [path.name.rsplit("_", 1)[0] for path in runs] == ["block-conv_seed-0", "block-skip_seed-0"]
     assert all(folders.is_finished(path) for path in runs)
@@ -47,14 +47,14 @@ def test_a_study_its_folder_its_second_call_and_its_widening(tmp_path: Path, tra
     assert {"compare.csv", "compare.json", "compare.md", "compare.html", "compare.png"} <= {path.name for path in study.iterdir()}
     before = {path: verify.digests(path) for path in runs}
 
-    again = train(*command, "depth=1,2")
-    assert again.returncode == 0, again.stderr
-    assert "4 cells, 2 done before" in again.stdout
-    assert "sweep: 4 of 4 cells done (2 before)\n" in again.stdout
+    code, out, err = call(*command, "depth=1,2")
+    assert code == 0, err
+    assert "4 cells, 2 done before" in out
+    assert "sweep: 4 of 4 cells done (2 before)\n" in out
     assert {path: verify.digests(path) for path in runs} == before
     assert all(NAME.fullmatch(path.name) for path in cells(study) if path not in runs)
-    assert "n = 1" in again.stdout
-    assert "one seed in a group" in again.stdout
+    assert "n = 1" in out
+    assert "one seed in a group" in out
 
 
 def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:
@@ -128,7 +128,12 @@ def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_study_that_is_ended_goes_on_and_ends_equal_to_the_bit(tmp_path: Path, number: signal.Signals) -> None:
     """Its runs save and stop, also where the sweep itself is killed; the same command goes on with each."""

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from skiplab.errors import UsageError
 
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no text, line and paragraph separators
+UNPRINTABLE = ("Cc", "Zl", "Zp")  # control characters, line and paragraph separators
+NO_TEXT = "Cs"  # bytes that are no text, as Python reads them
 NOWHERE = Path(os.devnull) / "skiplab"  # nothing can be made there: a cache in it is left out
 
 
 def absolute(text: str, *, key: str) -> str:
     """Return a path as an absolute one, its `~` expanded. Raises UsageError naming the key for what no file can be called."""
+    if any(unicodedata.category(character) == NO_TEXT for character in text):  # a config file could not hold it
+        raise UsageError(f"{key}={text!r}: a path of text, without line breaks and control characters is expected")
     joined = os.path.join(os.getcwd(), given(text, key=key))
     straight = os.path.normpath(joined)  # `link/..` is not where the link lies
     return straight if os.path.realpath(straight) == os.path.realpath(joined) else joined
