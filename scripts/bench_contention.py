@@ -11,12 +11,16 @@ from pathlib import Path
 
 from bench_setup import MeasurementError, Setting, lies_there
 from bench_start import train_command
+from bench_steps import process, seconds
 from bench_table import Table
+from skiplab.cores import counted
+from skiplab.threads import WAITING
 
 BUSY = 2  # processes that compute without an end
 FOR_EVER = [sys.executable, "-c", "while True: pass"]
 SPINNING = {"GOMP_SPINCOUNT": "300000"}  # what libgomp does where nobody says anything
 ONE = ("trainer.threads=1",)
+TURNS = 10  # of each contender in a repeat
 DIGITS = ("epochs=10",)
 CASES = {  # model -> its title, what is run, and how many steps of it
     "deepcnn": ("Deep_CNN on CIFAR-10, batch 256", ("experiment=deepcnn_cifar10", "block=residual", "batch_size=256"), 40),
@@ -59,16 +63,24 @@ def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...],
 
 
 def alone(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:
-    """Seconds of training with nothing beside it: as `train` does it, against threads that spin, one a core."""
-    table = Table("contention", "training alone: threads that sleep at barriers, or spin", ("as train does it", "spinning"))
-    runs = {"train epochs=10 (digits)": DIGITS} | {title: arguments_of(setting, o, steps) for title, o, steps in cases.values()}
-    found: dict[str, tuple[list[float], list[float]]] = {case: ([], []) for case in runs}
-    for _ in range(setting.repeats):
-        for case, overrides in runs.items():
-            found[case][0].append(trained(overrides))
-            found[case][1].append(trained((*overrides, f"trainer.threads={setting.threads}"), SPINNING))
-    for case, values in found.items():
-        table.add(case, "s of training", *values, digits=2, ratio_digits=3)
+    """Seconds of steps with nothing beside them: as `train` does it, against threads that spin, one a core. In short turns."""
+    table = Table("contention", f"{TURNS} blocks of steps in turns, alone: as train waits, or spinning", ("as train does it", "spinning"))
+    blocks = {"digits": ("train (digits)", 20, 1)}
+    blocks |= {name: (title, max(1, steps // 12), setting.threads) for name, (title, _, steps) in cases.items()}
+    for case, (title, steps, threads) in blocks.items():
+        found: tuple[list[float], list[float]] = ([], [])
+        with (
+            process(setting, case, threads=threads, environment=dict(WAITING)) as ours,
+            process(setting, case, threads=setting.threads, environment=SPINNING) as spinning,
+        ):
+            for repeat in range(setting.repeats):
+                sums = [0.0, 0.0]
+                for turn in range(TURNS):
+                    for which in (0, 1) if (repeat + turn) % 2 else (1, 0):
+                        sums[which] += seconds((ours, spinning)[which], steps)
+                found[0].append(sums[0])
+                found[1].append(sums[1])
+        table.add(f"{title}, {TURNS} x {counted(steps, 'step')}", "s", *found, digits=2, ratio_digits=3)
     table.note("digits take one thread by the work of a step, the spinning contender has one a core")
     return table
 

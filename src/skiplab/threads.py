@@ -19,9 +19,10 @@ PER_TASK = ("SLURM_CPUS_PER_TASK", SHARE)
 LEAST_WORK = 1.0e9  # FLOPs of a step for each thread, below which a thread more costs what it brings (docs/performance.md)
 MACHINE = re.compile(r"(?:\d+ x )?cpu, (\d+) threads")  # as hardware.comparable writes it
 
-# How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's spin for a millisecond or so at each of
-# the hundreds of barriers of a step: beside other work that takes the core from the thread that is waited for.
-WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's spin 300,000 times, a millisecond or
+# so, at each of the hundreds of barriers of a step: beside other work that takes the core from the thread that is waited for. Not to spin
+# at all costs 2 to 4 % where nothing else runs (docs/performance.md).
+WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 WISHES = ("OMP_WAIT_POLICY", *WAITING)  # by which a user says so himself
 
 
