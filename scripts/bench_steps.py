@@ -20,7 +20,7 @@ WARMUP = 3  # steps before the first answer
 
 @contextmanager
 def process(setting: Setting, case: str, *, threads: int, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    """A process of its own, ready to do steps of `case`, a name of MODELS or `digits`, on so many threads."""
+    """A process of its own, ready to do steps of `case`, a name of MODELS, on so many threads."""
     told = json.dumps(asdict(replace(setting, threads=threads)))
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     command = [sys.executable, __file__, told, case]
@@ -46,14 +46,11 @@ def seconds(started: "subprocess.Popen[str]", steps: int) -> float:
 
 def main(told: str, case: str) -> None:
     """Build the trainer of a case, then do what stdin asks for."""
-    from skiplab import parts
 
     setting = Setting(**json.loads(told))
-    config = bench_setup.config_of(setting, *(MODELS[case].overrides if case in MODELS else ()))
+    config = bench_setup.config_of(setting, *MODELS[case].overrides)
     device = bench_setup.set_up(setting, config)
-    split = (
-        parts.training_data(config, device)[0] if case == "digits" else bench_setup.images_of(setting, config, 12 * config.batch_size)[0]
-    )
+    split, _ = bench_setup.images_of(setting, config, 12 * config.batch_size)
     with bench_setup.trainer_of(config, split, device) as trainer:
         trainer.model.train()
         step = 0

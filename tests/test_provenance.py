@@ -103,6 +103,7 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     assert code == 0, err
     assert "changed on the way: epochs 1 -> 2 at step 6" in out
     assert "changed on the way: epochs 1 -> 2 at step 6" in (first / folders.LOG).read_text()
+    assert (first / "report.txt").read_text().splitlines()[0].endswith("; changed on the way: epochs 1 -> 2 at step 6")
     stretched, history = result(first), [{"step": 6, "key": "epochs", "from": 1, "to": 2}]
     assert stretched["changed"] == history
     assert yaml.safe_load((first / folders.CONFIG).read_text())["changed"] == history
@@ -208,6 +209,7 @@ def test_a_config_that_was_edited_by_hand_is_refused_by_every_reader(run: Path, 
     code, _, err = call(*TINY, f"init_from={run}")
     assert code == 2
     assert err.startswith(f"error: init_from={run.absolute()}/config.yaml: edited by hand")
+    assert f"{run}  (config.yaml was edited by hand)" in call("list", ".", command="skiplab")[1]
 
 
 def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(run: Path, call: Cli) -> None:

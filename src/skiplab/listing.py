@@ -78,6 +78,8 @@ def row(folder: Path) -> tuple[str, ...]:
             reason = str(error).split("\n")[0].removeprefix(f"{folder / folders.CONFIG}: ")
             problem = f"its {folders.CONFIG} does not pass the check: {reason}"
     where = printable(shlex.quote(str(folder)))
+    if stored is not None and config.identity(stored) != folders.identity_of(folder):
+        where += "  (config.yaml was edited by hand)"
     if stored is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
     state = folders.state_of(folder)

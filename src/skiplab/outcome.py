@@ -130,7 +130,8 @@ def draw_finished(config: Config, trainer: Trainer, folder: Path, log: Log, end:
 def heading_of(config: Config, split: str, chosen: str) -> str:
     """The first line of a report: its label if it has one, what was tested, and which weights."""
     label = f"{' '.join(config.name.split())}: " if config.name is not None else ""
-    return f"{label}{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({chosen})"
+    changed = f"; changed on the way: {provenance.in_words(config.changed)}" if config.changed else ""
+    return f"{label}{config.dataset.name} {SPLITS[split]}, {config.model.name} of {config.block.name} blocks ({chosen}){changed}"
 
 
 def arrays_of(predictions: dict[str, report.Predictions]) -> dict[str, np.ndarray]:
