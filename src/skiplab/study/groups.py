@@ -54,7 +54,13 @@ class Group:
 
     def cost(self, name: str) -> float:
         """The mean of params, macs or seconds."""
-        return sum(result.metric(name) for result in self.results) / self.n
+        if name not in self._costs:
+            self._costs[name] = sum(result.metric(name) for result in self.results) / self.n
+        return self._costs[name]
+
+    @functools.cached_property
+    def _costs(self) -> dict[str, float]:
+        return {}
 
 
 @functools.cache
@@ -69,11 +75,11 @@ def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | Non
 
     `by` are keys by their full paths; None: what differs. Raises UsageError where a group would hold the same seed twice.
     """
-    keys = differing(results) if by is None else list(by)
+    candidates = varying(results)
+    keys = telling(results, candidates) if by is None else list(by)
     held: dict[str, list[Result]] = {}
     for result in results:
         held.setdefault(json.dumps([result.values.get(key) for key in keys]), []).append(result)
-    candidates = varying(results)
     for members in held.values():
         check_seeds(members, keys, candidates)
     groups: list[Group] = []
@@ -94,12 +100,16 @@ def sortable(value: Any) -> tuple[int, float, str]:
 
 
 def differing(results: Sequence[Result], candidates: Sequence[str] | None = None) -> list[str]:
+    """The keys that tell these runs apart. `candidates`: what differs between some of them and others."""
+    return telling(results, varying(results) if candidates is None else [key for key in candidates if differs(key, results)])
+
+
+def telling(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     """What tells runs apart that differ in more than the seed, the plainest first; what follows from a choice is left out.
 
     That is a value that is the same wherever an option is (a block's bias follows from block.name, a data set's epochs from dataset.name),
     and a width that was chosen to meet a budget.
     """
-    keys = varying(results) if candidates is None else [key for key in candidates if differs(key, results)]
     rest = [key for key in keys if key != "width"]
     if rest and all(result.config.match != "none" for result in results):  # chosen, if one budget was met
         of_rest: dict[str, set[int]] = {}
