@@ -1,33 +1,16 @@
-"""What the tests share: markers that skip with a reason, small configs, a cache of their own, `train` as a process."""
+"""What every test gets: markers that skip with a reason, folders of its own, and the fixtures by which it calls a command."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this small only wait for a second thread
-
-from skiplab import cli, composition, files
+from helpers import HAS_REAL_DATA, REAL_ROOT, SMALL, Cli, Train, last_of, start
+from skiplab.cli import main
+from skiplab.cli.skiplab import skiplab_command
 from skiplab.launch import guarded
-from skiplab.schema import Config
-
-REAL_ROOT = files.default_root()  # before any test moves the cache
-HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
-    REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
-).is_file()
-
-# 18 steps; a save and an evaluation every second one
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
-SMALL = (*SMALL, "pictures=never")  # which take a second
-
-
-def last_of(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Arguments with a test's own values in place of those of SMALL before them: a command line gives each key once."""
-    keys = [text.partition("=")[0] if "=" in text and not text.startswith("-") else "" for text in arguments]
-    return tuple(text for i, (key, text) in enumerate(zip(keys, arguments, strict=True)) if not key or key not in keys[i + 1 :])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -60,15 +43,11 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def compose(*texts: str) -> Config:
-    """The checked config of a command line."""
-    return composition.compose_config(texts)
-
-
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The digests of a run of SMALL to which nothing happens; made once for all workers."""
-    from skiplab import folders, verify
+    from skiplab.cli import verify
+    from skiplab.runs import folders
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -81,22 +60,18 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return verify.digests(shared / "straight/run")
 
 
-Train = Callable[..., subprocess.CompletedProcess[str]]
-Cli = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr.
 
     `as_typed`: also a key that is given twice; elsewhere a test's own value counts.
     """
-    monkeypatch.setattr("skiplab.outcome.draw", lambda *_, **__: None)
+    monkeypatch.setattr("skiplab.finish.draw", lambda *_, **__: None)
 
     def run(*arguments: str, command: str = "train", as_typed: bool = False) -> tuple[int, str, str]:
         arguments = arguments if as_typed else last_of(arguments)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
-        entry = cli.train_command if command == "train" else cli.skiplab_command
+        entry = main.train_command if command == "train" else skiplab_command
         try:
             code = guarded(lambda: entry(list(arguments)))
         except SystemExit as error:
@@ -105,20 +80,6 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return code, captured.out, captured.err
 
     return run
-
-
-def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Popen[str]:
-    """`train` (or `skiplab`) as a process of its own, one thread, without a terminal."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    return subprocess.Popen(
-        [str(Path(sys.executable).parent / command), *last_of(arguments)],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skiplab.blocks import Style
+from skiplab.networks.blocks import Style
 
 
 class Tape:

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from skiplab import constraints, parts
+from skiplab import build
+from skiplab.config import rules
+from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.schema import Config
 
 NEAR = 0.1  # of the target: how far off the nearest width may be
 WIDEST = 2**14  # channels
@@ -17,7 +18,7 @@ def solved(config: Config) -> Config:
     if config.match == "none":
         return config
     assert config.target is not None
-    step = constraints.width_divisor(config)
+    step = rules.width_divisor(config)
     if is_nearest(config, step=step):  # a cell of a study comes with its width
         return config
     low, high = 1, WIDEST // step  # in multiples of `step`; cost grows with the width
@@ -28,7 +29,7 @@ def solved(config: Config) -> Config:
     width = min((w * step for w in (low - 1, low) if w >= 1), key=lambda w: abs(cost(config, w) - target))
     if abs(cost(config, width) / config.target - 1) > NEAR:
         around = " and ".join(f"{cost(config, w):,} at width={w}" for w in sorted({width, max(step, width - step), width + step}))
-        raise UsageError(f"target={config.target:,}: no width of {parts.describe(config)} comes within 10 % ({config.match}: {around})")
+        raise UsageError(f"target={config.target:,}: no width of {build.describe(config)} comes within 10 % ({config.match}: {around})")
     return replace(config, width=width)
 
 
@@ -52,5 +53,5 @@ def in_words(config: Config) -> str:
 def cost(config: Config, width: int) -> int:
     """Parameters or multiply-accumulates of the config's network at a width; no memory is taken for it."""
     with torch.device("meta"):
-        summary = parts.summary_of(config, parts.network(replace(config, width=width), torch.device("meta")))
+        summary = build.summary_of(config, build.network(replace(config, width=width), torch.device("meta")))
     return summary.parameters if config.match == "params" else summary.macs

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from skiplab import streams, torchrun
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped, UsageError
-from skiplab.signals import StopSignal
+from skiplab.machine import streams, torchrun
+from skiplab.machine.signals import StopSignal
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
 TRACEBACK = "SKIPLAB_TRACEBACK"  # the environment's name for: show tracebacks too
@@ -108,7 +108,7 @@ def show_traceback() -> None:
 
 def error_log() -> Path:
     """Return where tracebacks go of what is no run: a file in the cache folder."""
-    from skiplab.files import cache_folder
+    from skiplab.locations import cache_folder
 
     return cache_folder() / "errors.log"
 
@@ -119,14 +119,15 @@ def as_one(command: Callable[[], int]) -> int:
     if place is None or place.size == 1:
         return command()
     if place.rank > 0:
-        from skiplab import processes, run
+        from skiplab import run
+        from skiplab.machine import processes
 
         processes.follow_torchrun(place, run.follow)
         return 0
     try:
         return command()
     finally:
-        from skiplab import processes
+        from skiplab.machine import processes
 
         processes.tell_torchrun_over()
 
@@ -137,7 +138,8 @@ def settled(config: Any) -> Any:
     Imports torch. Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from names no run: before a
     folder is made or data are read.
     """
-    from skiplab import budget, hardware, provenance
+    from skiplab import budget, provenance
+    from skiplab.machine import devices as hardware
 
     config = provenance.pinned(config)
     if config.match != "none":
@@ -159,7 +161,7 @@ def complain(error: SkiplabError) -> int:
 
 def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     """Run `config` in `folder`, whose lock is held; a finished run prints its report."""
-    from skiplab import folders
+    from skiplab.runs import folders
 
     if folders.is_finished(folder):
         try:

@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from skiplab import checkpoint, config as configs, folders, locations, provenance, regular
+from skiplab import locations, provenance, regular
+from skiplab.config import validate as configs
+from skiplab.config.schema import Config
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
-from skiplab.schema import Config
+from skiplab.runs import checkpoint, folders
 
 OUTPUTS = Path("outputs")
 LONGEST_LABEL = 40  # characters of name= in a folder's name

@@ -12,9 +12,12 @@ from typing import Any
 
 import yaml
 
-from skiplab import checkpoint, config as configs, contents, folders, locations, regular, threads
+from skiplab import locations, regular
+from skiplab.config import validate as configs
+from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
-from skiplab.schema import Change, Config
+from skiplab.machine import threads
+from skiplab.runs import checkpoint, contents, folders
 
 
 def load(folder: Path) -> Config:

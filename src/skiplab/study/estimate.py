@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from skiplab import parts
-from skiplab.cores import num_cores
-from skiplab.schema import Config
+from skiplab import build
+from skiplab.config.schema import Config
+from skiplab.machine.cpu import num_cores
 
 SIZE, TIMES = 1024, 5  # of the matrix product that the machine is measured by, and how often
 REACHED = 0.3  # of its rate in training: measured, 0.2 to 0.6 on a CPU for the networks here
@@ -39,7 +39,7 @@ def flops_of(config: Config) -> float:
     """What a run's forward passes in training cost."""
     images = config.steps * config.batch_size if config.steps else config.epochs * config.dataset.train_images
     images = min(images, (config.trainer.limit_steps or images) * config.batch_size)
-    return images * parts.summary_of(config, parts.network(config, torch.device("cpu"))).flops
+    return images * build.summary_of(config, build.network(config, torch.device("cpu"))).flops
 
 
 def rate(device: torch.device) -> float:

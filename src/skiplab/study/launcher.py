@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from skiplab import folders
-from skiplab.cores import counted
-from skiplab.schema import Config
-from skiplab.signals import StopSignal
-from skiplab.study import plan, record, slots, supervise, view
-from skiplab.study.supervise import Job
+from skiplab.config.schema import Config
+from skiplab.machine.signals import StopSignal
+from skiplab.runs import folders
+from skiplab.study import plan, progress_view, record, slots, supervisor
+from skiplab.study.supervisor import Job
+from skiplab.words import counted
 
 NAME = "skiplab"
 
@@ -36,13 +36,13 @@ def run(sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int
     record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
     print(introduction(folder, cells, places), flush=True)
     jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
-    shown = view.of_terminal(slots=len(places))
+    shown = progress_view.of_terminal(slots=len(places))
     try:
         with StopSignal() as stop_signal:  # in place of the command's own, which ends the process
             stop_signal.advice = "stopped; the same command again goes on"
             with stop_signal.heeded():
                 goes_on = options.on_error == "continue"
-                code = supervise.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+                code = supervisor.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
                 sweep.stopped = sweep.stopped or code
                 stop_signal.asked = 0  # what is left is the table
     finally:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import composition, config as configs, folders, locations, overrides, placement, provenance, regular
+from skiplab import locations, placement, provenance, regular
+from skiplab.config import compose, overrides, validate as configs
+from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.schema import Config
+from skiplab.runs import folders
 
 STUDIES = placement.OUTPUTS / "studies"
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters of a folder's name
@@ -87,7 +89,7 @@ def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str
     """A cell for each list of overrides; those that describe the same run, to the bit, are one. Raises UsageError on a bad config."""
     found: dict[str, Cell] = {}
     there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for texts, config in zip(jobs, composition.compose_all(jobs), strict=True):
+    for texts, config in zip(jobs, compose.compose_all(jobs), strict=True):
         config = within_budget(config)
         found.setdefault(configs.identity(config), cell_of(texts, config, folder=folder, fixed=fixed, there=there))
     by_folder: dict[Path, Cell] = {}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from skiplab.signals import StopSignal, of_submitit
+from skiplab.machine.signals import StopSignal, of_submitit
 
 STOPPED = 143  # what a preempted run ends with, as after SIGTERM
 

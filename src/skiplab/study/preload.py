@@ -4,13 +4,14 @@ import gc
 import os
 from contextlib import suppress
 
-from skiplab.signals import keep_back
+from skiplab.machine.signals import keep_back
 
 keep_back()  # a signal to the whole group, a terminal's Ctrl-C above all, is for the sweep
 with suppress(OSError, AttributeError):
     os.setsid()
 gc.disable()
 
-from skiplab import launch, outcome, plots, run  # noqa: E402, F401
+from skiplab import finish, launch, run  # noqa: E402, F401
+from skiplab.runs import plots  # noqa: E402, F401
 
 gc.freeze()  # what is shared stays shared: the collector would write into it

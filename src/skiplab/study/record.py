@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from skiplab import checkpoint, contents, folders, regular
+from skiplab import regular
 from skiplab.errors import UsageError
+from skiplab.runs import checkpoint, contents, folders
 
 RECORD = "study.json"
 

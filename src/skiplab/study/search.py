@@ -15,13 +15,15 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import checkpoint, composition, config as configs, folders, grid, overrides, streams
+from skiplab.config import compose, grid, overrides, validate as configs
+from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError, in_words
-from skiplab.listing import percent
-from skiplab.schema import Config
-from skiplab.signals import StopSignal
-from skiplab.study import plan, record, slots, space as spaces, supervise, view
-from skiplab.study.supervise import Job
+from skiplab.machine import streams
+from skiplab.machine.signals import StopSignal
+from skiplab.runs import checkpoint, folders
+from skiplab.study import plan, progress_view, record, search_space as spaces, slots, supervisor
+from skiplab.study.supervisor import Job
+from skiplab.words import percent
 
 JOURNAL = "search.journal"
 PICTURE = "search.png"
@@ -79,7 +81,7 @@ def command(options: Options) -> int:
         raise UsageError("seed: to search over seeds is to pick luck; give one, and compare the best by train -m seed=0,1,2")
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     spaces.check_ends(parsed, fixed)
-    base = composition.compose_config(fixed)
+    base = compose.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
     folder = plan.STUDIES / (base.study or name_of(parsed))
@@ -161,10 +163,10 @@ class Search:
             + f"; {len(places)} at a time",
             flush=True,
         )
-        shown = Watched(view.of_terminal(slots=len(places), total=self.options.trials - done), self)
+        shown = Watched(progress_view.of_terminal(slots=len(places), total=self.options.trials - done), self)
         try:
             with StopSignal() as stop_signal, stop_signal.heeded():
-                return supervise.run(
+                return supervisor.run(
                     jobs, places, shown, stop_signal, retries=base.retries, go_on=True, more=self.more, is_hopeless=self.is_hopeless
                 )
         finally:
@@ -185,7 +187,7 @@ class Search:
         """A trial's job; None if its combination cannot be, or was run before: the study is told at once."""
         texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         try:
-            config = plan.within_budget(sealed(composition.compose_config(texts)))
+            config = plan.within_budget(sealed(compose.compose_config(texts)))
         except UsageError as error:
             trial.set_user_attr("reason", str(error).split("\n")[0])
             self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
@@ -270,7 +272,7 @@ class Search:
         print(f"the best again:  train {grid.for_people(texts)}")
         history = [(trial.number, trial.value, trial.state.name) for trial in trials if trial.value is not None]
         try:
-            from skiplab.study import pictures  # matplotlib: half a second
+            from skiplab.study.compare import pictures  # matplotlib: half a second
 
             print(f"written: {pictures.search(self.folder / PICTURE, history, importances)}")
         except Exception as error:  # the search is done, whatever becomes of its picture
@@ -288,7 +290,7 @@ class Search:
 class Watched:
     """A view that also tells the search."""
 
-    def __init__(self, inner: view.Lines, search: Search):
+    def __init__(self, inner: progress_view.Lines, search: Search):
         self.inner, self.search = inner, search
 
     def changed(self, job: Job, jobs: Sequence[Job]) -> None:

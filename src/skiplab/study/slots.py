@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.schema import Config
-from skiplab.threads import SHARE, given
+from skiplab.machine.threads import SHARE, given
 
 
 @dataclass(frozen=True)

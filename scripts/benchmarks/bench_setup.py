@@ -1,0 +1,259 @@
+"""What the parts of scripts/bench share: the models, the images, our trainer as `train` builds it, and processes of their own."""
+
+import contextlib
+import importlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import torch
+
+    from skiplab.config.schema import Config
+    from skiplab.data.batches import Split
+    from skiplab.training.trainer import Trainer
+
+COMMAND = Path(__file__).resolve().parents[1] / "bench"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much of a model is timed at once: steps of a block, pairs of blocks a repeat, images of a pass and of an evaluation."""
+
+    block: int
+    pairs: int
+    images: int
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and its recipe, as `train` takes it."""
+
+    title: str
+    overrides: tuple[str, ...]
+    on_cpu: Pace
+    warmup: int = 3  # steps before a clock starts, on a CPU
+
+
+MODELS = {
+    "deepcnn": Model("Deep_CNN, batch 256", ("experiment=deepcnn_cifar10", "block=residual"), Pace(5, 16, 9216, 4000)),
+    "resnet": Model("document 2's ResNet, batch 256", ("experiment=resnet_mnist", "batch_size=256"), Pace(1, 16, 2048, 1000), 1),
+    "resnet20": Model("ResNet-20, batch 128", ("model=resnet20", "dataset=cifar10"), Pace(3, 16, 4096, 2000)),
+    "resnet18": Model("ResNet-18, batch 128", ("model=resnet18", "dataset=cifar10"), Pace(1, 8, 512, 500), 1),
+}
+ON_CUDA, WARMUP_ON_CUDA = Pace(50, 16, 40_000, 10_000), 20
+FAST_ON_CUDA = ("trainer.amp=bf16", "trainer.compile=true")  # what ours is given where the other side has it too
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every measurement is told."""
+
+    threads: int
+    device: str
+    root: str
+    repeats: int
+    airbench: tuple[str, ...] = ()  # published scripts for speedrun
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def pace(self, model: str) -> Pace:
+        """How much of the model is timed at once on this device."""
+        return ON_CUDA if self.is_cuda else MODELS[model].on_cpu
+
+    def warmup(self, model: str) -> int:
+        """Steps before a clock starts."""
+        return WARMUP_ON_CUDA if self.is_cuda else MODELS[model].warmup
+
+
+class MeasurementError(Exception):
+    """A measurement's process failed; it has said why on stderr. `exit_code` is what to end with."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# ------------------------------------------------------------------------------------------------- processes of their own
+
+
+def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, Any]:
+    """What `MODULE:FUNCTION(setting, **arguments)` returns in a fresh process, and its peak memory: `peak_mib`, `cuda_peak_mib`."""
+    from skiplab.machine import threads
+
+    job = {"function": function, "setting": asdict(setting), "arguments": arguments}
+    environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads), "KINETO_LOG_LEVEL": "99"}  # the profiler says much
+    threads.wait_asleep(environment)  # as `train` has them wait
+    tell(f"measuring {function} {' '.join(map(str, arguments.values()))}")
+    done = subprocess.run([sys.executable, str(COMMAND), "--measure", json.dumps(job)], stdout=subprocess.PIPE, text=True, env=environment)
+    tell("")
+    if done.returncode != 0:
+        raise MeasurementError(f"{function} {' '.join(map(str, arguments.values()))}: the measurement failed", exit_code=done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tell(text: str) -> None:
+    """What is going on, on a terminal only, in place of what was told before."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def in_turns(functions: dict[str, str], setting: Setting, **arguments: Any) -> dict[str, list[dict[str, Any]]]:
+    """Each contender's results, one a repeat, each from a process of its own; the contenders take turns, order swapped each time."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in functions}
+    for repeat in range(setting.repeats):
+        for name in list(functions)[:: 1 if repeat % 2 == 0 else -1]:
+            results[name].append(in_process(functions[name], setting, **arguments))
+    return results
+
+
+def measure(text: str) -> None:
+    """Run the job that `in_process` describes, its result as JSON on stdout."""
+    job = json.loads(text)
+    module, _, name = job["function"].partition(":")
+    setting = Setting(**job["setting"])
+    with quiet_terminal():
+        result = getattr(importlib.import_module(module), name)(setting, **job["arguments"])
+    print(json.dumps(peaks() | result))
+
+
+def peaks() -> dict[str, float | None]:
+    """The process's peak memory so far, in MiB, on the host and of tensors on the GPU."""
+    import resource
+
+    torch: Any = sys.modules.get("torch")
+    on_cuda = bool(torch) and torch.cuda.is_initialized()
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there
+    return {
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "cuda_peak_mib": torch.cuda.max_memory_allocated() / 2**20 if on_cuda else None,
+    }
+
+
+class Nowhere(io.TextIOWrapper):
+    """A terminal that nobody looks at: the progress bar is drawn, the terminal's own work is not ours to count."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def quiet_terminal() -> Iterator[None]:
+    """What is printed meanwhile goes nowhere, as if to a terminal."""
+    with Nowhere(open(os.devnull, "wb")) as nowhere:
+        stream: TextIO = nowhere
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield
+
+
+# ---------------------------------------------------------------------------------------------------- images and trainer
+
+
+def config_of(setting: Setting, *overrides: str) -> "Config":
+    """The checked config, by the path that the command line takes; without validation, so that no evaluation is counted."""
+    from skiplab.config import compose
+
+    return compose.compose_config([*overrides, "val_fraction=0", f"trainer.threads={setting.threads}"])
+
+
+def set_up(setting: Setting, config: "Config") -> "torch.device":
+    """Set the process up as `train` does; the device."""
+    from skiplab.machine import devices
+
+    options = config.trainer
+    device = devices.pick_device(setting.device)
+    devices.set_up(threads=options.threads, deterministic=options.deterministic, keep_allocator=options.keep_allocator)
+    return device
+
+
+def lies_there(dataset: str, root: Path) -> bool:
+    """Whether the training files of cifar10 or mnist are under `root`, so that nothing has to be fetched."""
+    from skiplab.data import official
+
+    if dataset == "mnist":
+        raw = root / "MNIST/raw"
+        return all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in official.IDX_NAMES["train"])
+    cifar = official.CIFAR10
+    versions = ((cifar.archive.folder, cifar.binary), (cifar.pickled_folder, cifar.pickled))
+    return any(all((root / folder / name).is_file() for name in files["train"]) for folder, files in versions)
+
+
+def images_of(setting: Setting, config: "Config", count: int | None = None) -> tuple["Split", str]:
+    """The first `count` training images (none: as many whole batches as there are), on the host, and where they come from."""
+    import torch
+
+    from skiplab.data import batches
+
+    dataset = config.dataset
+    if lies_there(dataset.name, Path(setting.root)):
+        arrays = batches.DATASETS[dataset.name](Path(setting.root), "train")
+        split, source = batches.Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()), f"the real {dataset.name}"
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shape = (dataset.train_images, dataset.size, dataset.size, dataset.channels)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        split = batches.Split(images, torch.randint(0, 10, shape[:1], generator=generator))
+        source = f"random images of {dataset.name}'s shape (it is not under {setting.root})"
+    size = count or len(split) // config.batch_size * config.batch_size
+    return batches.Split(split.images[:size].clone(), split.labels[:size].clone()), source
+
+
+@contextlib.contextmanager
+def trainer_of(config: "Config", split: "Split", device: "torch.device", validation: "Split | None" = None) -> "Iterator[Trainer]":
+    """Our trainer as `train` builds it, at step 0, with a folder and a log of its own."""
+    from skiplab import build
+    from skiplab.runs.log import Log
+    from skiplab.training.context import Context
+
+    training, held = split.to(device), validation and validation.to(device)
+    model = build.network(config, device)
+    accumulate = build.accumulation(config, model, training, device)
+    with tempfile.TemporaryDirectory() as name, contextlib.closing(Log(Path(name))) as log:
+        context = Context(folder=Path(name), device=device, log=log)
+        yield build.make_trainer(config, model, training, held, context, accumulate=accumulate)
+
+
+@contextlib.contextmanager
+def fitting(trainer: "Trainer") -> Iterator[Callable[[], None]]:
+    """What `Trainer.fit` does before its first step and after its last; in between, the caller calls what is yielded: `advance`."""
+    trainer.deadline, trainer.began = math.inf, time.monotonic()
+    trainer.context.log.start_bar(step=trainer.progress.step, num_steps=trainer.settings.stop_at)
+    trainer.step.model.train()
+    with trainer.saver.writer:
+        trainer.context.log.truncate_metrics(0)
+        trainer.save()
+        yield trainer.advance
+    trainer.context.log.stop_bar()
+
+
+def repeated(step: Callable[[], object], count: int) -> None:
+    """Call `step` so many times."""
+    for _ in range(count):
+        step()
+
+
+def seconds_of(work: Callable[[], object], device: "torch.device") -> tuple[float, float]:
+    """Wall and CPU seconds (of all threads) until `work` is done, also on the device."""
+    import torch
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    work()
+    wait()
+    return time.perf_counter() - began, time.process_time() - began_cpu

@@ -1,0 +1,270 @@
+"""The checkpoint container: no pickle, written atomically and in the background, its SHA-256 checked before anything in it is parsed.
+
+8 bytes   b"SKIPLAB1"                  format 1
+32 bytes  SHA-256 of all that follows
+8 bytes   length of the facts, little-endian
+...       facts: canonical JSON
+...       tensors: the safetensors format
+
+A checkpoint keeps one generation before it, NAME.prev.ckpt beside NAME.ckpt.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from skiplab.errors import CheckpointError, FolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Content = TypeVar("Content")
+MAGIC = b"SKIPLAB1"
+HEADER_SIZE = len(MAGIC) + 32 + 8
+TEMPORARY = ".tmp"  # how the names of unfinished files end; the names begin with a dot
+
+
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, keep_previous: bool = False) -> None:
+    """Replace `path` by `content`, whole or not at all: same-folder temporary, fsync, rename, fsync of the folder.
+
+    With `keep_previous` the file that was there stays as `previous(path)`; at every moment one of the two is whole.
+    Raises FolderError naming the folder where it is full (with the bytes needed) or not writable; `path` is then as it was.
+    """
+    parts = [content] if isinstance(content, bytes) else list(content)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY, delete=False) as file:
+            temporary = Path(file.name)
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(OSError):  # of a file system without modes
+            os.chmod(temporary, 0o644)
+        if keep_previous and path.exists():
+            keep(path)
+        os.replace(temporary, path)
+        if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and has no need to
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            try:
+                with suppress(OSError):  # some file systems cannot; the file is in its place by then
+                    os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        needed = f", {sum(map(len, parts)):,} bytes are needed" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise FolderError(f"{path.parent}: cannot write {path.name}{needed} ({error.strerror})") from None
+
+
+def keep(path: Path) -> None:
+    """Have `previous(path)` be `path`, which stays where it is: whoever reads it meanwhile finds it."""
+    second = path.with_name(f".{path.name}-link{TEMPORARY}")
+    try:
+        second.unlink(missing_ok=True)
+        os.link(path, second)
+    except OSError:  # a file system without hard links: for a moment only the generation before is there
+        os.replace(path, previous(path))
+    else:
+        os.replace(second, previous(path))
+        second.unlink(missing_ok=True)  # a rename between two links of one file does nothing: a save was cut off just there
+
+
+def promote(path: Path) -> None:
+    """Put the generation before in the place of a damaged `path`: the next save would keep the damaged one instead."""
+    os.replace(previous(path), path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in `folder`; only for who holds the folder's lock."""
+    for path in folder.glob(f".*-*{TEMPORARY}"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def previous(path: Path) -> Path:
+    """The generation before the checkpoint `path`."""
+    return path.with_name(f"{path.stem}.prev{path.suffix}")
+
+
+def generations(path: Path) -> list[Path]:
+    """The checkpoint and the generation before it, as far as they exist."""
+    return [each for each in (path, previous(path)) if each.exists()]
+
+
+def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts as one container, and keep the one before. NaN among the facts is a ValueError."""
+    import safetensors.torch  # imports torch, which `peek` and the command line do without
+
+    body = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    text = json.dumps(facts, sort_keys=True, allow_nan=False).encode()
+    length = len(text).to_bytes(8, "little")
+    digest = hashlib.sha256(length + text)
+    digest.update(body)
+    write_atomically(path, (MAGIC + digest.digest() + length + text, body), keep_previous=True)
+
+
+def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """Tensors (on the CPU) and facts of a container. Raises CheckpointError naming the file if it is not whole."""
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    with _opened(path) as file:
+        facts = _read_facts(path, file)
+        try:
+            return safetensors.torch.load(file.read()), facts
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: its tensors cannot be read ({' '.join(str(error).split())[:100]})") from None
+
+
+def peek(path: Path) -> dict[str, Any]:
+    """The facts of a container alone, checked as `load` does; needs no torch."""
+    with _opened(path) as file:
+        return _read_facts(path, file)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise CheckpointError(f"{path}: not a file")
+        return path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
+    """Check the container, a piece at a time, and leave `file` where its tensors begin."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(HEADER_SIZE)
+        if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
+            raise CheckpointError(f"{path}: not a Skiplab checkpoint of format 1")
+        digest = hashlib.sha256(head[-8:])
+        while piece := file.read(2**20):
+            digest.update(piece)
+        if digest.digest() != head[len(MAGIC) : -8]:
+            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with")
+        length = int.from_bytes(head[-8:], "little")
+        if length > size - HEADER_SIZE:  # before memory is taken for it
+            raise CheckpointError(f"{path}: damaged: {length:,} bytes of facts in a file of {size:,}")
+        file.seek(HEADER_SIZE)
+        facts = json.loads(file.read(length))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: its facts are not JSON") from None
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: its facts are not a mapping")
+    return facts
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 that a container states of itself, in hexadecimal. Raises CheckpointError if it is no container."""
+    with _opened(path) as file:
+        head = file.read(HEADER_SIZE)
+    if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
+        raise CheckpointError(f"{path}: not a Skiplab checkpoint of format 1")
+    return head[len(MAGIC) : -8].hex()
+
+
+def newest(path: Path) -> "tuple[tuple[dict[str, Tensor], dict[str, Any]], CheckpointError | None]":
+    """What the newest whole generation holds, and what is wrong with one that is newer. Raises CheckpointError if none is whole."""
+    return _newest(path, load)
+
+
+def peek_newest(path: Path) -> dict[str, Any]:
+    """The facts of the newest whole generation. Raises CheckpointError if none is whole."""
+    return _newest(path, peek)[0]
+
+
+def _newest(path: Path, read: Callable[[Path], Content]) -> tuple[Content, CheckpointError | None]:
+    problem: CheckpointError | None = None
+    for each in generations(path) or [path]:
+        try:
+            return read(each), problem
+        except CheckpointError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def restore(path: Path, *, step: int) -> None:
+    """Have `path` be the generation of `step`: a save that was cut off may have put a later one there.
+
+    Raises CheckpointError if no whole generation is, unless a later one shows that the steps to come will write it again.
+    """
+    found, problem = [], None
+    for each in generations(path):
+        try:
+            found.append(peek(each).get("step"))
+        except CheckpointError as error:
+            problem = problem or error
+            continue
+        if found[-1] == step:
+            if each != path:
+                os.replace(each, path)
+            return
+    if step > 0 and not any(isinstance(other, int) and other > step for other in found):
+        raise problem or CheckpointError(f"{path}: missing; it should hold the weights of step {step:,}")
+
+
+def not_finite(tensors: "Mapping[str, Tensor]") -> str:
+    """Which of the tensors hold values that are not finite, in words; empty if none does."""
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if not names:
+        return ""
+    return f"not finite: {', '.join(names[:3])}" + (f" and {len(names) - 3} more of {len(tensors)}" if len(names) > 3 else "")
+
+
+def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def snapshot(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """A copy on the host, of this moment: the originals may change while it is written."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+class Writer:
+    """Writes in a thread of its own while entered, one job at a time; a job's error is raised by the next call."""
+
+    def __init__(self) -> None:
+        self.pool: ThreadPoolExecutor | None = None
+        self.job: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self.pool is not None
+        self.pool.shutdown()  # waits; what is raised already matters more than what the job raised
+        if kind is None:
+            self.wait()
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Start a job once the one before is done."""
+        assert self.pool is not None, "submit works inside `with` alone"
+        self.wait()
+        self.job = self.pool.submit(write)
+
+    def check(self) -> None:
+        """Raise what the job in flight has raised, if it is done; does not wait."""
+        if self.job is not None and self.job.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the job in flight, and raise what it raises."""
+        job, self.job = self.job, None
+        if job is not None:
+            job.result()

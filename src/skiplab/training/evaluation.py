@@ -1,0 +1,113 @@
+"""Evaluation: a confusion matrix over a split, and the metrics that follow from it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skiplab.data.batches import Normalize, Split, in_order
+from skiplab.machine.ranks import ALONE, Ranks
+
+BATCH_SIZE = 500  # of evaluation: bounds its memory, whatever the training batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts over one split: `confusion` int64 (K, K), rows true classes, columns predictions; mean cross-entropy in nats."""
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images on the diagonal, 0 .. 1."""
+        return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
+
+
+def first_batch(split: Split) -> Split:
+    """So many images of a split as an evaluation takes at once."""
+    return Split(split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
+
+
+class Predictor:
+    """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
+
+    `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image; `multicrop` (Jordan 2024) of that,
+    by one half, and of the same for the image moved by one pixel up and left, and down and right, by a quarter each. `batch_size`: images
+    that an evaluation takes at once.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str, batch_size: int = BATCH_SIZE):
+        self.model, self.autocast, self.tta, self.batch_size = model, autocast, tta, batch_size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with self.autocast:
+            if self.tta == "none":
+                return self.model(images).float()
+            logits = self.mirrored(images)
+            if self.tta == "multicrop":
+                height, width = images.shape[2:]
+                padded = F.pad(images, (1, 1, 1, 1), "reflect")  # (B, C, H + 2, W + 2)
+                moved = self.mirrored(padded[:, :, :height, :width]) + self.mirrored(padded[:, :, 2:, 2:])
+                logits = (logits + moved / 2) / 2
+        return logits
+
+    def mirrored(self, images: Tensor) -> Tensor:
+        """The mean of the logits of the images and of their mirror images."""
+        logits = self.model(images).float().clone()  # a recorded graph writes its next output where this one was
+        return (logits + self.model(images.flip(3)).float()) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Scores the weights that count, the average where there is one, on a run's own splits."""
+
+    predictor: "Predictor"
+    training: Split
+    validation: Split | None
+    normalize: Normalize
+    num_classes: int
+    ranks: Ranks = ALONE
+
+    def score(self, split: Split) -> Scores:
+        """Return confusion matrix and mean loss over a split."""
+        return evaluate(self.predictor, split, self.normalize, num_classes=self.num_classes, ranks=self.ranks)
+
+
+@torch.inference_mode()
+def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_classes: int, ranks: Ranks = ALONE) -> Scores:
+    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device.
+
+    Several ranks share the batches among them: each is computed whole, so every number is that of one process, to the bit.
+    """
+    was_training = predictor.model.training
+    predictor.model.eval()
+    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
+    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=normalize.device)  # of each batch; on one rank alone not zero
+    own, size = ranks.place.rank, ranks.size
+    for number, (images, labels) in enumerate(in_order(split, normalize, batch_size=predictor.batch_size, rank=own, ranks=size)):
+        logits = predictor(images)
+        losses[own + number * size] = F.cross_entropy(logits, labels, reduction="sum")
+        confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
+    predictor.model.train(was_training)
+    losses, confusion = ranks.sum(losses), ranks.sum(confusion)
+    loss = losses.double().sum().item() if normalize.device.type != "mps" else losses.sum().item()
+    return Scores(confusion.cpu().view(num_classes, num_classes), loss / len(split))
+
+
+@torch.inference_mode()
+def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """Over `split`, on the CPU: class probabilities, float32 (N, K), and each image's cross-entropy in nats, float64 (N,).
+
+    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to evaluation mode and back.
+    """
+    was_training = predictor.model.training
+    predictor.model.eval()
+    probabilities, losses = [], []
+    for images, labels in in_order(split, normalize, batch_size=predictor.batch_size):
+        logits = predictor(images)
+        probabilities.append(logits.softmax(1).cpu())
+        losses.append(F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="none"))
+    predictor.model.train(was_training)
+    return torch.cat(probabilities), torch.cat(losses)

@@ -1,0 +1,74 @@
+"""The losses of the steps since the last log point. They stay on the device, because reading them waits for it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skiplab.machine.ranks import Ranks
+
+
+class StepLoss(NamedTuple):
+    """What one optimizer step has left: its learning rate, its images, the mean loss, that without label smoothing, the correct ones."""
+
+    lr: float
+    num_images: int
+    loss: float
+    plain_loss: float
+    num_correct: int
+
+
+class LossBuffer:
+    """Losses and correct predictions of up to `size` steps, summed part by part, on the device."""
+
+    def __init__(self, size: int, *, device: torch.device, smoothed: bool):
+        self.size, self.smoothed = size, smoothed
+        # The last slot is never read. Ranks that compute a part for nothing write there.
+        self.losses = torch.zeros(size + 1, device=device)
+        self.plain_losses = torch.zeros_like(self.losses)
+        self.corrects = torch.zeros(size + 1, dtype=torch.int64, device=device)
+        self.rates: list[float] = []
+        self.images: list[int] = []
+        self.slot = 0
+
+    def __len__(self) -> int:
+        return len(self.rates)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next step would find no slot."""
+        return len(self) == self.size
+
+    def begin(self, *, counts: bool) -> None:
+        """Make room for a step. Without `counts` its losses go where nobody reads them."""
+        slot = len(self)
+        self.losses[slot], self.corrects[slot] = 0.0, 0
+        if self.smoothed:
+            self.plain_losses[slot] = 0.0
+        self.slot = slot if counts else -1
+
+    def add(self, loss: Tensor, num_correct: Tensor) -> None:
+        """Add one part of the step's batch: its share of the mean loss, and how many images were right; tensors ()."""
+        self.losses[self.slot] += loss
+        self.corrects[self.slot] += num_correct
+
+    def add_plain(self, loss: Tensor) -> None:
+        """Add the part's share of the mean loss without label smoothing."""
+        self.plain_losses[self.slot] += loss
+
+    def end(self, *, lr: float, num_images: int) -> None:
+        """Finish the step: its learning rate, and the images of its whole batch."""
+        self.rates.append(lr)
+        self.images.append(num_images)
+
+    def read(self, ranks: Ranks) -> list[StepLoss]:
+        """Return the steps in order. Waits for the device; several ranks add up what each has of a batch."""
+        count = len(self)
+        losses, corrects = ranks.mean(self.losses[:count]).tolist(), ranks.sum(self.corrects[:count]).tolist()
+        plain = ranks.mean(self.plain_losses[:count]).tolist() if self.smoothed else losses
+        return [StepLoss(*step) for step in zip(self.rates, self.images, losses, plain, corrects, strict=True)]
+
+    def clear(self) -> None:
+        """Forget the steps."""
+        self.rates.clear()
+        self.images.clear()

@@ -1,0 +1,32 @@
+"""The tensors of a run's whole state by name: what a checkpoint holds beside its facts."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from skiplab.runs.checkpoint import under
+from skiplab.training import optimizers
+from skiplab.training.step import Step
+
+
+def tensors_of(step: Step) -> dict[str, Tensor]:
+    """Return everything that optimizer steps change, as `part/name`; the tensors themselves, not copies."""
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "model": step.model.state_dict(),
+        "optimizer": optimizers.state_of(step.optimizer, step.model),
+        "average": step.average.model.state_dict() if step.average.model is not step.model else {},
+        "lookahead": step.lookahead.slow,
+        "selection": step.selection.state(),
+    }
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def load_tensors(step: Step, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what `tensors_of` gave. Raises KeyError or RuntimeError where it is no such state."""
+    step.model.load_state_dict(under("model/", tensors))
+    if step.average.model is not step.model:
+        step.average.model.load_state_dict(under("average/", tensors))
+    step.lookahead.load(under("lookahead/", tensors))
+    step.selection.load(under("selection/", tensors))
+    step.optimizer.state.clear()
+    optimizers.load_state(step.optimizer, step.model, under("optimizer/", tensors))

@@ -1,0 +1,116 @@
+"""The weight update: w <- w - lr(step) * update(gradient of the mean loss over the step's batch)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from skiplab.data.batches import Batches
+from skiplab.errors import Diverged
+from skiplab.machine.ranks import ALONE, Ranks
+from skiplab.randomness import seed_default
+from skiplab.runs import checkpoint
+from skiplab.training.averages import Average, Lookahead
+from skiplab.training.losses import LossBuffer
+from skiplab.training.optimizers import Optimizer, Schedule
+from skiplab.training.probe import Probe
+from skiplab.training.progress import Settings
+from skiplab.training.selection import Selection
+
+MOST_PENDING = 2**16  # steps whose losses wait on the device to be read, whatever trainer.log_every says
+
+
+@dataclass(kw_only=True)
+class Step:
+    """One optimizer step after another, of a run or of one rank of it."""
+
+    settings: Settings
+    # Trained in place.
+    model: nn.Module
+    average: Average
+    lookahead: Lookahead
+    optimizer: Optimizer
+    learning_rate: Schedule
+    batches: Batches
+    # Which images of each batch are trained on.
+    selection: Selection
+    probe: Probe
+    ranks: Ranks = ALONE
+    sync_bn: bool = False
+
+    # The model as it is called: with several ranks it takes the mean of their gradients.
+    replica: nn.Module = field(init=False)
+    autocast: torch.autocast = field(init=False)
+    scaler: Any = field(init=False)  # torch.amp.GradScaler
+    losses: LossBuffer = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings, device = self.settings, self.device
+        self.replica = self.ranks.replicate(self.model, sync_bn=self.sync_bn)
+        # Every rank waits for every gradient, so none may be left out.
+        self.optimizer.can_freeze = self.ranks.size == 1
+        dtype = torch.float16 if settings.amp == "fp16" else torch.bfloat16
+        self.autocast = torch.autocast(device.type, dtype, enabled=settings.amp != "off")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
+        size = min(settings.log_every, settings.stop_at, MOST_PENDING)
+        self.losses = LossBuffer(size, device=device, smoothed=settings.label_smoothing > 0)
+        self.parameters = list(self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.batches.normalize.device
+
+    def update(self, step: int, *, lr_factor: float = 1.0) -> None:
+        """Do optimizer step `step`, counted from 0, at the schedule's learning rate times `lr_factor`."""
+        lr = self.learning_rate(step) * lr_factor
+        self.optimizer.set_rate(lr, step)
+        with self.probe.forward(step):
+            num_images = self.add_gradients(step)
+        self.probe.after_backward(step, scaler=self.scaler)
+        self.clip_gradients()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.probe.after_update(step)
+        self.lookahead.update(step + 1)
+        self.average.update(step)
+        self.losses.end(lr=lr, num_images=num_images)
+
+    def add_gradients(self, step: int) -> int:
+        """Compute the gradient of the mean loss over the step's batch, of which each rank has its part. Returns the batch's size."""
+        seed_default(self.settings.seed, "dropout", step, *self.ranks.position, device=self.device)
+        smoothing, chosen = self.settings.label_smoothing, self.selection.at(step)
+        num_images = len(self.batches.index(step) if chosen is None else chosen)
+        rank, ranks, weight = self.ranks.part_of(num_images)
+        images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)  # (B, C, H, W), (B,)
+        # BatchNorm cannot normalise one value, so a part has at least two images.
+        parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
+        self.losses.begin(counts=weight > 0)
+        for number, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1):
+            with self.ranks.reducing(self.replica, is_last=number == parts):
+                with self.autocast:
+                    logits = self.replica(x)  # (B, C, H, W) -> (B, K)
+                    share = weight * (len(y) / num_images)
+                    loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
+                self.scaler.scale(loss).backward()
+            self.losses.add(loss.detach(), (logits.detach().argmax(1) == y).sum())
+            if smoothing:
+                self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * share)
+        return num_images
+
+    def clip_gradients(self) -> None:
+        """Scale the gradient down to norm `clip`. A clip of inf leaves it, and its norm is not even computed."""
+        if self.settings.clip < math.inf:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.parameters, self.settings.clip)
+
+    def diverged(self, what: str, *, lr: float) -> Diverged:
+        """Return the error that says what is not finite, and where."""
+        scale = f", loss scale {self.scaler.get_scale():g}" if self.scaler.is_enabled() else ""
+        weights = checkpoint.not_finite(self.model.state_dict()) or "all weights are finite"
+        return Diverged(f"{what} (learning rate {lr:.4g}{scale}; {weights})")

@@ -1,0 +1,201 @@
+"""The training loop: `fit` is the loop, `advance` one turn of it, `step.Step.update` the weight update."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from skiplab.errors import CheckpointError, Stopped
+from skiplab.machine import devices
+from skiplab.runs import checkpoint
+from skiplab.runs.folders import BEST, LAST
+from skiplab.training import state
+from skiplab.training.context import Context
+from skiplab.training.evaluation import Evaluator, Scores
+from skiplab.training.pace import Pace
+from skiplab.training.progress import Progress, Settings
+from skiplab.training.saving import Saver
+from skiplab.training.step import Step
+
+
+class Trainer:
+    """One run, or one rank of it: trains from wherever its state stands to the last step, and keeps `best` and `last`."""
+
+    def __init__(self, settings: Settings, step: Step, evaluator: Evaluator, saver: Saver, pace: Pace, context: Context):
+        self.settings, self.context = settings, context
+        self.step, self.evaluator, self.saver, self.pace = step, evaluator, saver, pace
+        self.progress = Progress()
+        # The steps that rollbacks went back to, and where the run went on on another machine: step, and what differed.
+        self.rolled_back: list[int] = []
+        self.moved: list[dict[str, Any]] = []
+        # Seconds of training and images, over all sessions; when they would have begun, and when this session has to stop.
+        self.seconds, self.images = 0.0, 0
+        self.began = 0.0
+        self.deadline: float | None = None
+        self.val_accuracy: float | None = None  # of the last evaluation, to show
+        self.is_best = False  # whether these weights became the best since the last save
+        self.asked = 0  # by a signal, until it is done
+
+    # ------------------------------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> None:
+        """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
+        progress, settings, log = self.progress, self.settings, self.context.log
+        self.step.model.train()
+        if self.deadline is None:
+            self.deadline = time.monotonic() + 60 * settings.max_time
+        self.began = time.monotonic() - self.seconds
+        if said := self.step.selection.prepare(self.check_stop):
+            log.line(said)
+        log.start_bar(step=progress.step, num_steps=settings.stop_at)
+        with self.saver.writer:
+            if progress.step == 0:
+                log.truncate_metrics(0)  # of a start that died before it had saved
+                self.save()
+            while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
+                self.advance()
+            if progress.num_seen:  # the run was told to end where it already stood
+                self.evaluate()
+            if progress.step < settings.stop_at or self.is_best:  # stopped early
+                self.save()
+        log.stop_bar()
+
+    def advance(self) -> None:
+        """Do one optimizer step, and what is due after it."""
+        progress, settings, ranks = self.progress, self.settings, self.context.ranks
+        self.step.update(progress.step, lr_factor=progress.lr_factor)
+        progress.step += 1
+        self.context.log.advance()
+        if self.due(settings.log_every) or self.step.losses.is_full:
+            self.report_losses()
+        self.pace.after(progress.step, is_synced=not self.step.losses)
+        if self.due(settings.eval_every):
+            self.evaluate()
+        self.seconds = time.monotonic() - self.began
+        self.asked = ranks.agreed(self.decide)
+        if self.due(settings.save_every) or self.is_best or self.asked:
+            self.save()
+        if self.asked > 0 or progress.step == settings.stop_at:
+            ranks.agreed(self.saver.writer.wait)
+        if self.asked > 0:
+            raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=self.asked)
+        self.asked = 0
+
+    def due(self, every: int) -> bool:
+        """Return whether the step just done is a multiple of `every`, or the last."""
+        return self.progress.step % every == 0 or self.progress.step == self.settings.stop_at
+
+    def decide(self) -> int:
+        """Return what to do after this step: 0 go on, -1 save, else the exit code to stop with. Raises what the last save has raised."""
+        self.saver.writer.check()
+        is_late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.context.stop_signal() or self.asked or (7 if is_late else 0)
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the run is told to stop before its first step: then nothing is there to be saved."""
+        if (code := self.context.ranks.agreed(self.decide)) > 0:
+            raise Stopped(f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=code)
+
+    # ---------------------------------------------------------------------------------------------- what is due after it
+
+    def report_losses(self) -> None:
+        """Bring the pending steps' losses to the host (this waits for the device), check them and write them down."""
+        progress, losses, log = self.progress, self.step.losses, self.context.log
+        if not losses:
+            return
+        found = losses.read(self.context.ranks)
+        first = progress.step - len(found) + 1
+        for number, each in enumerate(found, first):
+            if not math.isfinite(each.loss):
+                raise self.step.diverged(f"the loss is {each.loss} at step {number:,}", lr=each.lr)
+        rows = [{"step": number, "lr": each.lr, "loss": each.loss} for number, each in enumerate(found, first)]
+        log.metric(self.step.probe.behind(rows))
+        for each in found:
+            progress.count(each.num_images, loss=each.loss, plain_loss=each.plain_loss, num_correct=each.num_correct)
+            self.images += each.num_images
+        losses.clear()
+        shown = progress.shown(steps_per_epoch=self.step.batches.steps_per_epoch, loss=found[-1].loss, smoothed=losses.smoothed)
+        shown |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
+        shown |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
+        log.show(shown, always=self.settings.log_every == 1)
+
+    def evaluate(self) -> None:
+        """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
+        self.report_losses()
+        progress, evaluator, log = self.progress, self.evaluator, self.context.log
+        lr = self.step.learning_rate(progress.step - 1) * progress.lr_factor
+        # BatchNorm statistics: each rank's are of its own parts of the batches.
+        self.context.ranks.share(evaluator.predictor.model.buffers())
+        row: dict[str, Any] = {"step": progress.step, "epoch": progress.step / self.step.batches.steps_per_epoch}
+        row |= progress.take_means(smoothed=self.step.losses.smoothed)
+        scored = {"train_eval": evaluator.training if self.settings.eval_train else None, "val": evaluator.validation}
+        scores: dict[str, Scores] = {}
+        for name, split in scored.items():
+            if split is None:
+                continue
+            scores[name] = evaluator.score(split)
+            if not math.isfinite(scores[name].loss):
+                raise self.step.diverged(f"the evaluation's loss is {scores[name].loss} at step {progress.step:,}", lr=lr)
+            row |= {f"{name}_loss": scores[name].loss, f"{name}_accuracy": scores[name].accuracy}
+        if (held := scores.get("val")) is None:  # then the last weights are the best
+            progress.best_step, progress.evaluations_since_best, self.is_best = progress.step, 0, True
+        else:
+            self.val_accuracy = held.accuracy
+            self.is_best |= progress.note_score(held.accuracy, held.loss)
+        log.metric([row])
+        log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
+        is_best = progress.best_step == progress.step and held is not None
+        log.evaluation(row, lr=lr, images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best)
+
+    def save(self) -> None:
+        """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment; the first rank's."""
+        self.report_losses()
+        ranks = self.context.ranks
+        ranks.agreed(self.saver.writer.wait)  # at most one copy at a time
+        is_best, self.is_best = self.is_best, False
+        if ranks.is_main:
+            self.progress.metrics_size = self.context.log.metrics_size()
+            self.saver.submit(*self.state(), is_best=is_best)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the run's whole state: named tensors and JSON facts. `history` alone may differ between a straight and a resumed run."""
+        facts: dict[str, Any] = {
+            "network": self.saver.network,
+            "num_steps": self.settings.num_steps,
+            "progress": self.progress.facts(),
+            "accumulate": self.settings.accumulate,
+            "run": dict(self.saver.run),
+            "scaler": self.step.scaler.state_dict(),
+            "history": {"seconds": self.seconds, "images": self.images, "machine": dict(self.saver.machine), "moved": self.moved},
+        }
+        return state.tensors_of(self.step), facts | ({"rolled_back": self.rolled_back} if self.rolled_back else {})
+
+    def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Take over what `state` gave. Raises KeyError, TypeError, ValueError or RuntimeError where it is no such state."""
+        state.load_tensors(self.step, tensors)
+        if facts["scaler"]:  # none where the run began without fp16
+            self.step.scaler.load_state_dict(facts["scaler"])
+        self.progress.load(facts["progress"])
+        self.rolled_back = [int(number) for number in facts.get("rolled_back", [])]
+        self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
+        self.moved = list(facts["history"].get("moved", []))
+
+    def resume(self) -> None:
+        """Take over the newest checkpoint that is whole. Raises CheckpointError if none is, UsageError if it is of another network."""
+        folder, log, ranks = self.context.folder, self.context.log, self.context.ranks
+        with ranks.main_first():
+            tensors, facts = self.saver.newest()
+        try:
+            self.load(tensors, facts)
+            made_on = dict(facts["history"]["machine"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder / LAST}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})") from None
+        for difference in devices.differences(made_on, self.saver.machine):
+            self.moved.append({"step": self.progress.step, "what": difference})
+            log.line(f"{difference}: the end will not be equal to the bit to that of an uninterrupted run")
+        if not log.truncate_metrics(self.progress.metrics_size):
+            log.line(f"warning: {folder / 'metrics.jsonl'} lacks rows, and curves.png will")
+        if ranks.is_main:
+            checkpoint.restore(folder / BEST, step=self.progress.best_step)

@@ -1,0 +1,61 @@
+"""What test modules take from each other: small configs, a command as a process, the types of the fixtures in conftest.py."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this small only wait for a second thread
+
+import torch
+
+from skiplab.config import compose as composition
+from skiplab.config.schema import Config
+from skiplab.data import download
+from skiplab.runs.log import Log
+from skiplab.training.context import Context
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+REAL_ROOT = download.default_root()  # before any test moves the cache
+HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
+    REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
+).is_file()
+
+# 18 steps; a save and an evaluation every second one
+SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
+SMALL = (*SMALL, "pictures=never")  # which take a second
+
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def last_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Arguments with a test's own values in place of those of SMALL before them: a command line gives each key once."""
+    keys = [text.partition("=")[0] if "=" in text and not text.startswith("-") else "" for text in arguments]
+    return tuple(text for i, (key, text) in enumerate(zip(keys, arguments, strict=True)) if not key or key not in keys[i + 1 :])
+
+
+def compose(*texts: str) -> Config:
+    """The checked config of a command line."""
+    return composition.compose_config(texts)
+
+
+def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], int] = lambda: 0) -> Context:
+    """The surroundings of a run of one process on the CPU."""
+    return Context(folder=folder, device=torch.device("cpu"), log=log, stop_signal=stop_signal)
+
+
+def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Popen[str]:
+    """`train` (or `skiplab`) as a process of its own, one thread, without a terminal."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / command), *last_of(arguments)],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

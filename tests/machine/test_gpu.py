@@ -1,0 +1,76 @@
+"""What only a CUDA device can show: a step that waits for nothing; compiled, half-precision and resumed runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import Cli, compose
+from skiplab import build
+from skiplab.cli import verify
+from skiplab.machine import devices
+from skiplab.runs.log import Log
+from skiplab.training.context import Context
+
+pytestmark = pytest.mark.gpu
+RUN = ("depth=1", "width=16", "batch_size=200", "epochs=3", "device=cuda")  # 1,617 images: a last batch of 17
+
+
+def trainer_of(folder: Path, *texts: str) -> Any:
+    """A trainer at step 0 on the GPU."""
+    config = compose(*RUN, *texts)
+    devices.set_up(threads=1, deterministic=False, keep_allocator=True)
+    device = devices.pick_device("cuda")
+    training, validation, _ = build.training_data(config, device)
+    folder.mkdir()
+    log = Log(folder, console=False)
+    return build.make_trainer(
+        config, build.network(config, device), training, validation, Context(folder=folder, device=device, log=log), accumulate=1
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(tmp_path: Path, optimizer: str, amp: str) -> None:
+    """Crop, cutout, dropout, average and slow weights included; Muon under a scaler, which looks at what it found, excepted."""
+    if (optimizer, amp) == ("muon", "fp16"):
+        pytest.skip("Muon under a scaler waits once a step")
+    switches = ["trainer.ema=0.9", "trainer.lookahead=2", "model.dropout=0.5", "augment=cutout", "augment.crop=1", "augment.cutout=3"]
+    trainer = trainer_of(tmp_path / "run", f"optimizer={optimizer}", f"trainer.amp={amp}", *switches)
+    trainer.step.model.train()
+    for step in range(2):  # what the first steps allocate
+        trainer.step.update(step)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for step in range(2, 8):
+                trainer.step.update(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    copies = [event.name for event in profile.events() or () if "Memcpy HtoD" in event.name or "Memcpy DtoH" in event.name]
+    assert copies == []
+    trainer.progress.step = 8
+    trainer.report_losses()
+
+
+@pytest.mark.parametrize("switches", [(), ("trainer.amp=bf16",), ("trainer.amp=fp16",)])
+def test_a_run_stopped_and_resumed_ends_equal_to_the_bit(call: Cli, switches: tuple[str, ...]) -> None:
+    texts = (*RUN, "trainer.deterministic=true", *switches)
+    assert call(*texts, "out=straight")[0] == 0
+    assert call(*texts, "out=cut", "trainer.limit_steps=7")[0] == 0
+    assert call("resume=cut", "trainer.limit_steps=null")[0] == 0
+    assert verify.digests(Path("straight")) == verify.digests(Path("cut"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_does_and_reports_its_warm_up_apart(call: Cli) -> None:
+    code, out, _ = call(*RUN, "trainer.compile=true", "trainer.amp=bf16", "out=compiled")
+    assert code == 0
+    assert "not counted as training" in out
+    compiled = json.loads(Path("compiled/result.json").read_text())
+    assert call(*RUN, "trainer.amp=bf16", "out=eager")[0] == 0
+    eager = json.loads(Path("eager/result.json").read_text())
+    assert abs(compiled["test"]["accuracy"] - eager["test"]["accuracy"]) < 0.1
