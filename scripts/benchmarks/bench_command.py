@@ -16,8 +16,6 @@ from typing import Any, NoReturn
 import bench_setup
 import bench_table
 from bench_setup import MODELS, MeasurementError, Setting
-from skiplab.machine.cpu import num_cores
-from skiplab.words import counted
 
 PARTS = {  # name -> what it answers; each is tables(setting, models) in bench_NAME.py
     "overhead": "what metrics, log, progress bar and checkpoints cost, against a bare hand-written loop",
@@ -130,6 +128,8 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     from skiplab.data import download
     from skiplab.errors import UsageError
     from skiplab.machine import devices
+    from skiplab.machine.cpu import num_cores
+    from skiplab.words import counted
 
     device = devices.pick_device(options.device)  # imports torch: before anything is measured, since no child may wait for it
     if device.type not in ("cpu", "cuda"):
@@ -168,6 +168,7 @@ def facts(setting: Setting, arguments: list[str]) -> dict[str, Any]:
     import torch
 
     from skiplab.machine import devices
+    from skiplab.machine.cpu import num_cores
 
     is_cuda = setting.is_cuda
     return {

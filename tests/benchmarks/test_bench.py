@@ -234,3 +234,9 @@ def test_the_command_itself_says_so_at_once() -> None:
 def test_every_part_has_its_module(scripts: Any) -> None:
     for name in scripts("bench_command").PARTS:
         assert callable(scripts(f"bench_{name}").tables)
+
+
+def test_the_command_needs_nothing_installed_to_set_everything_up() -> None:
+    done = subprocess.run([sys.executable, "-S", str(ROOT / "scripts/bench"), "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "contention" in done.stdout
