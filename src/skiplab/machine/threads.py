@@ -23,7 +23,7 @@ MACHINE = re.compile(r"(?:\d+ x )?cpu, (\d+) threads")  # as hardware.comparable
 # How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's spin 300,000 times, a millisecond or
 # so, at each of the hundreds of barriers of a step: beside other work that takes the core from the thread that is waited for. Not to spin
 # at all costs 2 to 4 % where nothing else runs (docs/performance.md).
-WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "0"}
 WISHES = ("OMP_WAIT_POLICY", *WAITING)  # by which a user says so himself
 
 
