@@ -47,6 +47,17 @@ def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], int] = lambda: 0) -
     return Context(folder=folder, device=torch.device("cpu"), log=log, stop_signal=stop_signal)
 
 
+def system(root: Path, membership: str, **files: object) -> Path:
+    """A root folder with /proc/self/cgroup and files under /sys/fs/cgroup."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(membership)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    return root
+
+
 def start(*arguments: str, cwd: Path, command: str = "train") -> subprocess.Popen[str]:
     """`train` (or `skiplab`) as a process of its own, one thread, without a terminal."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}

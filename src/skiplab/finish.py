@@ -31,7 +31,6 @@ from skiplab.words import counted, duration, now
 
 REPORTS = 2**17  # bytes that report.txt, result.json and the end of run.log take, at most about
 FEW = 10  # images of validation a class, below which it is told
-FILES = (folders.LOG, "metrics.jsonl", "timing.jsonl", "test_reads.jsonl", "report.txt", "predictions.npz", folders.RESULT)
 SPLITS = {"test": "test set", "val": "validation set"}
 
 
@@ -41,13 +40,6 @@ class End:
 
     split: data.Split
     tested: report.Predictions
-
-
-def check_places(folder: Path) -> None:
-    """Raise FolderError if a folder lies where the run writes a file: before it trains, and before the test set is read."""
-    for name in FILES:
-        if (folder / name).is_dir():
-            raise FolderError(f"{folder / name}: a folder, not a file; move it away")
 
 
 def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
@@ -77,7 +69,7 @@ def finish(config: Config, trainer: Trainer, folder: Path, log: Log, checksum: s
     """
     progress, classes, device = trainer.progress, config.dataset.classes, trainer.context.device
     model = trainer.step.average.model
-    check_places(folder)
+    contents.check(folder)  # again, since hours have passed: before the test set is read
     facts = build.load_weights(folder / folders.BEST, model, config)
     if not provenance.is_of(config, facts):
         raise CheckpointError(f"{folder / folders.BEST}: of another run than {folders.CONFIG}")

@@ -37,7 +37,6 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
     stop_signal.advice = f"stopped; go on with: {go_on}"
     assert isinstance(config.trainer.devices, int)
     told = {"config": configs.tree(config), "folder": str(folder.absolute()), "device": device.type}
-    finish.check_places(folder)
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:

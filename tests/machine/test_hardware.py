@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import system
 from skiplab.machine import threads
 from skiplab.machine.cpu import num_cores
 
@@ -14,17 +15,6 @@ CORES = 16
 @pytest.fixture(autouse=True)
 def _large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(CORES)), raising=False)
-
-
-def system(root: Path, membership: str, **files: str) -> Path:
-    """A root folder with /proc/self/cgroup and files under /sys/fs/cgroup."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(membership)
-    for name, content in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
 
 
 def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import Cli, compose, start
+from helpers import Cli, compose, start, system
 from skiplab import build, launch, run
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
 from skiplab.machine import cpu, devices, memory
@@ -25,22 +25,11 @@ TINY = ("depth=1", "width=8", "batch_size=256", "trainer.threads=1", "pictures=n
 CPU = torch.device("cpu")
 
 
-def group(root: Path, membership: str, **files: object) -> Path:
-    """A root folder with /proc/self/cgroup and files under /sys/fs/cgroup."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(membership)
-    for name, content in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{content}\n")
-    return root
-
-
 # --------------------------------------------------------------------------------------------------------------- memory
 
 
 def test_memory_is_limited_along_the_whole_path_of_version_2(tmp_path: Path) -> None:
-    root = group(
+    root = system(
         tmp_path,
         "0::/user.slice/job/step\n",
         **{
@@ -61,7 +50,7 @@ def test_memory_is_limited_along_the_whole_path_of_version_2(tmp_path: Path) -> 
 
 
 def test_memory_is_limited_along_the_whole_path_of_version_1(tmp_path: Path) -> None:
-    root = group(
+    root = system(
         tmp_path,
         "9:name=systemd:/job\n3:cpu,cpuacct:/slurm\n2:memory:/slurm/uid_7/job_5/step_0\n0::/\n",
         **{

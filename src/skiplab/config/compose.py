@@ -20,6 +20,9 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 
+Files = tuple[tuple[str, int, int], ...]  # of each file of conf/: path, size, time of writing
+Composed = tuple[dict[str, Any], DictConfig]
+
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Hydra's composed config as plain values, resolved."""
@@ -38,17 +41,17 @@ def compose_config(texts: Sequence[str]) -> Config:
 
 def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
     """The config of each list of overrides; what takes composing is composed once for all that share it."""
-    with composing():
-        return [validate.check(tree_of(texts)) for texts in jobs]
+    with composing() as files:
+        return [validate.check(tree_of(texts, files)) for texts in jobs]
 
 
-def tree_of(texts: Sequence[str]) -> dict[str, Any]:
-    """The values that overrides give, while Hydra is set up by `composing`. Raises UsageError for a key that the options lack."""
+def tree_of(texts: Sequence[str], files: Files) -> dict[str, Any]:
+    """The values that overrides give. Raises UsageError for a key that the options lack. `files`: what `composing` gives."""
     overrides = parsed(texts)
     refers = any(map(_refers, overrides))  # to other keys, whose values Hydra has to know
     problems: list[str] = []
     chosen = [str(o.input_line) for o in overrides if refers or not is_plain_value(o)]
-    tree = with_values(composed(chosen)[0], [o for o in overrides if not refers and is_plain_value(o)], problems)
+    tree = with_values(composed(chosen, files)[0], [o for o in overrides if not refers and is_plain_value(o)], problems)
     if problems:
         raise UsageError("\n".join(problems))
     return tree
@@ -56,24 +59,23 @@ def tree_of(texts: Sequence[str]) -> dict[str, Any]:
 
 def record_of(texts: Sequence[str]) -> tuple[DictConfig, DictConfig]:
     """What Hydra's own .hydra/ folder holds of a command line that has passed the check: its config, and the settings of Hydra."""
-    with composing():
-        tree = tree_of(texts)
-        settings = copy.deepcopy(composed([text for text in texts if not is_plain_value(grammar.parse(text))])[1])
+    with composing() as files:
+        tree = tree_of(texts, files)
+        settings = copy.deepcopy(composed([text for text in texts if not is_plain_value(grammar.parse(text))], files)[1])
     with read_write(settings), open_dict(settings):
         settings.overrides.task = list(texts)
         settings.runtime.output_dir = os.getcwd()
     return OmegaConf.create(tree), settings
 
 
-def composed(chosen: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+def composed(chosen: Sequence[str], files: Files) -> Composed:
     """What Hydra makes of conf/ and these overrides: plain values, and its own settings. Neither may be changed: both are kept."""
     if any("${" in text for text in chosen):  # which may refer to the environment or the clock
-        return _composed.__wrapped__(tuple(chosen), ())
-    return _composed(tuple(chosen), fingerprint())
+        return _composed(chosen)
+    return _kept(tuple(chosen), files)
 
 
-@functools.lru_cache(maxsize=256)
-def _composed(chosen: tuple[str, ...], _files: tuple[tuple[str, int, int], ...]) -> tuple[dict[str, Any], DictConfig]:
+def _composed(chosen: Sequence[str]) -> Composed:
     cfg = compose("config", list(chosen), return_hydra_config=True)
     settings = cfg.hydra
     with read_write(cfg), open_dict(cfg):
@@ -81,22 +83,21 @@ def _composed(chosen: tuple[str, ...], _files: tuple[tuple[str, int, int], ...])
     return plain(cfg), settings
 
 
-def fingerprint() -> tuple[tuple[str, int, int], ...]:
-    """Path, size and time of writing of each file of conf/, by which a change is noticed."""
-    root = conf_folder()
-    found = [(path, path.stat()) for path in (*root.glob("*.yaml"), *root.glob("*/*.yaml"))]
-    return tuple(sorted((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found))
+@functools.lru_cache(maxsize=256)
+def _kept(chosen: tuple[str, ...], _files: Files) -> Composed:
+    return _composed(chosen)
 
 
 @contextmanager
-def composing() -> Iterator[None]:
-    """Hydra set up to compose, also where a sweep of its own is under way."""
-    state = GlobalHydra.instance()
+def composing() -> Iterator[Files]:
+    """Hydra set up to compose, also where a sweep of its own is under way. Gives what tells whether a file of conf/ has changed."""
+    state, root = GlobalHydra.instance(), conf_folder()
     before = state.hydra
     state.clear()
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            yield
+        with initialize_config_dir(str(root), version_base="1.3"):
+            found = [(str(path), path.stat()) for path in root.rglob("*.yaml")]
+            yield tuple(sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found))
     finally:
         state.hydra = before
 

@@ -178,13 +178,13 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
         cells = [(*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each]
     problems: dict[str, None] = {}  # a set that keeps its order
     composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
-    with compose.composing():
+    with compose.composing() as files:
         for cell in cells:
             chosen = tuple(str(o.input_line) for o in cell if not compose.is_plain_value(o))
             try:
                 if chosen not in composed:
                     composed[chosen] = None
-                    composed[chosen] = compose.composed(chosen)[0]
+                    composed[chosen] = compose.composed(chosen, files)[0]
                 if (tree := composed[chosen]) is not None:
                     problems |= dict.fromkeys(_value_problems(tree, [o for o in cell if compose.is_plain_value(o)]))
             except UsageError as error:

@@ -47,6 +47,7 @@ class Step:
     autocast: torch.autocast = field(init=False)
     scaler: Any = field(init=False)  # torch.amp.GradScaler
     losses: LossBuffer = field(init=False)
+    parameters: list[nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
         settings, device = self.settings, self.device
