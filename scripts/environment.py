@@ -1,6 +1,7 @@
 """The set-up that scripts/demo and scripts/test share: a .venv beside this folder with Skiplab and what it needs.
 
-Needs Python 3.11 or newer and nothing else. The set-up is skipped when it was done for the pyproject.toml as it is now.
+Needs Python 3.11 or newer and nothing else. The set-up is skipped when it was done for the
+pyproject.toml as it is now.
 """
 
 import hashlib
@@ -26,15 +27,33 @@ def tool(name: str) -> str:
 def set_up(*, dev: bool) -> None:
     """Make .venv and install Skiplab into it, editable, with the tools for development if `dev`; a second call returns at once."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the one place that an older Python reaches
-        sys.exit(f"Skiplab needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})")
-    wanted = {"pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(), "root": str(ROOT)}
+        sys.exit(
+            f"Skiplab needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})"
+        )
+    wanted = {
+        "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(),
+        "root": str(ROOT),
+    }
     done = read_stamp()
-    if all(done.get(key) == value for key, value in wanted.items()) and (done.get("dev") or not dev):
+    if all(done.get(key) == value for key, value in wanted.items()) and (
+        done.get("dev") or not dev
+    ):
         return
     announce(dev=dev, again=bool(done))
     if not Path(tool("python")).exists():
-        run([sys.executable, "-m", "venv", str(VENV)], "python -m venv failed; on Debian and Ubuntu: apt install python3-venv")
-    pip = [tool("python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+        run(
+            [sys.executable, "-m", "venv", str(VENV)],
+            "python -m venv failed; on Debian and Ubuntu: apt install python3-venv",
+        )
+    pip = [
+        tool("python"),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+    ]
     failed = "pip could not install; the line above says why (no network? a full disk? then the same command goes on)"
     if index := os.environ.get(TORCH_INDEX):
         run([*pip, *torch_requirements(), "--index-url", index], failed)
@@ -44,9 +63,12 @@ def set_up(*, dev: bool) -> None:
 
 def torch_requirements() -> list[str]:
     """What pyproject.toml asks of torch and torchvision, which alone come from another index."""
-    import tomllib  # not at the top: an older Python has none, and is told so by set_up
+    # not at the top: an older Python has none, and is told so by set_up
+    import tomllib
 
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
     return [text for text in dependencies if text.startswith("torch")]
 
 
@@ -61,9 +83,14 @@ def read_stamp() -> dict[str, object]:
 def announce(*, dev: bool, again: bool) -> None:
     """Say what is about to happen, with size and time."""
     print(f"setting up {VENV}" + (" again, since pyproject.toml changed" if again else ""))
-    print("  PyTorch, torchvision, Hydra, scikit-learn, matplotlib" + (", and ruff, pyright, pytest" if dev else ""))
+    print(
+        "  PyTorch, torchvision, Hydra, scikit-learn, matplotlib"
+        + (", and ruff, pyright, pytest" if dev else "")
+    )
     if sys.platform == "linux":
-        print("  with the CUDA libraries about 2.6 GB to download and 6 GB on disk; two minutes on a fast network, once")
+        print(
+            "  with the CUDA libraries about 2.6 GB to download and 6 GB on disk; two minutes on a fast network, once"
+        )
         if shutil.which("nvidia-smi") is None and not os.environ.get(TORCH_INDEX):
             print(
                 f"  no NVIDIA GPU here: {TORCH_INDEX}=https://download.pytorch.org/whl/cpu in the environment installs a build without them"
@@ -78,7 +105,9 @@ def run(command: list[str], failed: str) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.lstrip().startswith(("Downloading", "Using cached", "Installing collected", "Successfully")):
+        if line.lstrip().startswith(
+            ("Downloading", "Using cached", "Installing collected", "Successfully")
+        ):
             print("  " + " ".join(line.split())[:140], flush=True)
     if process.wait() != 0:
         sys.exit(f"set-up failed: {failed}")

@@ -20,7 +20,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "slow" in item.keywords and "slow" not in asked:
             item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
         if "realdata" in item.keywords and not HAS_REAL_DATA:
-            item.add_marker(pytest.mark.skip(reason=f"realdata: no MNIST and CIFAR-10 under {REAL_ROOT} (set SKIPLAB_DATA)"))
+            item.add_marker(
+                pytest.mark.skip(
+                    reason=f"realdata: no MNIST and CIFAR-10 under {REAL_ROOT} (set SKIPLAB_DATA)"
+                )
+            )
         elif "realdata" in item.keywords and "realdata" not in asked:
             item.add_marker(pytest.mark.skip(reason="realdata: run with -m realdata"))
         if "gpu" in item.keywords:
@@ -68,7 +72,9 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     """
     monkeypatch.setattr("skiplab.finish.draw", lambda *_, **__: None)
 
-    def run(*arguments: str, command: str = "train", as_typed: bool = False) -> tuple[int, str, str]:
+    def run(
+        *arguments: str, command: str = "train", as_typed: bool = False
+    ) -> tuple[int, str, str]:
         arguments = arguments if as_typed else last_of(arguments)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
         entry = main.train_command if command == "train" else skiplab_command

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tensors this small only wait for a second thread
+# before torch is imported: tensors this small only wait for a second thread
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
@@ -16,15 +17,26 @@ from skiplab.data import download
 from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
-ROOT = Path(__file__).resolve().parents[1]  # of the checkout
-REAL_ROOT = download.default_root()  # before any test moves the cache
+# of the checkout
+ROOT = Path(__file__).resolve().parents[1]
+# before any test moves the cache
+REAL_ROOT = download.default_root()
 HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
     REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
 ).is_file()
 
 # 18 steps; a save and an evaluation every second one
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.save_every=0.34", "trainer.eval_every=0.34")
-SMALL = (*SMALL, "pictures=never")  # which take a second
+SMALL = (
+    "depth=1",
+    "width=8",
+    "batch_size=256",
+    "epochs=3",
+    "trainer.threads=1",
+    "trainer.save_every=0.34",
+    "trainer.eval_every=0.34",
+)
+# which take a second
+SMALL = (*SMALL, "pictures=never")
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,8 +45,15 @@ Cli = Callable[..., tuple[int, str, str]]
 
 def last_of(arguments: Sequence[str]) -> tuple[str, ...]:
     """Arguments with a test's own values in place of those of SMALL before them: a command line gives each key once."""
-    keys = [text.partition("=")[0] if "=" in text and not text.startswith("-") else "" for text in arguments]
-    return tuple(text for i, (key, text) in enumerate(zip(keys, arguments, strict=True)) if not key or key not in keys[i + 1 :])
+    keys = [
+        text.partition("=")[0] if "=" in text and not text.startswith("-") else ""
+        for text in arguments
+    ]
+    return tuple(
+        text
+        for i, (key, text) in enumerate(zip(keys, arguments, strict=True))
+        if not key or key not in keys[i + 1 :]
+    )
 
 
 def compose(*texts: str) -> Config:

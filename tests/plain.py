@@ -1,7 +1,7 @@
 """Networks as formulas, for the tests: the two documents' blocks and networks, He et al.'s, written without skiplab.
 
-Every function takes a `Tape`, which hands out a network's tensors in the order in which its layers were made; a rendering that
-needs another number or shape of them fails.
+Every function takes a `Tape`, which hands out a network's tensors in the order in which its layers
+were made; a rendering that needs another number or shape of them fails.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,9 @@ class Tape:
     def conv(self, x: Tensor, kernel: int, stride: int = 1) -> Tensor:
         weight = self.take()
         assert weight.shape[1:] == (x.shape[1], kernel, kernel)
-        return F.conv2d(x, weight, self.take() if self.bias else None, stride, padding=(kernel - 1) // 2)
+        return F.conv2d(
+            x, weight, self.take() if self.bias else None, stride, padding=(kernel - 1) // 2
+        )
 
     def norm(self, x: Tensor, *, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
         if not self.has_norm:
@@ -40,19 +42,27 @@ class Tape:
             variance = ((x - mean[:, None, None]) ** 2).mean((0, 2, 3))
             unbiased = variance * num_values / (num_values - 1)
             kept, fresh = (1 - momentum) * old_mean, momentum * mean.detach()
-            self.statistics += [kept + fresh, (1 - momentum) * old_variance + momentum * unbiased.detach(), count + 1]
+            self.statistics += [
+                kept + fresh,
+                (1 - momentum) * old_variance + momentum * unbiased.detach(),
+                count + 1,
+            ]
         else:
             self.statistics += [mean, variance, count]
-        return (x - mean[:, None, None]) / (variance[:, None, None] + eps) ** 0.5 * scale[:, None, None] + shift[:, None, None]
+        return (x - mean[:, None, None]) / (variance[:, None, None] + eps) ** 0.5 * scale[
+            :, None, None
+        ] + shift[:, None, None]
 
     def linear(self, x: Tensor) -> Tensor:
         return x @ self.take().T + self.take()
 
 
-Rendering = Callable[..., Tensor]  # (tape, x, stride) -> y
+# (tape, x, stride) -> y
+Rendering = Callable[..., Tensor]
 
 
-# ------------------------------------------------------------------------------------------------------------- document 1
+# -------------------------------------------------------------------------------------------------------------
+# document 1
 
 
 def conv_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -85,7 +95,8 @@ def deep_cnn(tape: Tape, x: Tensor, *, block: Rendering, num_blocks: int) -> Ten
     return tape.linear(x.reshape(len(x), -1))
 
 
-# ------------------------------------------------------------------------------------------------------------- document 2
+# -------------------------------------------------------------------------------------------------------------
+# document 2
 
 
 def mnist_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -101,7 +112,8 @@ def mnist_resnet(tape: Tape, x: Tensor, *, depth: int = 1) -> Tensor:
     return tape.linear(x.mean((2, 3)))
 
 
-# ------------------------------------------------------------------------------------------------------------- He et al.
+# -------------------------------------------------------------------------------------------------------------
+# He et al.
 
 
 def option_a(x: Tensor, out_channels: int, stride: int) -> Tensor:
@@ -154,7 +166,8 @@ def bottleneck_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
     return (out + (x if out.shape == x.shape else tape.conv(x, 1, stride))).relu()
 
 
-# ------------------------------------------------------------------------------------------------------------- airbench
+# -------------------------------------------------------------------------------------------------------------
+# airbench
 
 
 def airbench_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -181,7 +194,8 @@ BLOCKS: dict[str, Rendering] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- comparing
+# -------------------------------------------------------------------------------------------------------------
+# comparing
 
 
 def shake(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -205,7 +219,8 @@ def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool
     x = x.clone().requires_grad_()
     inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
     expected = rendering(tape, x)
-    assert not tape.tensors  # all used
+    # all used
+    assert not tape.tensors
     out = model(x)
     assert out.shape == expected.shape
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
@@ -222,18 +237,35 @@ def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool
 def assert_has_a_plain_twin(block: Callable[..., nn.Module], *, has_shortcut: bool) -> None:
     """With `shortcut=False` a block computes something else than with it, and all that it gives has gone through its convolutions."""
     for in_channels, stride in ((8, 1), (8, 2), (4, 1), (4, 2)):
-        x = torch.randn((3, in_channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = torch.randn(
+            (3, in_channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         whole, twin = (
-            shake(block(in_channels, 8, stride, Style(norm="batch", shortcut=shortcut, bias=True, projection="conv"))).eval()
+            shake(
+                block(
+                    in_channels,
+                    8,
+                    stride,
+                    Style(norm="batch", shortcut=shortcut, bias=True, projection="conv"),
+                )
+            ).eval()
             for shortcut in (True, False)
         )
         there = twin.state_dict()
-        shared = {name: tensor for name, tensor in whole.state_dict().items() if name in there and tensor.shape == there[name].shape}
+        shared = {
+            name: tensor
+            for name, tensor in whole.state_dict().items()
+            if name in there and tensor.shape == there[name].shape
+        }
         twin.load_state_dict(there | shared)
         ignores = torch.equal(whole(x), twin(x))
-        assert ignores != has_shortcut, f"{block}: ignores shortcut=false" if ignores else f"{block}: has a shortcut"
+        assert ignores != has_shortcut, (
+            f"{block}: ignores shortcut=false" if ignores else f"{block}: has a shortcut"
+        )
         for module in twin.modules():
             if isinstance(module, nn.Conv2d):
                 module.weight.data.zero_()
         out = twin(x)
-        assert torch.equal(out, twin(torch.zeros_like(x))), f"{block}: without shortcut, something still goes around its convolutions"
+        assert torch.equal(out, twin(torch.zeros_like(x))), (
+            f"{block}: without shortcut, something still goes around its convolutions"
+        )

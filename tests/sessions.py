@@ -19,7 +19,9 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing is saved on the way out."""
 
 
-def sit(config: Config, folder: Path, *, stop_after: int | None = None, kill: bool = False) -> Trainer:
+def sit(
+    config: Config, folder: Path, *, stop_after: int | None = None, kill: bool = False
+) -> Trainer:
     """One session of a run: from wherever the folder stands to `stop_after`, or to the end."""
     folder.mkdir(exist_ok=True)
     with closing(Log(folder, console=False)) as log:
@@ -51,5 +53,6 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert tensors.keys() == other_tensors.keys()
         for key, tensor in tensors.items():
             assert torch.equal(tensor, other_tensors[key]), f"{name}: {key}"
-        assert {**facts, "history": None} == {**other_facts, "history": None}  # seconds and images of all sessions may differ
+        # seconds and images of all sessions may differ
+        assert {**facts, "history": None} == {**other_facts, "history": None}
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()

@@ -1,6 +1,7 @@
 """The yardstick of `scripts/bench overhead`: a training loop by hand with nothing on, as fast as it can be written on a page.
 
-No log, metric, schedule or checkpoint, and no wait for the device. Nothing of Skiplab is used here; the network is handed in.
+No log, metric, schedule or checkpoint, and no wait for the device. Nothing of Skiplab is used here;
+the network is handed in.
 """
 
 import ctypes
@@ -37,36 +38,61 @@ class BareLoop(nn.Module):
     ):
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-        self.batch_size, self.shuffle, self.crop, self.flip, self.shape = batch_size, shuffle, crop, flip, tuple(images.shape)
-        # padded and mirrored once, for speed at the cost of memory: crop and mirror of a batch are one gather of rows of pixels
+        self.batch_size, self.shuffle, self.crop, self.flip, self.shape = (
+            batch_size,
+            shuffle,
+            crop,
+            flip,
+            tuple(images.shape),
+        )
+        # padded and mirrored once, for speed at the cost of memory: crop and mirror of a batch are
+        # one gather of rows of pixels
         padded = F.pad(images, (0, 0, crop, crop, crop, crop)) if crop else images
         stored = torch.cat((padded, padded.flip(2))) if flip else padded
         pixels = self.shape[1] * self.shape[2]
         self.register_buffer("stored", stored.flatten())
         self.register_buffer("labels", labels)
-        self.register_buffer("scale", (1 / (255 * torch.tensor(std))).repeat(pixels).to(images.device))
-        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).repeat(pixels).to(images.device))
+        self.register_buffer(
+            "scale", (1 / (255 * torch.tensor(std))).repeat(pixels).to(images.device)
+        )
+        self.register_buffer(
+            "shift", (-torch.tensor(mean) / torch.tensor(std)).repeat(pixels).to(images.device)
+        )
         self.order, self.position = torch.empty(0, dtype=torch.int64), 0
         self.optimizer = fused_optimizer(model, **optimizer)
         if images.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")  # TF32
-            self.compile(mode="max-autotune")  # forward and backward as CUDA graphs
+            # TF32
+            torch.set_float32_matmul_precision("high")
+            # forward and backward as CUDA graphs
+            self.compile(mode="max-autotune")
 
     def batch(self, index: Tensor) -> Tensor:
         """Images `index`, each cropped and mirrored at random, normalised: float32 (B, C, H, W), channels last."""
         _, height, width, channels = self.shape
-        num_rows = height if self.crop else 1  # an image that is not cropped is a single row
-        row, pitch = height * width * channels // num_rows, (width + 2 * self.crop) * channels  # bytes, the latter of a stored row
+        # an image that is not cropped is a single row
+        num_rows = height if self.crop else 1
+        # bytes, the latter of a stored row
+        row, pitch = height * width * channels // num_rows, (width + 2 * self.crop) * channels
         first = index * (pitch * (height + 2 * self.crop))
         if self.flip:
-            first = first + torch.randint(0, 2, index.shape, device=index.device) * (len(self.stored) // 2)
+            first = first + torch.randint(0, 2, index.shape, device=index.device) * (
+                len(self.stored) // 2
+            )
         if self.crop:
             top, left = torch.randint(0, 2 * self.crop + 1, (2, len(index)), device=index.device)
             first = first + top * pitch + left * channels
-        begin = first.unsqueeze(1) + torch.arange(num_rows, device=index.device) * pitch  # (B, H)
-        every_row = self.stored.as_strided((len(self.stored) - row + 1, row), (1, 1))  # at every byte begins one
-        images = every_row.index_select(0, begin.flatten()).view(len(index), -1).float().mul_(self.scale).add_(self.shift)
+        # (B, H)
+        begin = first.unsqueeze(1) + torch.arange(num_rows, device=index.device) * pitch
+        # at every byte begins one
+        every_row = self.stored.as_strided((len(self.stored) - row + 1, row), (1, 1))
+        images = (
+            every_row.index_select(0, begin.flatten())
+            .view(len(index), -1)
+            .float()
+            .mul_(self.scale)
+            .add_(self.shift)
+        )
         return images.view(len(index), height, width, channels).permute(0, 3, 1, 2)
 
     def forward(self, index: Tensor) -> Tensor:
@@ -94,12 +120,17 @@ def fused_optimizer(
     """torch's own, fused; norms and biases decay only if asked to."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": weights}, {"params": others, "weight_decay": weight_decay if decay_norm_and_bias else 0.0}]
+    groups = [
+        {"params": weights},
+        {"params": others, "weight_decay": weight_decay if decay_norm_and_bias else 0.0},
+    ]
     return OPTIMIZERS[name](groups, weight_decay=weight_decay, fused=True, **options)
 
 
 def warm_allocator() -> None:
     """Have glibc keep freed blocks up to 128 MiB, so that a step finds the pages of the step before."""
     libc = ctypes.CDLL(None)
-    libc.mallopt(-3, 128 * 2**20)  # M_MMAP_THRESHOLD
-    libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD
+    # M_MMAP_THRESHOLD
+    libc.mallopt(-3, 128 * 2**20)
+    # M_TRIM_THRESHOLD
+    libc.mallopt(-1, -1)

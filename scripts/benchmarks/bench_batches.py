@@ -9,22 +9,36 @@ import bench_setup
 from bench_setup import MODELS, Setting, repeated, seconds_of
 from bench_table import Table
 
-BATCHES, STEPS = 200, {"cpu": 2, "cuda": 50}  # timed at once
+# timed at once
+BATCHES, STEPS = 200, {"cpu": 2, "cuda": 50}
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """Their speed, then their share of a step; always of ResNet-20, whatever the models."""
     found = bench_setup.in_process("bench_batches:batches", dataclasses.replace(setting, threads=1))
-    size, plain, augmented, step = (found[name] for name in ("batch_size", "plain", "augmented", "step"))
-    table = Table("batches", "Batches.at on CIFAR shapes, batch 128, one thread", ("crop and mirror", "plain"))
+    size, plain, augmented, step = (
+        found[name] for name in ("batch_size", "plain", "augmented", "step")
+    )
+    table = Table(
+        "batches", "Batches.at on CIFAR shapes, batch 128, one thread", ("crop and mirror", "plain")
+    )
     table.add("a batch", "img/s", [size / s for s in augmented], [size / s for s in plain])
     table.note(
         f"{found['source']}; blocks of {BATCHES} batches in turns, in one process of {found['peak_mib']:,.0f} MiB with the steps below"
     )
     yield table
-    table = Table("batches", "their share of a training step, one thread", ("batch", "ResNet-20 step"))
+    table = Table(
+        "batches", "their share of a training step, one thread", ("batch", "ResNet-20 step")
+    )
     table.add("plain", "ms", *milliseconds(plain, step), digits=2, ratio_digits=3, percent=True)
-    table.add("crop and mirror", "ms", *milliseconds(augmented, step), digits=2, ratio_digits=3, percent=True)
+    table.add(
+        "crop and mirror",
+        "ms",
+        *milliseconds(augmented, step),
+        digits=2,
+        ratio_digits=3,
+        percent=True,
+    )
     yield table
 
 
@@ -38,14 +52,17 @@ def batches(setting: Setting) -> dict[str, Any]:
     config = bench_setup.config_of(setting, *MODELS["resnet20"].overrides, "epochs=1000")
     device = bench_setup.set_up(setting, config)
     split, source = bench_setup.images_of(setting, config)
-    plain_config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, flip="none", crop=0))
+    plain_config = dataclasses.replace(
+        config, augment=dataclasses.replace(config.augment, flip="none", crop=0)
+    )
     found: dict[str, list[float]] = {"plain": [], "augmented": [], "step": []}
     with (
         bench_setup.trainer_of(plain_config, split, device) as plain,
         bench_setup.trainer_of(config, split, device) as trainer,
         bench_setup.fitting(trainer) as advance,
     ):
-        numbers = itertools.cycle(range(trainer.step.batches.steps_per_epoch))  # of one epoch: its order is made once
+        # of one epoch: its order is made once
+        numbers = itertools.cycle(range(trainer.step.batches.steps_per_epoch))
         work = {
             "plain": (lambda: plain.step.batches.at(next(numbers)), BATCHES),
             "augmented": (lambda: trainer.step.batches.at(next(numbers)), BATCHES),
@@ -55,5 +72,7 @@ def batches(setting: Setting) -> dict[str, Any]:
             repeated(function, min(count, 20))
         for _ in range(setting.repeats):
             for name, (function, count) in work.items():
-                found[name].append(seconds_of(lambda f=function, n=count: repeated(f, n), device)[0] / count)
+                found[name].append(
+                    seconds_of(lambda f=function, n=count: repeated(f, n), device)[0] / count
+                )
     return found | {"batch_size": config.batch_size, "source": source}

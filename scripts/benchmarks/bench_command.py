@@ -17,7 +17,8 @@ import bench_setup
 import bench_table
 from bench_setup import MODELS, MeasurementError, Setting
 
-PARTS = {  # name -> what it answers; each is tables(setting, models) in bench_NAME.py
+# name -> what it answers; each is tables(setting, models) in bench_NAME.py
+PARTS = {
     "overhead": "what metrics, log, progress bar and checkpoints cost, against a bare hand-written loop",
     "documents": "against plain renderings of the two documents' loops",
     "dataloader": "against a torchvision-style loop: PIL images, transforms, a DataLoader with two workers",
@@ -40,7 +41,9 @@ class Parser(argparse.ArgumentParser):
     """argparse with errors like all others: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message.removeprefix('argument ')}; see scripts/bench --help", file=sys.stderr)
+        print(
+            f"error: {message.removeprefix('argument ')}; see scripts/bench --help", file=sys.stderr
+        )
         raise SystemExit(2)
 
 
@@ -52,7 +55,9 @@ def one_of(noun: str, choices: Iterable[str]) -> Callable[[str], str]:
             return word
         near = ["cuda"] if word == "gpu" else difflib.get_close_matches(word, choices, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        raise argparse.ArgumentTypeError(f"{word}: no such {noun}; {meant}choices: {', '.join(choices)}")
+        raise argparse.ArgumentTypeError(
+            f"{word}: no such {noun}; {meant}choices: {', '.join(choices)}"
+        )
 
     return convert
 
@@ -69,20 +74,53 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     rows = "\n".join(f"  {name:<11} {what}" for name, what in PARTS.items())
     parser = Parser(
         prog="scripts/bench",
-        description="Skiplab's speed and memory, as ratios of interleaved runs: median (min to max) of the repeats.\n\nparts:\n" + rows,
+        description="Skiplab's speed and memory, as ratios of interleaved runs: median (min to max) of the repeats.\n\nparts:\n"
+        + rows,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", type=one_of("part", PARTS), help="what to measure (all but speedrun)")
-    parser.add_argument("--models", nargs="+", metavar="MODEL", type=one_of("model", MODELS), help=f"of {', '.join(MODELS)} (all)")
-    parser.add_argument("--repeats", metavar="N", type=count, default=5, help="turns of every contender (5)")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        type=one_of("part", PARTS),
+        help="what to measure (all but speedrun)",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        type=one_of("model", MODELS),
+        help=f"of {', '.join(MODELS)} (all)",
+    )
+    parser.add_argument(
+        "--repeats", metavar="N", type=count, default=5, help="turns of every contender (5)"
+    )
     parser.add_argument("--threads", metavar="N", type=count, help="CPU threads (one per core)")
     parser.add_argument(
-        "--device", metavar="NAME", type=one_of("device", ("auto", "cpu", "cuda")), default="auto", help="auto, cpu or cuda"
+        "--device",
+        metavar="NAME",
+        type=one_of("device", ("auto", "cpu", "cuda")),
+        default="auto",
+        help="auto, cpu or cuda",
     )
-    parser.add_argument("--root", type=Path, help="data root (as train's: $SKIPLAB_DATA, else ~/.cache/skiplab)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="where every single value goes (outputs/bench/DATE-TIME.json)")
-    parser.add_argument("--airbench", nargs="+", metavar="PATH", type=Path, default=[], help="published scripts for speedrun: ...94....py")
+    parser.add_argument(
+        "--root", type=Path, help="data root (as train's: $SKIPLAB_DATA, else ~/.cache/skiplab)"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="where every single value goes (outputs/bench/DATE-TIME.json)",
+    )
+    parser.add_argument(
+        "--airbench",
+        nargs="+",
+        metavar="PATH",
+        type=Path,
+        default=[],
+        help="published scripts for speedrun: ...94....py",
+    )
     parser.add_argument("--measure", metavar="JOB", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for path in options.airbench:
@@ -96,13 +134,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the command; its exit code."""
     options = parse(arguments)
-    if "PYTHONPATH" in os.environ:  # commands are run in other folders, and must find the same Skiplab
-        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
-    if any(importlib.util.find_spec(name) is None for name in ("skiplab", "torch")):  # no environment of ours: the one beside this folder
+    # commands are run in other folders, and must find the same Skiplab
+    if "PYTHONPATH" in os.environ:
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep))
+        )
+    # no environment of ours: the one beside this folder
+    if any(importlib.util.find_spec(name) is None for name in ("skiplab", "torch")):
         from environment import set_up, tool
 
         set_up(dev=False)
-        return subprocess.run([tool("python"), str(bench_setup.COMMAND), *arguments], check=False).returncode
+        return subprocess.run(
+            [tool("python"), str(bench_setup.COMMAND), *arguments], check=False
+        ).returncode
     from skiplab.errors import SkiplabError
 
     try:
@@ -117,7 +161,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        if not options.measure:  # who started the measurement says so
+        # who started the measurement says so
+        if not options.measure:
             print("interrupted", file=sys.stderr)
         return 130
     return 0
@@ -131,12 +176,15 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     from skiplab.machine.cpu import num_cores
     from skiplab.words import counted
 
-    device = devices.pick_device(options.device)  # imports torch: before anything is measured, since no child may wait for it
+    # imports torch: before anything is measured, since no child may wait for it
+    device = devices.pick_device(options.device)
     if device.type not in ("cpu", "cuda"):
         device = devices.pick_device("cpu")
     parts = options.parts or [name for name in PARTS if name != "speedrun"]
     if "speedrun" in parts and device.type != "cuda":
-        raise UsageError("speedrun: needs a CUDA device, and this call runs on the CPU; leave it out")
+        raise UsageError(
+            "speedrun: needs a CUDA device, and this call runs on the CPU; leave it out"
+        )
     setting = Setting(
         threads=options.threads or num_cores(),
         device=str(device),

@@ -16,15 +16,27 @@ from bench_table import Table
 from skiplab.machine.threads import WAITING
 from skiplab.words import counted
 
-BUSY = 2  # processes that compute without an end
+# processes that compute without an end
+BUSY = 2
 FOR_EVER = [sys.executable, "-c", "while True: pass"]
-SPINNING = {"GOMP_SPINCOUNT": "300000"}  # what libgomp does where nobody says anything
+# what libgomp does where nobody says anything
+SPINNING = {"GOMP_SPINCOUNT": "300000"}
 ONE = ("trainer.threads=1",)
-TURNS = 10  # of each contender in a repeat
+# of each contender in a repeat
+TURNS = 10
 DIGITS = ("epochs=10",)
-CASES = {  # model -> its title, what is run, and how many steps of it
-    "deepcnn": ("Deep_CNN on CIFAR-10, batch 256", ("experiment=deepcnn_cifar10", "block=residual", "batch_size=256"), 40),
-    "resnet20": ("ResNet-20 on CIFAR-10, batch 128", ("model=resnet20", "dataset=cifar10", "batch_size=128"), 12),
+# model -> its title, what is run, and how many steps of it
+CASES = {
+    "deepcnn": (
+        "Deep_CNN on CIFAR-10, batch 256",
+        ("experiment=deepcnn_cifar10", "block=residual", "batch_size=256"),
+        40,
+    ),
+    "resnet20": (
+        "ResNet-20 on CIFAR-10, batch 128",
+        ("model=resnet20", "dataset=cifar10", "batch_size=128"),
+        12,
+    ),
 }
 
 
@@ -32,19 +44,31 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """Alone, then beside busy processes. Nothing is measured on a GPU, whose runs have a thread of the CPU to themselves."""
     if setting.is_cuda:
         return
-    cases = {name: CASES[name] for name in models if name in CASES and lies_there("cifar10", Path(setting.root))}
+    cases = {
+        name: CASES[name]
+        for name in models
+        if name in CASES and lies_there("cifar10", Path(setting.root))
+    }
     yield alone(setting, cases)
     yield beside_others(setting, cases)
 
 
 def arguments_of(setting: Setting, overrides: Sequence[str], steps: int) -> tuple[str, ...]:
     """What `train` is told for a case of CASES: a number of steps of it, and next to nothing to evaluate at its end."""
-    return (*overrides, f"trainer.limit_steps={steps}", "val_fraction=0.001", "evaluator.split=val", f"dataset.root={setting.root}")
+    return (
+        *overrides,
+        f"trainer.limit_steps={steps}",
+        "val_fraction=0.001",
+        "evaluator.split=val",
+        f"dataset.root={setting.root}",
+    )
 
 
 def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:
     """Seconds of training beside busy processes: digits against one thread there, the larger ones against themselves alone."""
-    table = Table("contention", f"training beside {BUSY} busy processes", ("beside them", "see the case"))
+    table = Table(
+        "contention", f"training beside {BUSY} busy processes", ("beside them", "see the case")
+    )
     digits: tuple[list[float], list[float]] = ([], [])
     larger: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in cases}
     for _ in range(setting.repeats):
@@ -55,20 +79,36 @@ def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...],
             with busy():
                 larger[name][0].append(trained(arguments_of(setting, overrides, steps)))
             larger[name][1].append(trained(arguments_of(setting, overrides, steps)))
-    table.add("train epochs=10 (digits), against trainer.threads=1 beside them", "s of training", *digits, digits=1)
+    table.add(
+        "train epochs=10 (digits), against trainer.threads=1 beside them",
+        "s of training",
+        *digits,
+        digits=1,
+    )
     for name, values in larger.items():
         table.add(f"{cases[name][0]}, against the same alone", "s of training", *values, digits=1)
-    table.note("at most 2.5 is aimed at: of as many busy processes as cores, half the machine is a run's fair share")
+    table.note(
+        "at most 2.5 is aimed at: of as many busy processes as cores, half the machine is a run's fair share"
+    )
     return table
 
 
 def alone(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:
     """Seconds of steps with nothing beside them, in short turns: as `train` does it, against threads that spin, one a core."""
-    table = Table("contention", f"{TURNS} blocks of steps in turns, alone: as train waits, or spinning", ("as train does it", "spinning"))
+    table = Table(
+        "contention",
+        f"{TURNS} blocks of steps in turns, alone: as train waits, or spinning",
+        ("as train does it", "spinning"),
+    )
     whole: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(setting.repeats):  # runs so short are timed whole
+    # runs so short are timed whole
+    for repeat in range(setting.repeats):
         for which in (0, 1) if repeat % 2 else (1, 0):
-            whole[which].append(trained(DIGITS) if which == 0 else trained((*DIGITS, f"trainer.threads={setting.threads}"), SPINNING))
+            whole[which].append(
+                trained(DIGITS)
+                if which == 0
+                else trained((*DIGITS, f"trainer.threads={setting.threads}"), SPINNING)
+            )
     table.add("train epochs=10 (digits), whole", "s of training", *whole, digits=2, ratio_digits=3)
     for case, (title, _, steps) in cases.items():
         steps = max(1, steps // 12)
@@ -84,8 +124,12 @@ def alone(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) 
                         sums[which] += seconds((ours, spinning)[which], steps)
                 found[0].append(sums[0])
                 found[1].append(sums[1])
-        table.add(f"{title}, {TURNS} x {counted(steps, 'step')}", "s", *found, digits=2, ratio_digits=3)
-    table.note("digits take one thread by the work of a step, the spinning contender has one a core")
+        table.add(
+            f"{title}, {TURNS} x {counted(steps, 'step')}", "s", *found, digits=2, ratio_digits=3
+        )
+    table.note(
+        "digits take one thread by the work of a step, the spinning contender has one a core"
+    )
     return table
 
 
@@ -102,13 +146,32 @@ def busy() -> Iterator[None]:
 
 def trained(overrides: Sequence[str], environment: dict[str, str] | None = None) -> float:
     """Seconds of training that a `train` command tells in its result.json. Raises MeasurementError if it fails."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "GOMP_", "KMP_"))
+    }
     with tempfile.TemporaryDirectory() as folder:
-        command = [*train_command(), *overrides, "pictures=never", "device=cpu", "out=run", "resume=never"]
+        command = [
+            *train_command(),
+            *overrides,
+            "pictures=never",
+            "device=cpu",
+            "out=run",
+            "resume=never",
+        ]
         done = subprocess.run(
-            command, cwd=folder, env=variables | (environment or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True
+            command,
+            cwd=folder,
+            env=variables | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-            raise MeasurementError(f"contention: {' '.join(overrides)}: exit code {done.returncode}, it said: {said}", exit_code=1)
+            raise MeasurementError(
+                f"contention: {' '.join(overrides)}: exit code {done.returncode}, it said: {said}",
+                exit_code=1,
+            )
         return float(json.loads(Path(folder, "run/result.json").read_text())["train_seconds"])

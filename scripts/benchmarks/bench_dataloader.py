@@ -18,9 +18,15 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     for name in [case for case in CASES if case in models]:
         functions = {"ours": "bench_dataloader:ours", "plain": "bench_dataloader:plain"}
         found = bench_setup.in_turns(functions, setting, model=name)
-        table.add(MODELS[name].title, "img/s, training pass", *([result["rate"] for result in found[side]] for side in functions))
+        table.add(
+            MODELS[name].title,
+            "img/s, training pass",
+            *([result["rate"] for result in found[side]] for side in functions),
+        )
         table.add_peaks(MODELS[name].title, found["ours"], found["plain"])
-        table.note(f"{MODELS[name].title}: {' '.join(overrides(name))}; {found['ours'][0]['source']}")
+        table.note(
+            f"{MODELS[name].title}: {' '.join(overrides(name))}; {found['ours'][0]['source']}"
+        )
     table.note(
         "both crop with a border of 4 and mirror, with the same optimizer; each measurement a process of its own",
         "the two workers come on top of the threads; ours has none",
@@ -40,7 +46,10 @@ def ours(setting: Setting, *, model: str) -> dict[str, Any]:
     device = bench_setup.set_up(setting, config)
     split, source = bench_setup.images_of(setting, config)
     steps = -(-setting.pace(model).images // config.batch_size)
-    with bench_setup.trainer_of(config, split, device) as trainer, bench_setup.fitting(trainer) as advance:
+    with (
+        bench_setup.trainer_of(config, split, device) as trainer,
+        bench_setup.fitting(trainer) as advance,
+    ):
         repeated(advance, setting.warmup(model))
         seconds, _ = seconds_of(lambda: repeated(advance, steps), device)
     return {"rate": steps * config.batch_size / seconds, "source": source}
@@ -53,13 +62,18 @@ def plain(setting: Setting, *, model: str) -> dict[str, Any]:
     import plain_loops
     from skiplab.machine import devices
 
-    torch.set_num_threads(1)  # until the workers are forked: see plain_loops.with_workers
+    # until the workers are forked: see plain_loops.with_workers
+    torch.set_num_threads(1)
     config = bench_setup.config_of(setting, *overrides(model))
     warmup = setting.warmup(model)
     steps = -(-setting.pace(model).images // config.batch_size)
     split, _ = bench_setup.images_of(setting, config, (steps + warmup) * config.batch_size)
     steps = len(split) // config.batch_size - warmup
-    options = {name: value for name, value in asdict(config.optimizer).items() if name not in ("decay_norm_and_bias", "norm_scale")}
+    options = {
+        name: value
+        for name, value in asdict(config.optimizer).items()
+        if name not in ("decay_norm_and_bias", "norm_scale")
+    }
     optimizer = options.pop("name")
     seconds, workers = plain_loops.with_workers(
         model,

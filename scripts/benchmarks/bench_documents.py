@@ -8,10 +8,18 @@ import bench_setup
 from bench_setup import MODELS, Setting, repeated
 from bench_table import Table
 
-# name -> its title, model, batch size; training images on a CPU and on CUDA, validation images, warm-up steps
+# name -> its title, model, batch size; training images on a CPU and on CUDA, validation images,
+# warm-up steps
 CASES: dict[str, tuple[str, str, int, tuple[int, int], int, int]] = {
     "deepcnn": ("document 1's Deep_CNN, batch 256", "deepcnn", 256, (9216, 36_864), 1024, 3),
-    "deepcnn_bf16": ("the same, ours with trainer.amp=bf16", "deepcnn", 256, (9216, 36_864), 1024, 3),
+    "deepcnn_bf16": (
+        "the same, ours with trainer.amp=bf16",
+        "deepcnn",
+        256,
+        (9216, 36_864),
+        1024,
+        3,
+    ),
     "resnet256": ("document 2's ResNet, batch 256", "resnet", 256, (2048, 51_200), 0, 1),
     "resnet2048": ("document 2's ResNet, batch 2048", "resnet", 2048, (4096, 53_248), 0, 1),
 }
@@ -21,14 +29,22 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """One table."""
     from skiplab.machine import cpu
 
-    table = Table("documents", "everything on, against plain renderings of the two documents' loops", ("ours", "plain"))
+    table = Table(
+        "documents",
+        "everything on, against plain renderings of the two documents' loops",
+        ("ours", "plain"),
+    )
     for case, (title, model, *_) in CASES.items():
-        if model not in models or (case.endswith("_bf16") and not setting.is_cuda and not cpu.has_bf16()):
+        if model not in models or (
+            case.endswith("_bf16") and not setting.is_cuda and not cpu.has_bf16()
+        ):
             continue
         functions = {"ours": "bench_documents:ours", "plain": "bench_documents:plain"}
         found = bench_setup.in_turns(functions, setting, case=case)
         for key, figure in (("train", "img/s, training pass"), ("epoch", "img/s, whole epoch")):
-            table.add(title, figure, *([result[key] for result in found[name]] for name in functions))
+            table.add(
+                title, figure, *([result[key] for result in found[name]] for name in functions)
+            )
         table.add_peaks(title, found["ours"], found["plain"])
         table.note(f"{title}: {' '.join(overrides(case))}; {found['ours'][0]['source']}")
     table.note(
@@ -41,7 +57,12 @@ def overrides(case: str) -> list[str]:
     """What `train` is told."""
     _, model, batch_size, *_ = CASES[case]
     texts = [text for text in MODELS[model].overrides if not text.startswith("batch_size=")]
-    return [*texts, f"batch_size={batch_size}", "epochs=1", *(["trainer.amp=bf16"] if case.endswith("_bf16") else [])]
+    return [
+        *texts,
+        f"batch_size={batch_size}",
+        "epochs=1",
+        *(["trainer.amp=bf16"] if case.endswith("_bf16") else []),
+    ]
 
 
 def splits(setting: Setting, case: str, config: Any) -> tuple[Any, Any, str]:
@@ -68,7 +89,9 @@ def ours(setting: Setting, *, case: str) -> dict[str, Any]:
         repeated(lambda: step_of(trainer), trainer.step.batches.steps_per_epoch)
         trainer.report_losses()
         trained = time.perf_counter() - began
-    with bench_setup.trainer_of(config, training, device, validation if len(validation) else None) as trainer:
+    with bench_setup.trainer_of(
+        config, training, device, validation if len(validation) else None
+    ) as trainer:
         began = time.perf_counter()
         trainer.fit()
         whole = time.perf_counter() - began
@@ -92,7 +115,9 @@ def plain(setting: Setting, *, case: str) -> dict[str, Any]:
     from skiplab.machine import devices
 
     _, model, batch_size, *_, warmup = CASES[case]
-    training, validation, source = splits(setting, case, bench_setup.config_of(setting, *overrides(case)))
+    training, validation, source = splits(
+        setting, case, bench_setup.config_of(setting, *overrides(case))
+    )
     torch.set_num_threads(setting.threads)
     seconds = plain_loops.document(
         model,

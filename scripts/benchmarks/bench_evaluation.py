@@ -12,18 +12,28 @@ PREDICTIONS, CLASSES = 10_000, 10
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """The evaluation, then the report."""
-    table = Table("evaluation", "evaluate() over a split, against training", ("evaluation", "training"))
+    table = Table(
+        "evaluation", "evaluate() over a split, against training", ("evaluation", "training")
+    )
     for name in models:
         found = bench_setup.in_process("bench_evaluation:evaluation", setting, model=name)
         table.add(MODELS[name].title, "img/s", found["evaluation"], found["training"])
-        peaks = ", ".join(f"{found[key]:,.0f} MiB{where}" for key, where in PEAKS.items() if found[key])
+        peaks = ", ".join(
+            f"{found[key]:,.0f} MiB{where}" for key, where in PEAKS.items() if found[key]
+        )
         table.note(f"{MODELS[name].title}: {found['source']}; peak memory {peaks}")
     table.note("blocks in turns, in one process a model; training: the loop as fit() runs it")
     yield table
-    table = Table("report", f"metrics and text of {PREDICTIONS:,} predictions in {CLASSES} classes", ("ours", "scikit-learn"))
+    table = Table(
+        "report",
+        f"metrics and text of {PREDICTIONS:,} predictions in {CLASSES} classes",
+        ("ours", "scikit-learn"),
+    )
     found = bench_setup.in_process("bench_evaluation:report", setting)
     table.add("report", "ms", found["ours"], found["scikit-learn"], digits=1)
-    table.note("scikit-learn: its two bare calls of classification_report; it is imported beforehand; random predictions")
+    table.note(
+        "scikit-learn: its two bare calls of classification_report; it is imported beforehand; random predictions"
+    )
     yield table
 
 
@@ -40,18 +50,30 @@ def evaluation(setting: Setting, *, model: str) -> dict[str, Any]:
     split, source = bench_setup.images_of(setting, config)
     pace = setting.pace(model)
     found: dict[str, list[float]] = {"evaluation": [], "training": []}
-    with bench_setup.trainer_of(config, split, device) as trainer, bench_setup.fitting(trainer) as advance:
-        held = Split(*(tensor[: pace.evaluated].to(device) for tensor in (split.images, split.labels)))
+    with (
+        bench_setup.trainer_of(config, split, device) as trainer,
+        bench_setup.fitting(trainer) as advance,
+    ):
+        held = Split(
+            *(tensor[: pace.evaluated].to(device) for tensor in (split.images, split.labels))
+        )
         steps = max(2, pace.block)
 
         def evaluation() -> None:
-            evaluate(trainer.evaluator.predictor, held, trainer.evaluator.normalize, num_classes=len(config.dataset.classes))
+            evaluate(
+                trainer.evaluator.predictor,
+                held,
+                trainer.evaluator.normalize,
+                num_classes=len(config.dataset.classes),
+            )
 
         repeated(advance, setting.warmup(model))
         evaluation()
         for _ in range(setting.repeats):
             found["evaluation"].append(len(held) / seconds_of(evaluation, device)[0])
-            found["training"].append(steps * config.batch_size / seconds_of(lambda: repeated(advance, steps), device)[0])
+            found["training"].append(
+                steps * config.batch_size / seconds_of(lambda: repeated(advance, steps), device)[0]
+            )
     return found | {"source": source}
 
 
@@ -71,7 +93,8 @@ def report(setting: Setting) -> dict[str, Any]:
     classes = [str(i) for i in range(CLASSES)]
 
     def ours() -> None:
-        fresh = Predictions(labels, probabilities)  # it remembers what it has counted
+        # it remembers what it has counted
+        fresh = Predictions(labels, probabilities)
         text(metrics(fresh, classes, loss=0.0), heading="")
 
     def bare() -> None:

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """One table, filled model by model."""
-    table = Table("overhead", "everything on, against a bare loop over the same network with nothing on", ("ours", "bare"))
+    table = Table(
+        "overhead",
+        "everything on, against a bare loop over the same network with nothing on",
+        ("ours", "bare"),
+    )
     for name in models:
         title = MODELS[name].title
         found = bench_setup.in_process("bench_overhead:blocks", setting, model=name)
         pairs, per_repeat = found["pairs"], setting.pace(name).pairs
         ours, bare, ours_cpu, bare_cpu = (
-            [statistics.fmean(pair[i] for pair in pairs[start : start + per_repeat]) for start in range(0, len(pairs), per_repeat)]
+            [
+                statistics.fmean(pair[i] for pair in pairs[start : start + per_repeat])
+                for start in range(0, len(pairs), per_repeat)
+            ]
             for i in range(4)
         )
         of_pairs = ratios([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -37,11 +44,25 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
         table.add(title, "ms a step", *milliseconds[:2], digits=2, ratio_digits=4, note=note)
         table.add(title, "CPU ms a step", *milliseconds[2:], digits=2, ratio_digits=4)
         epoch = [found["steps_per_epoch"] * s for s in bare]
-        table.add(title, "s, an epoch's end : bare epoch", found["ends"], epoch, digits=3, ratio_digits=3, percent=True)
-        memory = bench_setup.in_turns({"ours": "bench_overhead:ours_alone", "bare": "bench_overhead:bare_alone"}, setting, model=name)
+        table.add(
+            title,
+            "s, an epoch's end : bare epoch",
+            found["ends"],
+            epoch,
+            digits=3,
+            ratio_digits=3,
+            percent=True,
+        )
+        memory = bench_setup.in_turns(
+            {"ours": "bench_overhead:ours_alone", "bare": "bench_overhead:bare_alone"},
+            setting,
+            model=name,
+        )
         table.add_peaks(title, memory["ours"], memory["bare"])
         recipe = " ".join((*MODELS[name].overrides, *(FAST_ON_CUDA if setting.is_cuda else ())))
-        table.note(f"{title}: {recipe}; {found['source']}; blocks of {setting.pace(name).block} steps")
+        table.note(
+            f"{title}: {recipe}; {found['source']}; blocks of {setting.pace(name).block} steps"
+        )
     table.note(
         "ms a step: Trainer.advance() as fit() calls it; blocks in turns in one process, order swapped each time; a value a repeat",
         "end of an epoch: its row and the save of best and last, waited for until they are on the disk; a run writes behind its loop",
@@ -53,7 +74,12 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
 def prepared(setting: Setting, name: str) -> "tuple[Config, Split, str]":
     """The model's config, whole batches of images, and where they come from."""
     # a constant learning rate, as the bare loop has it: both do the same mathematics
-    options = (*MODELS[name].overrides, "scheduler=constant", "epochs=100000", *(FAST_ON_CUDA if setting.is_cuda else ()))
+    options = (
+        *MODELS[name].overrides,
+        "scheduler=constant",
+        "epochs=100000",
+        *(FAST_ON_CUDA if setting.is_cuda else ()),
+    )
     config = bench_setup.config_of(setting, *options)
     return config, *bench_setup.images_of(setting, config)
 
@@ -73,12 +99,16 @@ def bare_loop(config: "Config", split: "Split", model: Any) -> "BareLoop":
         shuffle=config.trainer.shuffle,
         crop=augment.crop,
         flip=augment.flip == "random" or (augment.flip == "auto" and dataset.flip_keeps_label),
-        optimizer={name: value for name, value in asdict(config.optimizer).items() if name != "norm_scale"},
+        optimizer={
+            name: value for name, value in asdict(config.optimizer).items() if name != "norm_scale"
+        },
     )
 
 
 @contextmanager
-def both(setting: Setting, config: "Config", split: "Split") -> "Iterator[tuple[Trainer, BareLoop]]":
+def both(
+    setting: Setting, config: "Config", split: "Split"
+) -> "Iterator[tuple[Trainer, BareLoop]]":
     """Our trainer, and the bare loop over a copy of its weights."""
     from skiplab import build
 
@@ -102,10 +132,20 @@ def blocks(setting: Setting, *, model: str) -> dict[str, Any]:
                 stay_within_epoch(trainer, pace.block)
                 found = {}
                 for step in (advance, bare.step)[:: 1 if pair % 2 == 0 else -1]:
-                    found[step] = [s / pace.block for s in seconds_of(lambda step=step: repeated(step, pace.block), trainer.context.device)]
+                    found[step] = [
+                        s / pace.block
+                        for s in seconds_of(
+                            lambda step=step: repeated(step, pace.block), trainer.context.device
+                        )
+                    ]
                 pairs.append([found[step][i] for i in (0, 1) for step in (advance, bare.step)])
             ends.append(seconds_of(lambda: end_epoch(trainer), trainer.context.device)[0])
-    return {"pairs": pairs, "ends": ends, "steps_per_epoch": trainer.step.batches.steps_per_epoch, "source": source}
+    return {
+        "pairs": pairs,
+        "ends": ends,
+        "steps_per_epoch": trainer.step.batches.steps_per_epoch,
+        "source": source,
+    }
 
 
 def stay_within_epoch(trainer: "Trainer", count: int) -> None:
@@ -127,7 +167,10 @@ def ours_alone(setting: Setting, *, model: str) -> dict[str, Any]:
     """Some steps and the end of an epoch of ours, for the process's peak memory."""
     config, split, _ = prepared(setting, model)
     device = bench_setup.set_up(setting, config)
-    with bench_setup.trainer_of(config, split, device) as trainer, bench_setup.fitting(trainer) as advance:
+    with (
+        bench_setup.trainer_of(config, split, device) as trainer,
+        bench_setup.fitting(trainer) as advance,
+    ):
         repeated(advance, setting.warmup(model) + 2)
         end_epoch(trainer)
     return {}
@@ -147,6 +190,7 @@ def bare_alone(setting: Setting, *, model: str) -> dict[str, Any]:
     if device.type == "cpu":
         warm_allocator()
     loop = bare_loop(config, split.to(device), build.network(config, device))
-    del split  # what it needs, it has stored
+    # what it needs, it has stored
+    del split
     repeated(loop.step, setting.warmup(model) + 2)
     return {}

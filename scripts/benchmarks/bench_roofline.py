@@ -11,29 +11,51 @@ from bench_table import Table
 if TYPE_CHECKING:
     import torch
 
-SIZES = {"cpu": (1024, 2048), "cuda": (1024, 2048, 8192)}  # of the square matrices
-COPIED = 256 * 2**20  # bytes of the tensor that is copied
+# of the square matrices
+SIZES = {"cpu": (1024, 2048), "cuda": (1024, 2048, 8192)}
+# bytes of the tensor that is copied
+COPIED = 256 * 2**20
 ATTEMPTS, PROFILED_STEPS = 5, 3
-KINDS = {"convolution": "convolution", "batch_norm": "batch norm", "batchnorm": "batch norm"}  # by what is in an operator's name
+# by what is in an operator's name
+KINDS = {"convolution": "convolution", "batch_norm": "batch norm", "batchnorm": "batch norm"}
 OTHERS = "all others"
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     """FLOP/s, then bytes/s, then the shares of the operators."""
-    found = {MODELS[name].title: bench_setup.in_process("bench_roofline:roofline", setting, model=name) for name in models}
+    found = {
+        MODELS[name].title: bench_setup.in_process("bench_roofline:roofline", setting, model=name)
+        for name in models
+    }
     precision = "bf16" if setting.is_cuda else "float32"
-    work = Table("roofline", f"GFLOP/s of a training step against the best matrix product ({precision})", ("step", "product"))
-    bytes_moved = Table("roofline", "GB/s that a step must move at least, against a copy", ("step", "copy"))
-    shares = Table("roofline", f"operators of {PROFILED_STEPS} training steps, from torch.profiler", ("ms", "ms, all"))
+    work = Table(
+        "roofline",
+        f"GFLOP/s of a training step against the best matrix product ({precision})",
+        ("step", "product"),
+    )
+    bytes_moved = Table(
+        "roofline", "GB/s that a step must move at least, against a copy", ("step", "copy")
+    )
+    shares = Table(
+        "roofline",
+        f"operators of {PROFILED_STEPS} training steps, from torch.profiler",
+        ("ms", "ms, all"),
+    )
     for title, result in found.items():
         work.add(title, "GFLOP/s", result["flops"], result["product"], ratio_digits=2, percent=True)
-        bytes_moved.add(title, "GB/s", result["bytes"], result["copied"], digits=1, ratio_digits=2, percent=True)
+        bytes_moved.add(
+            title, "GB/s", result["bytes"], result["copied"], digits=1, ratio_digits=2, percent=True
+        )
         whole = [sum(each) for each in zip(*result["operators"].values(), strict=True)]
         for kind, milliseconds in result["operators"].items():
             shares.add(title, kind, milliseconds, whole, digits=1, ratio_digits=2, percent=True)
-        peaks = f"{result['peak_mib']:,.0f} MiB" + (f", {result['cuda_peak_mib']:,.0f} MiB on the GPU" if result["cuda_peak_mib"] else "")
+        peaks = f"{result['peak_mib']:,.0f} MiB" + (
+            f", {result['cuda_peak_mib']:,.0f} MiB on the GPU" if result["cuda_peak_mib"] else ""
+        )
         products = ", ".join(f"{size}: {rate:,.0f}" for size, rate in result["products"].items())
-        work.note(f"{title}: {result['source']}; best product by size, GFLOP/s: {products}; peak memory {peaks}")
+        work.note(
+            f"{title}: {result['source']}; best product by size, GFLOP/s: {products}; peak memory {peaks}"
+        )
     work.note(
         "FLOPs of a step: 3 x those of the forward pass (convolutions and linear layers), for the forward and the two backward products",
         f"the product: the best of the sizes and of {ATTEMPTS} attempts in each turn",
@@ -42,7 +64,10 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
         "bytes of a step: what autograd keeps, the weights, gradients and a moment, each written once and read once: a floor",
         f"the copy: {COPIED // 2**20} MiB, read and written, the best of {ATTEMPTS} attempts in each turn",
     )
-    shares.note("own time of the operators on the " + ("GPU, without torch.compile" if setting.is_cuda else "CPU"))
+    shares.note(
+        "own time of the operators on the "
+        + ("GPU, without torch.compile" if setting.is_cuda else "CPU")
+    )
     yield from (work, bytes_moved, shares)
 
 
@@ -55,25 +80,46 @@ def roofline(setting: Setting, *, model: str) -> dict[str, Any]:
     config = bench_setup.config_of(setting, *MODELS[model].overrides, "epochs=1000", *options)
     device = bench_setup.set_up(setting, config)
     split, source = bench_setup.images_of(setting, config)
-    found: dict[str, Any] = {"flops": [], "product": [], "bytes": [], "copied": [], "products": {}, "source": source}
-    with bench_setup.trainer_of(config, split, device) as trainer, bench_setup.fitting(trainer) as advance:
+    found: dict[str, Any] = {
+        "flops": [],
+        "product": [],
+        "bytes": [],
+        "copied": [],
+        "products": {},
+        "source": source,
+    }
+    with (
+        bench_setup.trainer_of(config, split, device) as trainer,
+        bench_setup.fitting(trainer) as advance,
+    ):
         summary = build.summary_of(config, trainer.step.model)  # pyright: ignore[reportArgumentType]
-        kept = memory.needed(trainer.step.model, lambda n: batch(trainer, n), num_images=config.batch_size, autocast=trainer.step.autocast)
+        kept = memory.needed(
+            trainer.step.model,
+            lambda n: batch(trainer, n),
+            num_images=config.batch_size,
+            autocast=trainer.step.autocast,
+        )
         repeated(advance, setting.warmup(model))
-        found |= bench_setup.peaks()  # before the large tensors below
+        # before the large tensors below
+        found |= bench_setup.peaks()
         steps = max(2, setting.pace(model).block)
         for _ in range(setting.repeats):
             step = seconds_of(lambda: repeated(advance, steps), device)[0] / steps
             products = {size: product(size, device) for size in SIZES[device.type]}
-            found["products"] = {size: max(rate, found["products"].get(size, 0)) for size, rate in products.items()}
+            found["products"] = {
+                size: max(rate, found["products"].get(size, 0)) for size, rate in products.items()
+            }
             found["flops"].append(3 * summary.flops * config.batch_size / step / 1e9)
             found["product"].append(max(products.values()))
             found["bytes"].append(2 * kept / step / 1e9)
             found["copied"].append(copied(device))
-    if setting.is_cuda:  # the profiler names no operators in compiled code
+    # the profiler names no operators in compiled code
+    if setting.is_cuda:
         config = bench_setup.config_of(setting, *MODELS[model].overrides, "trainer.amp=bf16")
     with bench_setup.trainer_of(config, split, device) as trainer:
-        found["operators"] = operators(trainer, warmup=setting.warmup(model), repeats=setting.repeats)
+        found["operators"] = operators(
+            trainer, warmup=setting.warmup(model), repeats=setting.repeats
+        )
     return found
 
 
@@ -110,12 +156,15 @@ def operators(trainer: Any, *, warmup: int, repeats: int) -> dict[str, list[floa
     from torch.profiler import ProfilerActivity, profile
 
     is_cuda = trainer.context.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if is_cuda else [ProfilerActivity.CPU]
+    activities = (
+        [ProfilerActivity.CPU, ProfilerActivity.CUDA] if is_cuda else [ProfilerActivity.CPU]
+    )
     steps = itertools.count()
 
     def some(count: int) -> None:
         repeated(lambda: trainer.step.update(next(steps)), count)
-        trainer.report_losses()  # waits for the device
+        # waits for the device
+        trainer.report_losses()
 
     trainer.step.model.train()
     some(warmup)
@@ -127,5 +176,7 @@ def operators(trainer: Any, *, warmup: int, repeats: int) -> dict[str, list[floa
             milliseconds.append(0.0)
         for event in profiled.key_averages():
             kind = next((kind for text, kind in KINDS.items() if text in event.key.lower()), OTHERS)
-            spent[kind][-1] += (event.self_device_time_total if is_cuda else event.self_cpu_time_total) / 1e3
+            spent[kind][-1] += (
+                event.self_device_time_total if is_cuda else event.self_cpu_time_total
+            ) / 1e3
     return spent

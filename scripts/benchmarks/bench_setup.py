@@ -42,17 +42,32 @@ class Model:
     title: str
     overrides: tuple[str, ...]
     on_cpu: Pace
-    warmup: int = 3  # steps before a clock starts, on a CPU
+    # steps before a clock starts, on a CPU
+    warmup: int = 3
 
 
 MODELS = {
-    "deepcnn": Model("Deep_CNN, batch 256", ("experiment=deepcnn_cifar10", "block=residual"), Pace(5, 16, 9216, 4000)),
-    "resnet": Model("document 2's ResNet, batch 256", ("experiment=resnet_mnist", "batch_size=256"), Pace(1, 16, 2048, 1000), 1),
-    "resnet20": Model("ResNet-20, batch 128", ("model=resnet20", "dataset=cifar10"), Pace(3, 16, 4096, 2000)),
-    "resnet18": Model("ResNet-18, batch 128", ("model=resnet18", "dataset=cifar10"), Pace(1, 8, 512, 500), 1),
+    "deepcnn": Model(
+        "Deep_CNN, batch 256",
+        ("experiment=deepcnn_cifar10", "block=residual"),
+        Pace(5, 16, 9216, 4000),
+    ),
+    "resnet": Model(
+        "document 2's ResNet, batch 256",
+        ("experiment=resnet_mnist", "batch_size=256"),
+        Pace(1, 16, 2048, 1000),
+        1,
+    ),
+    "resnet20": Model(
+        "ResNet-20, batch 128", ("model=resnet20", "dataset=cifar10"), Pace(3, 16, 4096, 2000)
+    ),
+    "resnet18": Model(
+        "ResNet-18, batch 128", ("model=resnet18", "dataset=cifar10"), Pace(1, 8, 512, 500), 1
+    ),
 }
 ON_CUDA, WARMUP_ON_CUDA = Pace(50, 16, 40_000, 10_000), 20
-FAST_ON_CUDA = ("trainer.amp=bf16", "trainer.compile=true")  # what ours is given where the other side has it too
+# what ours is given where the other side has it too
+FAST_ON_CUDA = ("trainer.amp=bf16", "trainer.compile=true")
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,8 @@ class Setting:
     device: str
     root: str
     repeats: int
-    airbench: tuple[str, ...] = ()  # published scripts for speedrun
+    # published scripts for speedrun
+    airbench: tuple[str, ...] = ()
 
     @property
     def is_cuda(self) -> bool:
@@ -86,7 +102,8 @@ class MeasurementError(Exception):
         self.exit_code = exit_code
 
 
-# ------------------------------------------------------------------------------------------------- processes of their own
+# -------------------------------------------------------------------------------------------------
+# processes of their own
 
 
 def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, Any]:
@@ -94,13 +111,23 @@ def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, A
     from skiplab.machine import threads
 
     job = {"function": function, "setting": asdict(setting), "arguments": arguments}
-    environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads), "KINETO_LOG_LEVEL": "99"}  # the profiler says much
-    threads.wait_asleep(environment)  # as `train` has them wait
+    # the profiler says much
+    environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads), "KINETO_LOG_LEVEL": "99"}
+    # as `train` has them wait
+    threads.wait_asleep(environment)
     tell(f"measuring {function} {' '.join(map(str, arguments.values()))}")
-    done = subprocess.run([sys.executable, str(COMMAND), "--measure", json.dumps(job)], stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(COMMAND), "--measure", json.dumps(job)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     tell("")
     if done.returncode != 0:
-        raise MeasurementError(f"{function} {' '.join(map(str, arguments.values()))}: the measurement failed", exit_code=done.returncode)
+        raise MeasurementError(
+            f"{function} {' '.join(map(str, arguments.values()))}: the measurement failed",
+            exit_code=done.returncode,
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -110,7 +137,9 @@ def tell(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def in_turns(functions: dict[str, str], setting: Setting, **arguments: Any) -> dict[str, list[dict[str, Any]]]:
+def in_turns(
+    functions: dict[str, str], setting: Setting, **arguments: Any
+) -> dict[str, list[dict[str, Any]]]:
     """Each contender's results, one a repeat, each from a process of its own; the contenders take turns, order swapped each time."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in functions}
     for repeat in range(setting.repeats):
@@ -135,7 +164,8 @@ def peaks() -> dict[str, float | None]:
 
     torch: Any = sys.modules.get("torch")
     on_cuda = bool(torch) and torch.cuda.is_initialized()
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there
+    # ru_maxrss counts bytes there
+    unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
         "cuda_peak_mib": torch.cuda.max_memory_allocated() / 2**20 if on_cuda else None,
@@ -158,14 +188,17 @@ def quiet_terminal() -> Iterator[None]:
             yield
 
 
-# ---------------------------------------------------------------------------------------------------- images and trainer
+# ----------------------------------------------------------------------------------------------------
+# images and trainer
 
 
 def config_of(setting: Setting, *overrides: str) -> "Config":
     """The checked config, by the path that the command line takes; without validation, so that no evaluation is counted."""
     from skiplab.config import compose
 
-    return compose.compose_config([*overrides, "val_fraction=0", f"trainer.threads={setting.threads}"])
+    return compose.compose_config(
+        [*overrides, "val_fraction=0", f"trainer.threads={setting.threads}"]
+    )
 
 
 def set_up(setting: Setting, config: "Config") -> "torch.device":
@@ -174,7 +207,11 @@ def set_up(setting: Setting, config: "Config") -> "torch.device":
 
     options = config.trainer
     device = devices.pick_device(setting.device)
-    devices.set_up(threads=options.threads, deterministic=options.deterministic, keep_allocator=options.keep_allocator)
+    devices.set_up(
+        threads=options.threads,
+        deterministic=options.deterministic,
+        keep_allocator=options.keep_allocator,
+    )
     return device
 
 
@@ -184,10 +221,16 @@ def lies_there(dataset: str, root: Path) -> bool:
 
     if dataset == "mnist":
         raw = root / "MNIST/raw"
-        return all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in official.IDX_NAMES["train"])
+        return all(
+            (raw / name).is_file() or (raw / f"{name}.gz").is_file()
+            for name in official.IDX_NAMES["train"]
+        )
     cifar = official.CIFAR10
     versions = ((cifar.archive.folder, cifar.binary), (cifar.pickled_folder, cifar.pickled))
-    return any(all((root / folder / name).is_file() for name in files["train"]) for folder, files in versions)
+    return any(
+        all((root / folder / name).is_file() for name in files["train"])
+        for folder, files in versions
+    )
 
 
 def images_of(setting: Setting, config: "Config", count: int | None = None) -> tuple["Split", str]:
@@ -199,7 +242,10 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
     dataset = config.dataset
     if lies_there(dataset.name, Path(setting.root)):
         arrays = batches.DATASETS[dataset.name](Path(setting.root), "train")
-        split, source = batches.Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()), f"the real {dataset.name}"
+        split, source = (
+            batches.Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()),
+            f"the real {dataset.name}",
+        )
     else:
         generator = torch.Generator().manual_seed(0)
         shape = (dataset.train_images, dataset.size, dataset.size, dataset.channels)
@@ -211,7 +257,9 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
 
 
 @contextlib.contextmanager
-def trainer_of(config: "Config", split: "Split", device: "torch.device", validation: "Split | None" = None) -> "Iterator[Trainer]":
+def trainer_of(
+    config: "Config", split: "Split", device: "torch.device", validation: "Split | None" = None
+) -> "Iterator[Trainer]":
     """Our trainer as `train` builds it, at step 0, with a folder and a log of its own."""
     from skiplab import build
     from skiplab.runs.log import Log

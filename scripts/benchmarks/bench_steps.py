@@ -1,6 +1,7 @@
 """A process that does optimizer steps whenever it is told to, so that several can be timed in short turns.
 
-bench_steps.py SETTING CASE reads numbers of steps from stdin, a line each, and answers each with the seconds that they took.
+bench_steps.py SETTING CASE reads numbers of steps from stdin, a line each, and answers each with
+the seconds that they took.
 """
 
 import json
@@ -15,16 +16,29 @@ from dataclasses import asdict, replace
 import bench_setup
 from bench_setup import MODELS, MeasurementError, Setting
 
-WARMUP = 3  # steps before the first answer
+# steps before the first answer
+WARMUP = 3
 
 
 @contextmanager
-def process(setting: Setting, case: str, *, threads: int, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+def process(
+    setting: Setting, case: str, *, threads: int, environment: dict[str, str]
+) -> Iterator["subprocess.Popen[str]"]:
     """A process of its own, ready to do steps of `case`, a name of MODELS, on so many threads."""
     told = json.dumps(asdict(replace(setting, threads=threads)))
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "GOMP_", "KMP_"))
+    }
     command = [sys.executable, __file__, told, case]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables | environment) as started:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=variables | environment,
+    ) as started:
         try:
             seconds(started, WARMUP)
             yield started
@@ -41,7 +55,9 @@ def seconds(started: "subprocess.Popen[str]", steps: int) -> float:
         started.stdin.flush()
         return float(started.stdout.readline())
     except (OSError, ValueError):
-        raise MeasurementError("contention: a process that does steps has ended", exit_code=1) from None
+        raise MeasurementError(
+            "contention: a process that does steps has ended", exit_code=1
+        ) from None
 
 
 def main(told: str, case: str) -> None:

@@ -1,7 +1,8 @@
 """`train` as it is, which also notes when its first and its last optimizer step were done.   first_step.py FILE [ARGUMENT ...]
 
-Run by scripts/bench start. Nothing is imported that `train` would not import, and nothing earlier: the loop's module is watched for,
-and its `Step.update` wrapped when it comes. FILE gets JSON, a moment for each name: wall (of the monotonic clock) and CPU seconds.
+Run by scripts/bench start. Nothing is imported that `train` would not import, and nothing earlier:
+the loop's module is watched for, and its `Step.update` wrapped when it comes. FILE gets JSON, a
+moment for each name: wall (of the monotonic clock) and CPU seconds.
 """
 
 import importlib.machinery
@@ -19,7 +20,9 @@ MOMENTS: dict[str, tuple[float, float]] = {}
 class Watcher:
     """Finds the module as usual, and has what it defines wrapped."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> Any:
         if name != WATCHED:
             return None
         spec: Any = importlib.machinery.PathFinder.find_spec(name, path, target)

@@ -17,7 +17,9 @@ from typing import Any
 try:
     atheris: Any = importlib.import_module("atheris")
 except ImportError:
-    sys.exit("atheris is not installed: .venv/bin/pip install -e '.[fuzz]' (Linux and macOS, Python 3.11 to 3.13)")
+    sys.exit(
+        "atheris is not installed: .venv/bin/pip install -e '.[fuzz]' (Linux and macOS, Python 3.11 to 3.13)"
+    )
 
 with atheris.instrument_imports(include=["skiplab"]):
     from skiplab.data import download, formats
@@ -80,9 +82,12 @@ def report() -> None:
     """The figures; the end."""
     for kind, count in counts.items():
         print(f"{kind:<8} {count:>9,} files, slowest {1000 * slowest[kind]:.0f} ms")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB; no exception but ours")
+    print(
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB; no exception but ours"
+    )
     sys.stdout.flush()
-    os._exit(0)  # an exception of any kind would count as one of the readers'
+    # an exception of any kind would count as one of the readers'
+    os._exit(0)
 
 
 corpus = folder / "corpus"

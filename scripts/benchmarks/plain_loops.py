@@ -1,7 +1,8 @@
 """Plain renderings of loops that people write, yardsticks of `scripts/bench documents` and `dataloader`. Nothing of Skiplab is used here.
 
-PIL images through torchvision transforms and a DataLoader, torch's default memory format and optimizers, `.item()` every step; for
-document 1 a second pass over the training set for its training accuracy.
+PIL images through torchvision transforms and a DataLoader, torch's default memory format and
+optimizers, `.item()` every step; for document 1 a second pass over the training set for its
+training accuracy.
 """
 
 import multiprocessing
@@ -92,15 +93,26 @@ class PlainBasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.missing:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.missing // 2, self.missing // 2))
+            x = F.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, self.missing // 2, self.missing // 2),
+            )
         return F.relu(out + x)
 
 
 def plain_resnet20() -> nn.Module:
     """He et al.'s ResNet-20."""
-    widths = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
+    widths = (
+        [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
+    )
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-    return nn.Sequential(*stem, *(PlainBasicBlock(*each) for each in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(64, 10))
+    return nn.Sequential(
+        *stem,
+        *(PlainBasicBlock(*each) for each in widths),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.Linear(64, 10),
+    )
 
 
 def plain_resnet18() -> nn.Module:
@@ -123,7 +135,12 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 class PilImages(Dataset[tuple[Tensor, int]]):
     """uint8 images (N, H, W, C) and labels (N,) as a torchvision-style data set: a PIL image and its transform for each item."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], transform: Callable[[Any], Tensor]):
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        transform: Callable[[Any], Tensor],
+    ):
         self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
@@ -131,17 +148,29 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture = self.images[index]
-        return self.transform(Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)), int(self.labels[index])
+        return self.transform(
+            Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+        ), int(self.labels[index])
 
 
-def train_epoch(model: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+def train_epoch(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> float:
     """One pass as the documents train; the unweighted mean of the batch losses."""
     model.train()
-    losses = [train_step(model, images.to(device), labels.to(device), optimizer) for images, labels in loader]
+    losses = [
+        train_step(model, images.to(device), labels.to(device), optimizer)
+        for images, labels in loader
+    ]
     return sum(losses) / len(losses)
 
 
-def train_step(model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
+def train_step(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
+) -> float:
     """One optimizer step; its loss."""
     loss = F.cross_entropy(model(images), labels)
     optimizer.zero_grad()
@@ -160,22 +189,42 @@ def accuracy(model: nn.Module, loader: DataLoader[Any], device: torch.device) ->
     return correct / len(loader.dataset)  # pyright: ignore[reportArgumentType]
 
 
-def document(model_name: str, training: Any, validation: Any, *, batch_size: int, warmup: int, device: torch.device) -> dict[str, float]:
+def document(
+    model_name: str,
+    training: Any,
+    validation: Any,
+    *,
+    batch_size: int,
+    warmup: int,
+    device: torch.device,
+) -> dict[str, float]:
     """Seconds of one training pass and of one whole epoch of a document's loop over (images, labels) pairs."""
     is_first = model_name == "deepcnn"
     normalize = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    transform = transforms.Compose([transforms.Resize(32), transforms.ToTensor(), normalize]) if is_first else transforms.ToTensor()
+    transform = (
+        transforms.Compose([transforms.Resize(32), transforms.ToTensor(), normalize])
+        if is_first
+        else transforms.ToTensor()
+    )
     model = MODELS[model_name]().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4 if is_first else 1e-3)
-    first = PilImages(training[0][: warmup * batch_size], training[1][: warmup * batch_size], transform)
+    first = PilImages(
+        training[0][: warmup * batch_size], training[1][: warmup * batch_size], transform
+    )
     train_epoch(model, DataLoader(first, batch_size), optimizer, device)
-    loader = DataLoader(PilImages(training[0], training[1], transform), batch_size, shuffle=is_first)
+    loader = DataLoader(
+        PilImages(training[0], training[1], transform), batch_size, shuffle=is_first
+    )
     began = time.perf_counter()
     train_epoch(model, loader, optimizer, device)
     trained = time.perf_counter()
     if is_first:
         accuracy(model, loader, device)
-        accuracy(model, DataLoader(PilImages(validation[0], validation[1], transform), batch_size), device)
+        accuracy(
+            model,
+            DataLoader(PilImages(validation[0], validation[1], transform), batch_size),
+            device,
+        )
     return {"train": trained - began, "epoch": time.perf_counter() - began}
 
 
@@ -195,12 +244,17 @@ def with_workers(
 ) -> tuple[float, float]:
     """Seconds of one training pass without its first `warmup` steps, with two workers, crop and mirror; MiB of the workers' own.
 
-    The caller has run nothing on several threads yet: a worker that is forked later would hang in its first parallel loop.
+    The caller has run nothing on several threads yet: a worker that is forked later would hang in
+    its first parallel loop.
     """
     crop = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     transform = transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(mean, std)])
     dataset = PilImages(images, labels, transform)
-    batches = iter(DataLoader(dataset, batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"))
+    batches = iter(
+        DataLoader(
+            dataset, batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"
+        )
+    )
     torch.set_num_threads(threads)
     model = MODELS[model_name]().to(device).train()
     stepper = OPTIMIZERS[optimizer](model.parameters(), **options)

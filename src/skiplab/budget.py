@@ -9,8 +9,10 @@ from skiplab.config import rules
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 
-NEAR = 0.1  # of the target: how far off the nearest width may be
-WIDEST = 2**14  # channels
+# of the target: how far off the nearest width may be
+NEAR = 0.1
+# channels
+WIDEST = 2**14
 
 
 def solved(config: Config) -> Config:
@@ -19,17 +21,28 @@ def solved(config: Config) -> Config:
         return config
     assert config.target is not None
     step = rules.width_divisor(config)
-    if is_nearest(config, step=step):  # a cell of a study comes with its width
+    # a cell of a study comes with its width
+    if is_nearest(config, step=step):
         return config
-    low, high = 1, WIDEST // step  # in multiples of `step`; cost grows with the width
+    # in multiples of `step`; cost grows with the width
+    low, high = 1, WIDEST // step
     while low < high:
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if cost(config, middle * step) < config.target else (low, middle)
+        low, high = (
+            (middle + 1, high) if cost(config, middle * step) < config.target else (low, middle)
+        )
     target = config.target
-    width = min((w * step for w in (low - 1, low) if w >= 1), key=lambda w: abs(cost(config, w) - target))
+    width = min(
+        (w * step for w in (low - 1, low) if w >= 1), key=lambda w: abs(cost(config, w) - target)
+    )
     if abs(cost(config, width) / config.target - 1) > NEAR:
-        around = " and ".join(f"{cost(config, w):,} at width={w}" for w in sorted({width, max(step, width - step), width + step}))
-        raise UsageError(f"target={config.target:,}: no width of {build.describe(config)} comes within 10 % ({config.match}: {around})")
+        around = " and ".join(
+            f"{cost(config, w):,} at width={w}"
+            for w in sorted({width, max(step, width - step), width + step})
+        )
+        raise UsageError(
+            f"target={config.target:,}: no width of {build.describe(config)} comes within 10 % ({config.match}: {around})"
+        )
     return replace(config, width=width)
 
 
@@ -38,9 +51,14 @@ def is_nearest(config: Config, *, step: int) -> bool:
     assert config.target is not None
     if config.width % step or config.width < step:
         return False
-    widths = [width for width in (config.width - step, config.width, config.width + step) if width >= step]
+    widths = [
+        width for width in (config.width - step, config.width, config.width + step) if width >= step
+    ]
     off = {width: abs(cost(config, width) - config.target) for width in widths}
-    return off[config.width] <= NEAR * config.target and min(widths, key=lambda width: off[width]) == config.width
+    return (
+        off[config.width] <= NEAR * config.target
+        and min(widths, key=lambda width: off[width]) == config.width
+    )
 
 
 def in_words(config: Config) -> str:
@@ -53,5 +71,7 @@ def in_words(config: Config) -> str:
 def cost(config: Config, width: int) -> int:
     """Parameters or multiply-accumulates of the config's network at a width; no memory is taken for it."""
     with torch.device("meta"):
-        summary = build.summary_of(config, build.network(replace(config, width=width), torch.device("meta")))
+        summary = build.summary_of(
+            config, build.network(replace(config, width=width), torch.device("meta"))
+        )
     return summary.parameters if config.match == "params" else summary.macs

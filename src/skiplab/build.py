@@ -32,11 +32,16 @@ from skiplab.training.selection import Proxy, Selection
 from skiplab.training.step import Step
 from skiplab.training.trainer import Trainer
 
-WHITENED = 5000  # images from which layers that whiten take their weights
-LARGEST_ACTIVATION, STEM_STRIDE = 2**32, 4  # bytes; and by how much the stem of ImageNet's networks shrinks an image
-LARGE_IMAGE = 128  # pixels of height and width; beyond, memory follows the number of pixels and not that of images
-TRAINING = 3  # forward passes that a training step costs
-HOST_MARGIN = 1.5  # of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
+# images from which layers that whiten take their weights
+WHITENED = 5000
+# bytes; and by how much the stem of ImageNet's networks shrinks an image
+LARGEST_ACTIVATION, STEM_STRIDE = 2**32, 4
+# pixels of height and width; beyond, memory follows the number of pixels and not that of images
+LARGE_IMAGE = 128
+# forward passes that a training step costs
+TRAINING = 3
+# of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
+HOST_MARGIN = 1.5
 
 
 def open_split(config: Config, split: str) -> tuple[data.Split, str]:
@@ -67,7 +72,9 @@ def trusted(config: Config) -> str | None:
     return f"note: {', '.join(map(str, found))} read unverified; only {archive}"
 
 
-def training_data(config: Config, device: torch.device) -> tuple[data.Split, data.Split | None, str]:
+def training_data(
+    config: Config, device: torch.device
+) -> tuple[data.Split, data.Split | None, str]:
     """Training and validation part of the training set, on the device. The test set is only seen to be there."""
     data.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
@@ -78,16 +85,22 @@ def training_data(config: Config, device: torch.device) -> tuple[data.Split, dat
 def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequential:
     """The network with its initial weights, which depend on the seed alone, on the device.
 
-    Raises OutOfMemory, before any memory is taken, if the host has no room for so many copies of the weights.
+    Raises OutOfMemory, before any memory is taken, if the host has no room for so many copies of
+    the weights.
     """
     if device.type != "meta":
         try:
             with torch.device("meta"):
                 size = memory.weight_bytes(built(config))
-        except RuntimeError as error:  # more elements than torch can count
+        # more elements than torch can count
+        except RuntimeError as error:
             said = " ".join(str(error).split())[:100]
-            raise OutOfMemory(f"width={config.width}: the weights are too large to be counted ({said}); take a smaller width") from None
-        memory.check(copies * size, f"width={config.width}: the network", "take a smaller width or depth")
+            raise OutOfMemory(
+                f"width={config.width}: the weights are too large to be counted ({said}); take a smaller width"
+            ) from None
+        memory.check(
+            copies * size, f"width={config.width}: the network", "take a smaller width or depth"
+        )
     seed_default(config.seed, "init", device=torch.device("cpu"))
     model = built(config)
     memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
@@ -113,15 +126,20 @@ def built(config: Config) -> nn.Sequential:
     )
 
 
-def fit_to_images(config: Config, model: nn.Module, training: data.Split, device: torch.device) -> None:
+def fit_to_images(
+    config: Config, model: nn.Module, training: data.Split, device: torch.device
+) -> None:
     """In place: the initial weights that come from the training images, where the network has such."""
     if models.wants_images(model):
         pixels = rules.image_size(config) ** 2
-        count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))  # of large images fewer: each has as many patches
+        # of large images fewer: each has as many patches
+        count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))
         models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
 
 
-def set_threads(config: Config, model: nn.Sequential, folder: Path, device: torch.device, *, processes: int) -> None:
+def set_threads(
+    config: Config, model: nn.Sequential, folder: Path, device: torch.device, *, processes: int
+) -> None:
     """Set the threads of a run on the CPU where its config leaves them open: as it was begun with, else by the work of a step."""
     if config.trainer.threads is not None or device.type != "cpu":
         return
@@ -134,7 +152,9 @@ def set_threads(config: Config, model: nn.Sequential, folder: Path, device: torc
 
 def describe(config: Config) -> str:
     """What a checkpoint's weights fit, in words: network and data set."""
-    style = (", norm=none" if config.norm == "none" else "") + ("" if config.shortcut else ", shortcut=false")
+    style = (", norm=none" if config.norm == "none" else "") + (
+        "" if config.shortcut else ", shortcut=false"
+    )
     return f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}{style}, on {config.dataset.name}"
 
 
@@ -167,8 +187,11 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
 
 def images_at_once(config: Config) -> int:
     """How many images an evaluation takes at once: its usual number, or so few that the first stage's activations fit 4 GiB."""
-    pixels = (rules.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)) ** 2
-    largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)  # bytes an image
+    pixels = (
+        rules.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)
+    ) ** 2
+    # bytes an image
+    largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
     return max(1, min(BATCH_SIZE, LARGEST_ACTIVATION // largest))
 
 
@@ -176,20 +199,31 @@ def batches_of(config: Config, training: data.Split, device: torch.device) -> da
     """The training images as batches, augmented and normalised as the config says."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
     automatic = "random" if dataset.flip_keeps_label else "none"
-    mean_colour = torch.tensor([round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device)
+    mean_colour = torch.tensor(
+        [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
+    )
     return data.Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(**asdict(augment) | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}),
+        augment=Augment(
+            **asdict(augment)
+            | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}
+        ),
         normalize=normalizer(config, device),
     )
 
 
 def make_trainer(
-    config: Config, model: nn.Sequential, training: data.Split, validation: data.Split | None, context: Context, *, accumulate: int
+    config: Config,
+    model: nn.Sequential,
+    training: data.Split,
+    validation: data.Split | None,
+    context: Context,
+    *,
+    accumulate: int,
 ) -> Trainer:
     """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
     options, device, ranks = config.trainer, context.device, context.ranks
@@ -198,17 +232,25 @@ def make_trainer(
     average = averages.Average(model, decay=options.ema, warmup=options.ema_warmup)
     if options.compile:
         devices.compile_in_place({model, average.model}, mode=options.compile_mode, device=device)
-    settings = settings_of(config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate)
+    settings = settings_of(
+        config, num_steps=num_steps, steps_per_epoch=batches.steps_per_epoch, accumulate=accumulate
+    )
     step = Step(
         settings=settings,
         model=model,
         average=average,
-        lookahead=averages.Lookahead(model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps),
+        lookahead=averages.Lookahead(
+            model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps
+        ),
         optimizer=optimizer_of(config, model, device, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
         selection=selection_of(config, batches, device, num_steps=num_steps),
-        probe=Probe(model, kinds=() if options.probe == "none" else tuple(options.probe.split(",")), every=options.probe_every),
+        probe=Probe(
+            model,
+            kinds=() if options.probe == "none" else tuple(options.probe.split(",")),
+            every=options.probe_every,
+        ),
         ranks=ranks,
         sync_bn=options.sync_bn,
     )
@@ -237,20 +279,37 @@ def make_trainer(
     return Trainer(settings, step, evaluator, saver, pace, context)
 
 
-def optimizer_of(config: Config, model: nn.Module, device: torch.device, *, num_steps: int) -> optimizers.Optimizer:
+def optimizer_of(
+    config: Config, model: nn.Module, device: torch.device, *, num_steps: int
+) -> optimizers.Optimizer:
     """The config's optimizer over a network's parameters."""
     options = asdict(config.optimizer)
-    ends = {"stem.0.bias": round(config.model.whiten_bias * num_steps)} if isinstance(config.model, Airbench) else {}
-    return optimizers.build(options.pop("name"), model, device=device, ends=ends, compiled=config.trainer.compile, **options)
+    ends = (
+        {"stem.0.bias": round(config.model.whiten_bias * num_steps)}
+        if isinstance(config.model, Airbench)
+        else {}
+    )
+    return optimizers.build(
+        options.pop("name"),
+        model,
+        device=device,
+        ends=ends,
+        compiled=config.trainer.compile,
+        **options,
+    )
 
 
 def schedule_of(config: Config, *, num_steps: int) -> optimizers.Schedule:
     """The config's learning rate as a function of the step."""
     options = asdict(config.scheduler)
-    return optimizers.learning_rate(options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options)
+    return optimizers.learning_rate(
+        options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options
+    )
 
 
-def selection_of(config: Config, batches: data.Batches, device: torch.device, *, num_steps: int) -> Selection:
+def selection_of(
+    config: Config, batches: data.Batches, device: torch.device, *, num_steps: int
+) -> Selection:
     """Which images of each batch are trained on, as a network of the run's kind and trainer.select_width chooses; by default all."""
     options = config.trainer
     if options.select == 1:
@@ -277,11 +336,18 @@ def selection_of(config: Config, batches: data.Batches, device: torch.device, *,
 
 
 def accumulation(
-    config: Config, model: nn.Module, training: data.Split, device: torch.device, *, saved: Path | None = None, place: Place = ALONE.place
+    config: Config,
+    model: nn.Module,
+    training: data.Split,
+    device: torch.device,
+    *,
+    saved: Path | None = None,
+    place: Place = ALONE.place,
 ) -> int:
     """How many parts a batch is computed in; `auto` keeps what the checkpoint `saved` says. Raises OutOfMemory where a step cannot fit.
 
-    Of several processes each computes its share of the batch in so many parts; those on one host share its memory.
+    Of several processes each computes its share of the batch in so many parts; those on one host
+    share its memory.
     """
     batch_size = -(-config.batch_size // place.size)
     wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
@@ -297,19 +363,29 @@ def accumulation(
 
     if device.type == "cuda":
         if isinstance(wanted, int):
-            return wanted  # a step that does not fit says so itself
-        parts = memory.fewest_parts(batch_size, least=least, fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast))
+            # a step that does not fit says so itself
+            return wanted
+        parts = memory.fewest_parts(
+            batch_size,
+            least=least,
+            fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast),
+        )
         if parts is None:
-            raise OutOfMemory(f"{devices.describe(device)}: not even {least} images of batch_size={config.batch_size} fit at once")
+            raise OutOfMemory(
+                f"{devices.describe(device)}: not even {least} images of batch_size={config.batch_size} fit at once"
+            )
         return parts
     left = memory.available()
-    if left is None:  # neither the system nor a cgroup tells
+    # neither the system nor a cgroup tells
+    if left is None:
         return wanted if isinstance(wanted, int) else 1
     left //= place.local_size
     takes = functools.cache(lambda n: memory.needed(model, batch, num_images=n, autocast=autocast))
     if isinstance(wanted, int) and takes(-(-batch_size // wanted)) <= left:
         return wanted
-    parts = memory.fewest_parts(batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left)
+    parts = memory.fewest_parts(
+        batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left
+    )
     if isinstance(wanted, int) or parts is None:
         size = takes(batch_size // wanted if isinstance(wanted, int) else least)
         advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"
@@ -319,7 +395,9 @@ def accumulation(
     return parts
 
 
-def settings_of(config: Config, *, num_steps: int, steps_per_epoch: int, accumulate: int) -> Settings:
+def settings_of(
+    config: Config, *, num_steps: int, steps_per_epoch: int, accumulate: int
+) -> Settings:
     """The loop's plain values; what counts epochs in the config counts steps in them."""
     options = config.trainer
     return Settings(
@@ -347,7 +425,11 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]
     tensors, facts = checkpoint.load(path)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
-        model.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+        model.load_state_dict(
+            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        )
     except RuntimeError:
-        raise UsageError(f"{path}: of {facts.get('network')}, which does not fit this run's {describe(config)}") from None
+        raise UsageError(
+            f"{path}: of {facts.get('network')}, which does not fit this run's {describe(config)}"
+        ) from None
     return facts

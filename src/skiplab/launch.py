@@ -17,9 +17,12 @@ from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped, Usag
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # a disk that takes no more
-TRACEBACK = "SKIPLAB_TRACEBACK"  # the environment's name for: show tracebacks too
-# What torch, NumPy and the loader of shared libraries say where memory is out; MemoryError says it by its type.
+# a disk that takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# the environment's name for: show tracebacks too
+TRACEBACK = "SKIPLAB_TRACEBACK"
+# What torch, NumPy and the loader of shared libraries say where memory is out; MemoryError says it
+# by its type.
 OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|Storage size calculation overflowed|failed to map segment|Cannot allocate memory"
     r"|Unable to allocate|overflowed with sizes|invalid dimensions for convolution|numel: integer multiplication overflow"
@@ -31,12 +34,14 @@ def leave(command: Callable[[], int]) -> NoReturn:
     try:
         try:
             code = guarded(command)
-        except SystemExit as error:  # argparse's, after --help
+        # argparse's, after --help
+        except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         sys.exit(streams.settled(code))
     finally:
-        # Python would look for garbage in all that torch has made, which takes a second; it ends with the process anyway.
-        if "triton" not in sys.modules:  # a compiler's binding, which reports what is never freed
+        # Python would look for garbage in all that torch has made, which takes a second; it ends
+        # with the process anyway. a compiler's binding, which reports what is never freed
+        if "triton" not in sys.modules:
             gc.freeze()
 
 
@@ -50,10 +55,12 @@ def guarded(command: Callable[[], int]) -> int:
         with suppress(OSError):
             print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `skiplab list | head`: nobody reads on, so there is nothing to say
+    # `skiplab list | head`: nobody reads on, so there is nothing to say
+    except BrokenPipeError:
         with suppress(OSError):
             sys.stderr.close()
-        return 141  # as one that SIGPIPE ends, which is what a shell expects
+        # as one that SIGPIPE ends, which is what a shell expects
+        return 141
     except OSError as error:
         show_traceback()
         return complain(of_system(error))
@@ -69,10 +76,14 @@ def guarded(command: Callable[[], int]) -> int:
 def of_system(error: OSError) -> SkiplabError:
     """Return what the operating system refuses, as an error of ours: exit code 4, and 6 where memory is out."""
     if error.errno == errno.ENOMEM:
-        return OutOfMemory(f"the system gives no more memory ({error.strerror}); take a smaller network, batch_size or dataset.resize")
+        return OutOfMemory(
+            f"the system gives no more memory ({error.strerror}); take a smaller network, batch_size or dataset.resize"
+        )
     what = " ".join(str(error.strerror or error).split())
     if error.filename is None:
-        return FolderError(f"the system refuses an operation ({what}); {TRACEBACK}=1 in the environment shows where")
+        return FolderError(
+            f"the system refuses an operation ({what}); {TRACEBACK}=1 in the environment shows where"
+        )
     return FolderError(f"{os.fsdecode(error.filename)}: cannot be written or read ({what})")
 
 
@@ -82,7 +93,9 @@ def out_of_memory(error: BaseException) -> OutOfMemory | None:
     if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(said):
         return None
     asked = f" ({said[:160]})" if said else ""
-    return OutOfMemory(f"memory is out{asked}; take a smaller network, batch_size or dataset.resize, or lift the limit (ulimit -v)")
+    return OutOfMemory(
+        f"memory is out{asked}; take a smaller network, batch_size or dataset.resize, or lift the limit (ulimit -v)"
+    )
 
 
 def unforeseen(error: Exception, *, log: Path | None, advice: str = "") -> int:
@@ -95,9 +108,15 @@ def unforeseen(error: Exception, *, log: Path | None, advice: str = "") -> int:
                 traceback.print_exception(error, file=file)
             recorded = log
     said = " ".join(str(error).split())[:200]
-    where = f"its traceback is in {recorded}" if recorded is not None else "it could not be recorded"
+    where = (
+        f"its traceback is in {recorded}" if recorded is not None else "it could not be recorded"
+    )
     show = "" if os.environ.get(TRACEBACK) else f"; {TRACEBACK}=1 in the environment shows it here"
-    return complain(SkiplabError(f"unforeseen, {type(error).__name__}{': ' if said else ''}{said}; {where}{show}{advice}"))
+    return complain(
+        SkiplabError(
+            f"unforeseen, {type(error).__name__}{': ' if said else ''}{said}; {where}{show}{advice}"
+        )
+    )
 
 
 def show_traceback() -> None:
@@ -135,8 +154,8 @@ def as_one(command: Callable[[], int]) -> int:
 def settled(config: Any) -> Any:
     """Resolve what depends on this machine and its files: the number of devices, the width that a budget asks for, init_from's weights.
 
-    Imports torch. Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from names no run: before a
-    folder is made or data are read.
+    Imports torch. Raises UsageError if this machine lacks the devices, no width meets the budget,
+    or init_from names no run: before a folder is made or data are read.
     """
     from skiplab import budget, provenance
     from skiplab.machine import devices as hardware
@@ -146,14 +165,21 @@ def settled(config: Any) -> Any:
         config = budget.solved(config)
         print(budget.in_words(config))
     options = config.trainer
-    devices = hardware.num_devices(config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn)
-    return config if devices == options.devices else replace(config, trainer=replace(options, devices=devices))
+    devices = hardware.num_devices(
+        config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn
+    )
+    return (
+        config
+        if devices == options.devices
+        else replace(config, trainer=replace(options, devices=devices))
+    )
 
 
 def complain(error: SkiplabError) -> int:
     """An error of ours on stderr, one line each; returns its exit code. A stop that was asked for is no error, so it is not called one."""
     prefix = "" if isinstance(error, Stopped) else "error: "
-    with suppress(OSError):  # of a terminal that was closed
+    # of a terminal that was closed
+    with suppress(OSError):
         for line in str(error).split("\n"):
             print(f"{prefix}{line}", file=sys.stderr)
     return error.exit_code
@@ -176,7 +202,8 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     try:
         from skiplab.run import run
 
-        gc.enable()  # whoever started this process may have put it off
+        # whoever started this process may have put it off
+        gc.enable()
         streams.spare()
         run(config, folder, stop_signal)
     except Stopped as error:
@@ -186,7 +213,9 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise FolderError(f"{folder}: cannot be written ({error.strerror}); with room again: {go_on}") from None
+        raise FolderError(
+            f"{folder}: cannot be written ({error.strerror}); with room again: {go_on}"
+        ) from None
     except Exception as error:
         if (problem := out_of_memory(error)) is not None:
             raise problem from None

@@ -10,17 +10,24 @@ from pathlib import Path
 
 from skiplab.errors import UsageError
 
-UNPRINTABLE = ("Cc", "Zl", "Zp")  # control characters, line and paragraph separators
-NO_TEXT = "Cs"  # bytes that are no text, as Python reads them
-NOWHERE = Path(os.devnull) / "skiplab"  # nothing can be made there: a cache in it is left out
+# control characters, line and paragraph separators
+UNPRINTABLE = ("Cc", "Zl", "Zp")
+# bytes that are no text, as Python reads them
+NO_TEXT = "Cs"
+# nothing can be made there: a cache in it is left out
+NOWHERE = Path(os.devnull) / "skiplab"
 
 
 def absolute(text: str, *, key: str) -> str:
     """Return a path as an absolute one, its `~` expanded. Raises UsageError naming the key for what no file can be called."""
-    if any(unicodedata.category(character) == NO_TEXT for character in text):  # a config file could not hold it
-        raise UsageError(f"{key}={text!r}: a path of text, without line breaks and control characters is expected")
+    # a config file could not hold it
+    if any(unicodedata.category(character) == NO_TEXT for character in text):
+        raise UsageError(
+            f"{key}={text!r}: a path of text, without line breaks and control characters is expected"
+        )
     joined = os.path.join(os.getcwd(), given(text, key=key))
-    straight = os.path.normpath(joined)  # `link/..` is not where the link lies
+    # `link/..` is not where the link lies
+    straight = os.path.normpath(joined)
     return straight if os.path.realpath(straight) == os.path.realpath(joined) else joined
 
 
@@ -28,12 +35,18 @@ def given(text: str, *, key: str = "") -> Path:
     """Return a path that a user has typed, its `~` expanded. Raises UsageError naming the key, if any, for what no file can be called."""
     told = f"{key}=" if key else ""
     if any(unicodedata.category(character) in UNPRINTABLE for character in text):
-        raise UsageError(f"{told}{text!r}: a path without line breaks and control characters is expected")
+        raise UsageError(
+            f"{told}{text!r}: a path without line breaks and control characters is expected"
+        )
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
-        raise UsageError(f"{told}{text}: no home folder is known for {text.split('/')[0]}; write the path out")
+        raise UsageError(
+            f"{told}{text}: no home folder is known for {text.split('/')[0]}; write the path out"
+        )
     if is_too_long(os.path.join(os.getcwd(), expanded)):
-        raise UsageError(f"{told}{shortened(text)}: cannot be a path ({os.strerror(errno.ENAMETOOLONG)}); a shorter one is expected")
+        raise UsageError(
+            f"{told}{shortened(text)}: cannot be a path ({os.strerror(errno.ENAMETOOLONG)}); a shorter one is expected"
+        )
     return Path(expanded)
 
 
@@ -42,7 +55,9 @@ def check_working_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise UsageError(f"the working folder is not there any more ({error.strerror}); cd to one that is") from None
+        raise UsageError(
+            f"the working folder is not there any more ({error.strerror}); cd to one that is"
+        ) from None
 
 
 def is_too_long(path: str) -> bool:
@@ -61,13 +76,15 @@ def shortened(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:60]}...{text[-20:]} ({len(text)} characters)"
 
 
-# --------------------------------------------------------------------------------------------------------- the two folders
+# ---------------------------------------------------------------------------------------------------------
+# the two folders
 
 
 def cache_folder() -> Path:
     """Return where Skiplab keeps what it downloads and what it remembers: $XDG_CACHE_HOME/skiplab, else ~/.cache/skiplab.
 
-    A relative $XDG_CACHE_HOME does not count, as its specification says. Who has no home folder gets a private temporary one.
+    A relative $XDG_CACHE_HOME does not count, as its specification says. Who has no home folder
+    gets a private temporary one.
     """
     for text in (os.environ.get("XDG_CACHE_HOME") or "", "~/.cache"):
         expanded = os.path.expanduser(text)
@@ -78,12 +95,17 @@ def cache_folder() -> Path:
 
 def temporary_folder() -> Path:
     """Return a folder of this user's own among the temporary ones. A foreign one of that name is not used: its files would be trusted."""
-    with suppress(OSError, AttributeError):  # no temporary folder at all; no user ids (Windows, where a home folder is always known)
+    # no temporary folder at all; no user ids (Windows, where a home folder is always known)
+    with suppress(OSError, AttributeError):
         folder = Path(tempfile.gettempdir()) / f"skiplab-{os.geteuid()}"
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+        if (
+            stat.S_ISDIR(found.st_mode)
+            and found.st_uid == os.geteuid()
+            and not found.st_mode & 0o022
+        ):
             return folder
     return NOWHERE
 
@@ -93,12 +115,19 @@ def default_root() -> Path:
     if given := os.environ.get("SKIPLAB_DATA"):
         return usable(absolute(given, key="$SKIPLAB_DATA"), f"$SKIPLAB_DATA={shortened(given)}")
     folder, given = cache_folder(), os.environ.get("XDG_CACHE_HOME")
-    return usable(str(folder), f"$XDG_CACHE_HOME={shortened(given)}" if given and folder != NOWHERE else str(folder))
+    return usable(
+        str(folder),
+        f"$XDG_CACHE_HOME={shortened(given)}" if given and folder != NOWHERE else str(folder),
+    )
 
 
 def data_root(text: str | None) -> Path:
     """Return the data root that `dataset.root` names, or the default one. Raises UsageError if it cannot be one."""
-    return default_root() if text is None else usable(absolute(text, key="dataset.root"), f"dataset.root={shortened(text)}")
+    return (
+        default_root()
+        if text is None
+        else usable(absolute(text, key="dataset.root"), f"dataset.root={shortened(text)}")
+    )
 
 
 def usable(path: str, told: str) -> Path:
@@ -106,7 +135,8 @@ def usable(path: str, told: str) -> Path:
     try:
         if not stat.S_ISDIR(os.stat(path).st_mode):
             raise UsageError(f"{told}: is {kind_of(Path(path))}; a folder is expected")
-        os.stat(os.path.join(path, "."))  # which takes the right to search it
+        # which takes the right to search it
+        os.stat(os.path.join(path, "."))
     except FileNotFoundError:
         if os.path.islink(path):
             raise UsageError(f"{told}: is {kind_of(Path(path))}; a folder is expected") from None
@@ -125,7 +155,8 @@ def root_in_words() -> str:
         return f"none: {error}"
 
 
-# ------------------------------------------------------------------------------------------------------------ what lies where
+# ------------------------------------------------------------------------------------------------------------
+# what lies where
 
 KINDS = (
     (stat.S_ISREG, "a file"),
@@ -143,7 +174,8 @@ def kind_of(path: Path) -> str | None:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else None
-    except OSError as error:  # a loop of links, a folder that may not be searched
+    # a loop of links, a folder that may not be searched
+    except OSError as error:
         return f"out of reach ({error.strerror})"
     return next((words for is_kind, words in KINDS if is_kind(mode)), "no file")
 
@@ -152,4 +184,6 @@ def check_kind(path: Path) -> None:
     """Raise UsageError if something lies at `path` that is no file. It is never opened: reading a FIFO would wait for ever."""
     kind = kind_of(path)
     if kind is not None and kind != "a file":
-        raise UsageError(f"{path}: is {kind}; a data file is expected there: move it away, or set dataset.root to another folder")
+        raise UsageError(
+            f"{path}: is {kind}; a data file is expected there: move it away, or set dataset.root to another folder"
+        )

@@ -17,8 +17,10 @@ from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, 
 from skiplab.runs import checkpoint, folders
 
 OUTPUTS = Path("outputs")
-LONGEST_LABEL = 40  # characters of name= in a folder's name
-RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")  # time or number in a sweep: how the names that we give begin
+# characters of name= in a folder's name
+LONGEST_LABEL = 40
+# time or number in a sweep: how the names that we give begin
+RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")
 
 
 def discard(folder: Path) -> None:
@@ -31,7 +33,8 @@ def discard(folder: Path) -> None:
 def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool]]:
     """The folder to run in, locked, and whether it is fresh: out=, or an unfinished run of the same identity, or a new one.
 
-    A fresh one in which nothing was saved is removed again when the run in it ends in an error that is told.
+    A fresh one in which nothing was saved is removed again when the run in it ends in an error that
+    is told.
     """
     with ExitStack() as stack:
         if config.out is not None:
@@ -54,7 +57,9 @@ def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool
 def make_out(folder: Path) -> None:
     """Make out=, if it is not there. Raises FolderError if it is something else than a run's folder."""
     try:
-        foreign = folder.exists() and (not folder.is_dir() or any(not is_ours(f) for f in folder.iterdir()))
+        foreign = folder.exists() and (
+            not folder.is_dir() or any(not is_ours(f) for f in folder.iterdir())
+        )
         if foreign and folders.identity_of(folder) is None:
             raise FolderError(f"out={folder}: exists and is not a run folder; take another")
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,9 @@ def make_out(folder: Path) -> None:
 
 def is_ours(path: Path) -> bool:
     """Whether a file is one that a start of ours, killed before it had a config, has left."""
-    return path.name in (".lock", ".hydra") or (path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY)
+    return path.name in (".lock", ".hydra") or (
+        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY
+    )
 
 
 def take_out(config: Config, folder: Path) -> bool:
@@ -80,11 +87,16 @@ def take_out(config: Config, folder: Path) -> bool:
 def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
     """The unfinished run of the same identity under outputs/, or a fresh folder, and whether it is fresh."""
     clear_leftovers(parent)
-    if config.resume == "auto" and (found := folders.unfinished(OUTPUTS, configs.identity(config))) is not None:
+    if (
+        config.resume == "auto"
+        and (found := folders.unfinished(OUTPUTS, configs.identity(config))) is not None
+    ):
         try:
             go_on(config, found, afresh="resume=never starts afresh")
         except (CheckpointError, UsageError) as error:
-            raise type(error)(f"{error}; it is this command's unfinished run: resume=never starts afresh") from None
+            raise type(error)(
+                f"{error}; it is this command's unfinished run: resume=never starts afresh"
+            ) from None
         return found, False
     folder = folders.make(parent, name_of(config, prefix))
     write_config(folder, configs.dump(config))
@@ -114,7 +126,11 @@ def go_on(config: Config, folder: Path, *, afresh: str = "") -> None:
     provenance.check(folder, stored)
     if folders.has_state(folder):
         stood = folders.standing(folder)
-        print(f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}" + (f"; {afresh}" if afresh else ""), flush=True)
+        print(
+            f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}"
+            + (f"; {afresh}" if afresh else ""),
+            flush=True,
+        )
     if config.name is not None and config.name != stored.name:
         write_config(folder, configs.dump(replace(stored, name=config.name)))
 
@@ -136,14 +152,24 @@ def check_same_run(config: Config, folder: Path, identity: str) -> None:
     """Raise FolderError unless the run in `folder` is the one that `config` describes and may go on."""
     if folders.identity_of(folder) != identity:
         theirs, ours = provenance.load(folder), configs.flat(config)
-        differing = [k for k, v in configs.flat(theirs).items() if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]]
-        differing += ["the weights of init_from"] if theirs.init_sha256 != config.init_sha256 else []
+        differing = [
+            k
+            for k, v in configs.flat(theirs).items()
+            if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]
+        ]
+        differing += (
+            ["the weights of init_from"] if theirs.init_sha256 != config.init_sha256 else []
+        )
         told = f"{', '.join(differing[:5])} differ" if differing else "the same values"
         if theirs.changed:
             told += f", changed on the way: {provenance.in_words(theirs.changed)}"
-        raise FolderError(f"out={folder}: holds another run ({told}); take another out=, or go on with it by resume={folder}")
+        raise FolderError(
+            f"out={folder}: holds another run ({told}); take another out=, or go on with it by resume={folder}"
+        )
     if config.resume == "never":
-        raise FolderError(f"out={folder}: holds this run already; leave out resume=never to go on, or take another out=")
+        raise FolderError(
+            f"out={folder}: holds this run already; leave out resume=never to go on, or take another out="
+        )
 
 
 def write_config(folder: Path, text: str) -> None:
@@ -157,5 +183,11 @@ def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
         (folder / ".hydra").mkdir(exist_ok=True)
     except OSError as error:
         raise FolderError(f"{folder}: not writable ({error.strerror})") from None
-    for name, content in (("config", cfg), ("hydra", hydra_config), ("overrides", hydra_config.overrides.task)):
-        checkpoint.write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode())
+    for name, content in (
+        ("config", cfg),
+        ("hydra", hydra_config),
+        ("overrides", hydra_config.overrides.task),
+    ):
+        checkpoint.write_atomically(
+            folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode()
+        )

@@ -1,7 +1,8 @@
 """Whose a run folder's files are: its config held against its identity and checkpoints, and what was changed on the way. No torch.
 
-A run that a command changes after its first step (epochs=4 on resume) is no longer the run that a fresh start with those values gives.
-It keeps the history of its changes in config.yaml, and its identity is of values and history.
+A run that a command changes after its first step (epochs=4 on resume) is no longer the run that a
+fresh start with those values gives. It keeps the history of its changes in config.yaml, and its
+identity is of values and history.
 """
 
 import json
@@ -23,12 +24,16 @@ from skiplab.runs import checkpoint, contents, folders
 def load(folder: Path) -> Config:
     """Return a run folder's config.
 
-    Raises UsageError naming the keys if config.yaml was edited by hand: if its keys are not those of the identity in its first line.
+    Raises UsageError naming the keys if config.yaml was edited by hand: if its keys are not those
+    of the identity in its first line.
     """
     config = configs.load(folder / folders.CONFIG)
     made, stated = configs.identity(config), folders.identity_of(folder)
     if made != stated:
-        told = differing(config, original(folder)) or f" (its keys make the identity {made[:8]}, its first line has {(stated or '')[:8]})"
+        told = (
+            differing(config, original(folder))
+            or f" (its keys make the identity {made[:8]}, its first line has {(stated or '')[:8]})"
+        )
         raise UsageError(f"{folder / folders.CONFIG}: edited by hand{told}; {ADVICE}")
     return config
 
@@ -42,11 +47,20 @@ def original(folder: Path) -> Mapping[str, Any] | None:
         return dict(checkpoint.peek_newest(folder / folders.LAST)["run"]["config"])
     except (CheckpointError, KeyError, TypeError, ValueError):
         pass
-    try:  # .hydra/ is a record, good enough to name keys by
+    # .hydra/ is a record, good enough to name keys by
+    try:
         text = regular.read_text(folder / ".hydra/config.yaml", most=contents.LARGEST)
         tree = {name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}
         return configs.telling(configs.check(tree, is_stored=True))
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError, UsageError):
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+        yaml.YAMLError,
+        UsageError,
+    ):
         return None
 
 
@@ -56,7 +70,9 @@ def differing(config: Config, before: Mapping[str, Any] | None) -> str:
         return ""
     now, old = (json.loads(json.dumps(each)) for each in (configs.telling(config), before))
     keys = [key for key in sorted({*now, *old}) if now.get(key) != old.get(key)]
-    told = [f"{key}={value_of(now, key)}, was {value_of(old, key)}" for key in keys if key != "changed"]
+    told = [
+        f"{key}={value_of(now, key)}, was {value_of(old, key)}" for key in keys if key != "changed"
+    ]
     told += ["its history, changed" for key in keys if key == "changed"]
     return f" ({'; '.join(told[:5])}{' ...' if len(told) > 5 else ''})" if told else ""
 
@@ -68,20 +84,26 @@ def value_of(telling: Mapping[str, Any], key: str) -> Any:
     return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
-# ----------------------------------------------------------------------------------------------------- what was changed
+# -----------------------------------------------------------------------------------------------------
+# what was changed
 
 
 def recorded(before: Config, after: Config, *, step: int) -> Config:
     """Return `after` with what it changes in the run `before`, which stands at `step`, added to the run's history.
 
-    Before the first step nothing was trained, so nothing is added. A value that is taken back at the same step leaves no trace.
+    Before the first step nothing was trained, so nothing is added. A value that is taken back at
+    the same step leaves no trace.
     """
     if step == 0:
         return replace(after, changed=())
     history = {(change.step, change.key): change for change in before.changed}
     old, new = configs.flat(before), configs.flat(after)
     for key, field in configs.leaves().items():
-        if not field.metadata["changes_numbers"] or field.metadata["at_end"] or old.get(key) == new.get(key):
+        if (
+            not field.metadata["changes_numbers"]
+            or field.metadata["at_end"]
+            or old.get(key) == new.get(key)
+        ):
             continue
         earlier = history.pop((step, key), None)
         was = old.get(key) if earlier is None else earlier.before
@@ -92,14 +114,20 @@ def recorded(before: Config, after: Config, *, step: int) -> Config:
 
 def in_words(changed: Sequence[Change]) -> str:
     """Return `epochs 2 -> 4 at step 18`, one phrase a change."""
-    return ", ".join(f"{each.key} {shown(each.before)} -> {shown(each.after)} at step {each.step:,}" for each in changed)
+    return ", ".join(
+        f"{each.key} {shown(each.before)} -> {shown(each.after)} at step {each.step:,}"
+        for each in changed
+    )
 
 
 def told(changes: Any) -> str:
     """Return the changes that a result.json lists, in words; empty for none, and for what an earlier release wrote."""
     entries = changes if isinstance(changes, list) else []
     try:
-        return ", ".join(f"{e['key']} {shown(e['from'])} -> {shown(e['to'])} at step {e['step']:,}" for e in entries)
+        return ", ".join(
+            f"{e['key']} {shown(e['from'])} -> {shown(e['to'])} at step {e['step']:,}"
+            for e in entries
+        )
     except (KeyError, TypeError, ValueError):
         return "in a way that its result.json does not tell"
 
@@ -129,7 +157,11 @@ def lineage(config: Config) -> Iterator[str]:
         change = config.changed[i]
         group, _, leaf = change.key.rpartition(".")
         values = {leaf: change.before}
-        config = replace(config, changed=config.changed[:i], **({group: replace(getattr(config, group), **values)} if group else values))
+        config = replace(
+            config,
+            changed=config.changed[:i],
+            **({group: replace(getattr(config, group), **values)} if group else values),
+        )
         yield training(config)
 
 
@@ -142,30 +174,40 @@ def is_of(config: Config, found: Mapping[str, Any]) -> bool:
 def check(folder: Path, config: Config) -> Config:
     """Return the config with its history as the newest whole checkpoint bears it out: a change counts from the step that it found.
 
-    Raises UsageError if that checkpoint is of another run, CheckpointError if there is none that is whole.
+    Raises UsageError if that checkpoint is of another run, CheckpointError if there is none that is
+    whole.
     """
-    if not folders.has_state(folder):  # a run without a save begins again, as the config is now
+    # a run without a save begins again, as the config is now
+    if not folders.has_state(folder):
         return config if folders.is_finished(folder) else replace(config, changed=())
     found = checkpoint.peek_newest(folder / folders.LAST)
     if not is_of(config, found):
         run = found["run"]
         keys = run.get("config") if isinstance(run, dict) else None
         differ = differing(config, keys if isinstance(keys, dict) else None)
-        raise UsageError(f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}")
+        raise UsageError(
+            f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}"
+        )
     step = folders.standing(folder).step or 0
     if all(change.step <= step for change in config.changed):
         return config
-    history = {(min(change.step, step), change.key): change for change in config.changed}  # the save before a damaged one
-    return replace(config, changed=tuple(replace(change, step=at) for (at, _), change in history.items() if at > 0))
+    # the save before a damaged one
+    history = {(min(change.step, step), change.key): change for change in config.changed}
+    return replace(
+        config,
+        changed=tuple(replace(change, step=at) for (at, _), change in history.items() if at > 0),
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- weights of a run
+# ----------------------------------------------------------------------------------------------------
+# weights of a run
 
 
 def weights(folder: Path, name: str, config: Config) -> Path:
     """Return the checkpoint that holds a run's `best` or `last` weights, of whichever generation.
 
-    Raises CheckpointError if no whole file holds just those: that of another step or of another run is not taken in their place.
+    Raises CheckpointError if no whole file holds just those: that of another step or of another run
+    is not taken in their place.
     """
     path = folder / f"{name}.ckpt"
     wanted = step_of(folder, name)
@@ -194,11 +236,15 @@ def step_of(folder: Path, name: str) -> int:
     """Return the optimizer step of a run's `best` or `last` weights. Raises CheckpointError where nothing tells."""
     try:
         if folders.is_finished(folder):
-            return int((folders.result_of(folder) or {})["best_step" if name == "best" else "steps"])
+            return int(
+                (folders.result_of(folder) or {})["best_step" if name == "best" else "steps"]
+            )
         progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
         step = int(progress["best_step" if name == "best" else "step"])
     except (OSError, KeyError, TypeError, ValueError):
-        raise CheckpointError(f"neither {folder / folders.RESULT} nor {folder / folders.LAST} says which step is {name}") from None
+        raise CheckpointError(
+            f"neither {folder / folders.RESULT} nor {folder / folders.LAST} says which step is {name}"
+        ) from None
     if name == "best" and step == 0:
         raise CheckpointError(f"{folder}: no best weights are saved yet; train resume=RUN goes on")
     return step
@@ -219,13 +265,15 @@ def threads_before(folder: Path) -> int | None:
         return None
 
 
-# ------------------------------------------------------------------------------------------------------------- init_from
+# -------------------------------------------------------------------------------------------------------------
+# init_from
 
 
 def pinned(config: Config) -> Config:
     """Return the config with the SHA-256 of the weights that init_from names, which makes them part of the run's identity.
 
-    A stored config keeps the one that it has. Raises UsageError if init_from names no run, CheckpointError if its weights are not there.
+    A stored config keeps the one that it has. Raises UsageError if init_from names no run,
+    CheckpointError if its weights are not there.
     """
     if config.init_from is None or config.init_sha256 is not None:
         return config

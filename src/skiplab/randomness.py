@@ -1,7 +1,7 @@
 """Randomness is a function, not a state: every random number of a run is derived from (seed, purpose, position).
 
-Nothing random is carried from step to step, so nothing random is saved, and resuming in the middle of an epoch runs the
-same code as starting does.
+Nothing random is carried from step to step, so nothing random is saved, and resuming in the middle
+of an epoch runs the same code as starting does.
 """
 
 import hashlib
@@ -15,14 +15,17 @@ def fold(seed: int, purpose: str, *position: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    seed: int, purpose: str, *position: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A fresh generator on `device` for the numbers that `purpose` draws at `position`."""
     return torch.Generator(device).manual_seed(fold(seed, purpose, *position))
 
 
 def seed_default(seed: int, purpose: str, *position: int, device: torch.device) -> None:
     """Point the default generator of `device` (dropout and initialisation draw from it) at `position`."""
-    # torch.manual_seed seeds every backend and costs 270 us a call, a generator's own manual_seed 1.5 us
+    # torch.manual_seed seeds every backend and costs 270 us a call, a generator's own manual_seed
+    # 1.5 us
     value = fold(seed, purpose, *position)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 MB = 2**20
-WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+WITHOUT_WAITING = (
+    getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+)
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -30,9 +32,12 @@ def read(path: Path | str, *, most: int) -> bytes:
     descriptor = _opened(path, os.O_RDONLY)
     try:
         if (size := os.fstat(descriptor).st_size) > most:
-            raise OSError(errno.EINVAL, f"{size:,} bytes, and such a file has at most {most:,}", str(path))
+            raise OSError(
+                errno.EINVAL, f"{size:,} bytes, and such a file has at most {most:,}", str(path)
+            )
         pieces = [os.read(descriptor, size + 1)]
-        while len(pieces[0]) != size and pieces[-1] and sum(map(len, pieces)) <= most:  # it was changed meanwhile
+        # it was changed meanwhile
+        while len(pieces[0]) != size and pieces[-1] and sum(map(len, pieces)) <= most:
             pieces.append(os.read(descriptor, MB))
     finally:
         os.close(descriptor)
@@ -76,15 +81,21 @@ def opened(path: Path | str) -> BinaryIO:
 
 def appended(path: Path | str) -> BinaryIO:
     """Open a file to write to its end; it is made if it is not there. Raises OSError if something else is."""
-    creating = 0 if os.path.islink(path) else os.O_CREAT  # a link that leads nowhere makes no file somewhere else
+    # a link that leads nowhere makes no file somewhere else
+    creating = 0 if os.path.islink(path) else os.O_CREAT
     return os.fdopen(_opened(path, os.O_RDWR | os.O_APPEND | creating), "ab")
 
 
 def _opened(path: Path | str, flags: int) -> int:
-    descriptor = os.open(path, flags | WITHOUT_WAITING, 0o666)  # a pipe is opened at once, and refused below
+    # a pipe is opened at once, and refused below
+    descriptor = os.open(path, flags | WITHOUT_WAITING, 0o666)
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"{kind(mode)}, not a file", str(path))
+        raise OSError(
+            errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
+            f"{kind(mode)}, not a file",
+            str(path),
+        )
     return descriptor
 
 

@@ -24,13 +24,15 @@ from skiplab.training.dry_run import dry_run
 from skiplab.training.trainer import Trainer
 from skiplab.words import counted
 
-INITIAL = 0.1  # part of the average that the initial weights are at the end, above which it is told
+# part of the average that the initial weights are at the end, above which it is told
+INITIAL = 0.1
 
 
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
     """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content.
 
-    The caller holds the folder's lock. On several devices this process is the first rank, and the others `follow`.
+    The caller holds the folder's lock. On several devices this process is the first rank, and the
+    others `follow`.
     """
     device = devices.pick_device(config.device)
     go_on = f"train resume={shlex.quote(str(folder))}"
@@ -40,8 +42,12 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:
-            with processes.leading(config.trainer.devices, follow, told, advice=f"go on with: {go_on}") as ranks:
-                context = Context(folder=folder, device=device, log=log, stop_signal=stop_signal, ranks=ranks)
+            with processes.leading(
+                config.trainer.devices, follow, told, advice=f"go on with: {go_on}"
+            ) as ranks:
+                context = Context(
+                    folder=folder, device=device, log=log, stop_signal=stop_signal, ranks=ranks
+                )
                 trainer, checksum = prepare(config, context)
                 with stop_signal.heeded():
                     fit(config, trainer, go_on)
@@ -50,7 +56,9 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
             raise
         result, end = finish.finish(config, trainer, folder, log, checksum)
         if config.pictures != "never":
-            stop_signal.advice = f"the run is finished; its pictures: skiplab draw {shlex.quote(str(folder))}"
+            stop_signal.advice = (
+                f"the run is finished; its pictures: skiplab draw {shlex.quote(str(folder))}"
+            )
             finish.draw_finished(config, trainer, folder, log, end)
         return result
 
@@ -58,7 +66,9 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
 def follow(ranks: Ranks, told: processes.Told) -> None:
     """What each process but the first does in a run: the same steps, on its parts of the batches. It writes and says nothing."""
     config, folder = configs.check(told["config"], is_stored=True), Path(told["folder"])
-    context = Context(folder=folder, device=processes.device_of(told, ranks.place), log=Silence(), ranks=ranks)
+    context = Context(
+        folder=folder, device=processes.device_of(told, ranks.place), log=Silence(), ranks=ranks
+    )
     trainer, _ = prepare(config, context)
     fit(config, trainer, "train resume=RUN")
 
@@ -70,10 +80,14 @@ def fit(config: Config, trainer: Trainer, go_on: str) -> None:
         rollback.fit(trainer)
     except torch.OutOfMemoryError:
         name = devices.describe(trainer.context.device)
-        raise OutOfMemory(f"{name} is full at batch_size={config.batch_size}: set trainer.accumulate=auto") from None
+        raise OutOfMemory(
+            f"{name} is full at batch_size={config.batch_size}: set trainer.accumulate=auto"
+        ) from None
     except Diverged as error:
         advice = "lower optimizer.lr, lengthen scheduler.warmup, set trainer.clip=1 or trainer.on_nonfinite=rollback"
-        raise Diverged(f"{error}: {advice}; the last save is from before, {go_on} optimizer.lr=SMALLER goes on from it") from None
+        raise Diverged(
+            f"{error}: {advice}; the last save is from before, {go_on} optimizer.lr=SMALLER goes on from it"
+        ) from None
 
 
 def prepare(config: Config, context: Context) -> tuple[Trainer, str]:
@@ -87,7 +101,8 @@ def prepare(config: Config, context: Context) -> tuple[Trainer, str]:
         processes=place.local_size,
     ):
         log.line(remark)
-    with ranks.main_first():  # which may have to fetch the files
+    # which may have to fetch the files
+    with ranks.main_first():
         training, validation, checksum = build.training_data(config, device)
     if (remark := build.trusted(config)) is not None:
         log.line(remark)
@@ -100,8 +115,12 @@ def prepare(config: Config, context: Context) -> tuple[Trainer, str]:
         load_start(config, model)
     ranks.share(model.state_dict().values())
     saved = folder / folders.LAST if resumed else None
-    accumulate = ranks.agreed(lambda: build.accumulation(config, model, training, device, saved=saved, place=place))
-    trainer = build.make_trainer(config, model, training, validation, context, accumulate=accumulate)
+    accumulate = ranks.agreed(
+        lambda: build.accumulation(config, model, training, device, saved=saved, place=place)
+    )
+    trainer = build.make_trainer(
+        config, model, training, validation, context, accumulate=accumulate
+    )
     describe(config, trainer, log)
     if config.changed:
         log.line(f"changed on the way: {provenance.in_words(config.changed)}")
@@ -115,15 +134,26 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     """What is about to be trained, on what."""
     assert isinstance(trainer.step.model, nn.Sequential)
     summary = build.summary_of(config, trainer.step.model)
-    settings, held, training = trainer.settings, trainer.evaluator.validation, trainer.evaluator.training
-    steps, cut = f"{settings.num_steps:,} steps", f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+    settings, held, training = (
+        trainer.settings,
+        trainer.evaluator.validation,
+        trainer.evaluator.training,
+    )
+    steps, cut = (
+        f"{settings.num_steps:,} steps",
+        f" in {settings.accumulate} parts" if settings.accumulate > 1 else "",
+    )
     if settings.stop_at < settings.num_steps:
         steps = f"{settings.stop_at:,} of {steps} (trainer.limit_steps)"
     log.line(
         f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}: "
         f"{summary.parameters:,} parameters, {summary.macs / 1e6:,.2f} M MACs = {summary.flops / 1e6:,.2f} MFLOPs an image"
     )
-    log.line("  ".join(f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()))
+    log.line(
+        "  ".join(
+            f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()
+        )
+    )
     log.line(
         f"{config.dataset.name}: {len(training):,} training, {len(held) if held else 0:,} validation, "
         f"{config.dataset.test_images:,} test images; {steps} of {config.batch_size} images{cut} on "
@@ -132,7 +162,9 @@ def describe(config: Config, trainer: Trainer, log: Log) -> None:
     for remark in remarks(config, trainer):
         log.line(f"note: {remark}")
     if training.images.device != trainer.context.device:
-        log.line("the images do not fit the device beside the network: they stay in pinned host memory")
+        log.line(
+            "the images do not fit the device beside the network: they stay in pinned host memory"
+        )
 
 
 def load_start(config: Config, model: nn.Module) -> None:
@@ -140,7 +172,9 @@ def load_start(config: Config, model: nn.Module) -> None:
     assert config.init_from is not None
     source = provenance.start_weights(config.init_from)
     if config.init_sha256 not in (None, checkpoint.digest(source)):
-        raise UsageError(f"init_from={config.init_from}: {source.name} has changed since this run was begun; resume=never starts afresh")
+        raise UsageError(
+            f"init_from={config.init_from}: {source.name} has changed since this run was begun; resume=never starts afresh"
+        )
     build.load_weights(source, model, config)
 
 

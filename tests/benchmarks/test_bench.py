@@ -17,7 +17,15 @@ from skiplab.data import batches, formats
 
 SCRIPTS = ROOT / "scripts/benchmarks"
 CPU = torch.device("cpu")
-TINY = ("model=resnet", "depth=1", "width=8", "batch_size=64", "val_fraction=0", "trainer.threads=1", "scheduler=constant")
+TINY = (
+    "model=resnet",
+    "depth=1",
+    "width=8",
+    "batch_size=64",
+    "val_fraction=0",
+    "trainer.threads=1",
+    "scheduler=constant",
+)
 
 
 @pytest.fixture
@@ -29,10 +37,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def digits(count: int) -> batches.Split:
     arrays = formats.digits(Path(), "train")
-    return batches.Split(torch.from_numpy(arrays.images[:count]), torch.from_numpy(arrays.labels[:count]).long())
+    return batches.Split(
+        torch.from_numpy(arrays.images[:count]), torch.from_numpy(arrays.labels[:count]).long()
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- the contenders
+# --------------------------------------------------------------------------------------------------------
+# the contenders
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -44,13 +55,16 @@ def test_a_step_of_the_bare_loop_is_a_step_of_ours(scripts: Any, optimizer: str)
         bare = scripts("bench_overhead").bare_loop(config, split, model)
         trainer.step.model.train()
         trainer.step.batches.index(0)
-        bare.order = trainer.step.batches.order  # the same batches
+        # the same batches
+        bare.order = trainer.step.batches.order
         losses = []
         for step in range(4):
             trainer.step.update(step)
             losses.append(bare.step().detach())
         torch.testing.assert_close(torch.stack(losses), trainer.step.losses.losses[:4])
-        for (name, ours), theirs in zip(trainer.step.model.state_dict().items(), model.state_dict().values(), strict=True):
+        for (name, ours), theirs in zip(
+            trainer.step.model.state_dict().items(), model.state_dict().values(), strict=True
+        ):
             torch.testing.assert_close(theirs, ours, msg=name)
 
 
@@ -68,11 +82,24 @@ def test_the_bare_loop_goes_through_all_images_in_a_new_order_each_epoch(scripts
 
 def test_the_bare_loop_crops_from_a_black_border_and_mirrors(scripts: Any) -> None:
     """Every image is one of the nine crops of a border of 1, or its mirror image, and all eighteen occur."""
-    images = torch.randint(1, 256, (2, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    options = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3, "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}}
+    images = torch.randint(
+        1, 256, (2, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    options = {
+        "mean": (0.0,) * 3,
+        "std": (1 / 255,) * 3,
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+    }
     options["optimizer"]["decay_norm_and_bias"] = False
     bare = scripts("bare_loop").BareLoop(
-        torch.nn.Conv2d(3, 1, 1), images, torch.zeros(2), batch_size=2, shuffle=True, crop=1, flip=True, **options
+        torch.nn.Conv2d(3, 1, 1),
+        images,
+        torch.zeros(2),
+        batch_size=2,
+        shuffle=True,
+        crop=1,
+        flip=True,
+        **options,
     )
     torch.manual_seed(0)
     fed = bare.batch(torch.ones(400, dtype=torch.int64)).permute(0, 2, 3, 1).round().byte()
@@ -92,7 +119,8 @@ def test_fitting_is_what_fit_does(scripts: Any) -> None:
             if by_hand:
                 with setup.quiet_terminal(), setup.fitting(trainer) as advance:
                     setup.repeated(advance, 5)
-                    assert trainer.context.log.bar is not None  # it is drawn, as on a terminal
+                    # it is drawn, as on a terminal
+                    assert trainer.context.log.bar is not None
             else:
                 trainer.fit()
             rows = (trainer.context.folder / "metrics.jsonl").read_text()
@@ -104,7 +132,8 @@ def test_blocks_end_no_epoch(scripts: Any) -> None:
     """The end of an epoch is timed apart."""
     setup, overhead = scripts("bench_setup"), scripts("bench_overhead")
     config = compose(*TINY, "epochs=1000", "trainer.log_every=3")
-    with setup.trainer_of(config, digits(256), CPU) as trainer, setup.fitting(trainer) as advance:  # 4 steps an epoch
+    # 4 steps an epoch
+    with setup.trainer_of(config, digits(256), CPU) as trainer, setup.fitting(trainer) as advance:
         for _ in range(5):
             overhead.stay_within_epoch(trainer, 2)
             setup.repeated(advance, 2)
@@ -124,7 +153,8 @@ def test_the_plain_networks_are_as_large_as_ours(scripts: Any, name: str) -> Non
     assert plain(image).shape == ours(image).shape == (2, 10)
 
 
-# ---------------------------------------------------------------------------------------------------------- the figures
+# ----------------------------------------------------------------------------------------------------------
+# the figures
 
 
 def test_statistics_of_known_numbers(scripts: Any) -> None:
@@ -132,7 +162,8 @@ def test_statistics_of_known_numbers(scripts: Any) -> None:
     assert table.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
     with pytest.raises(ValueError, match="shorter"):
         table.ratios([1.0, 2.0], [1.0])
-    # the sign test: of 10 values the 2nd to the 9th (97.9 %), of 6 the whole range (96.9 %), below that nothing reaches 95 %
+    # the sign test: of 10 values the 2nd to the 9th (97.9 %), of 6 the whole range (96.9 %), below
+    # that nothing reaches 95 %
     assert table.median_interval([float(i) for i in range(10, 0, -1)]) == (2.0, 9.0)
     assert table.median_interval([float(i) for i in range(1, 41)]) == (14.0, 27.0)
     assert table.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == (1.0, 6.0)
@@ -148,7 +179,11 @@ def test_a_table_as_text_and_as_json(scripts: Any) -> None:
     table = module.Table("part", "what it is", ("ours", "bare"))
     table.add("case", "img/s", [200.0, 220.0, 210.0], [100.0, 100.0, 100.0])
     table.add("case", "ms", [1.0], [4.0], percent=True, note="a note")
-    table.add_peaks("case", [{"peak_mib": 3.0, "cuda_peak_mib": None}], [{"peak_mib": 2.0, "cuda_peak_mib": None}])
+    table.add_peaks(
+        "case",
+        [{"peak_mib": 3.0, "cuda_peak_mib": None}],
+        [{"peak_mib": 2.0, "cuda_peak_mib": None}],
+    )
     table.note("once", "once", "")
     assert module.text(table).splitlines() == [
         "part: what it is",
@@ -159,7 +194,11 @@ def test_a_table_as_text_and_as_json(scripts: Any) -> None:
         "  once",
     ]
     rows = json.loads(json.dumps(module.as_json(table)))["rows"]
-    assert (rows[0]["ratio"], rows[0]["ratio_median"], rows[0]["a_median"]) == ([2.0, 2.2, 2.1], 2.1, 210.0)
+    assert (rows[0]["ratio"], rows[0]["ratio_median"], rows[0]["a_median"]) == (
+        [2.0, 2.2, 2.1],
+        2.1,
+        210.0,
+    )
 
 
 def test_runs_of_a_published_script_are_read_without_its_warm_up(scripts: Any) -> None:
@@ -167,7 +206,10 @@ def test_runs_of_a_published_script_are_read_without_its_warm_up(scripts: Any) -
     row = "|  {:>6}  |  {:>5}  |  {:>11}  |  {:>12}  |\n"
 
     def printed(names: list[str], seconds: str) -> str:
-        runs = "".join(row.format(name, 0, "", 1.0) + row.format("", "eval", f"0.940{i}", 2.5 + i) for i, name in enumerate(names))
+        runs = "".join(
+            row.format(name, 0, "", 1.0) + row.format("", "eval", f"0.940{i}", 2.5 + i)
+            for i, name in enumerate(names)
+        )
         return "-----\n" + head.format(seconds) + runs + "Mean: 0.9401    Std: 0.0001\n"
 
     expected = [{"seconds": 3.5, "accuracy": 0.9401}, {"seconds": 4.5, "accuracy": 0.9402}]
@@ -177,7 +219,9 @@ def test_runs_of_a_published_script_are_read_without_its_warm_up(scripts: Any) -
     assert counted("") == []
 
 
-def test_the_moments_of_the_steps_are_noted(scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_moments_of_the_steps_are_noted(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop's module is wrapped when `train` imports it, not before."""
     (tmp_path / "loop.py").write_text(
         "class Step:\n    device = type('Device', (), {'type': 'cpu'})\n    def update(self, step): return step\n"
@@ -194,7 +238,8 @@ def test_the_moments_of_the_steps_are_noted(scripts: Any, tmp_path: Path, monkey
     assert first_cpu <= last_cpu
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# ------------------------------------------------------------------------------------------------------------
+# bad input
 
 
 @pytest.mark.parametrize(
@@ -211,7 +256,9 @@ def test_the_moments_of_the_steps_are_noted(scripts: Any, tmp_path: Path, monkey
         (("speedrun", "--device", "cpu"), "speedrun: needs a CUDA device"),
     ],
 )
-def test_bad_input_is_one_line(scripts: Any, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    scripts: Any, arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         code = scripts("bench_command").main(arguments)
     except SystemExit as error:
@@ -224,7 +271,12 @@ def test_bad_input_is_one_line(scripts: Any, arguments: tuple[str, ...], expecte
 
 
 def test_the_command_itself_says_so_at_once() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "scripts/bench"), "batchs"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/bench"), "batchs"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert "did you mean batches?" in done.stderr
@@ -237,6 +289,11 @@ def test_every_part_has_its_module(scripts: Any) -> None:
 
 
 def test_the_command_needs_nothing_installed_to_set_everything_up() -> None:
-    done = subprocess.run([sys.executable, "-S", str(ROOT / "scripts/bench"), "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "scripts/bench"), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "contention" in done.stdout

@@ -41,7 +41,9 @@ sys.exit(code)
 """
 
 
-def probe(*arguments: str, command: str = "train", **environment: str) -> tuple[int, str, str, set[str]]:
+def probe(
+    *arguments: str, command: str = "train", **environment: str
+) -> tuple[int, str, str, set[str]]:
     """Exit code, stdout, stderr and the top-level modules loaded at the end of a command in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, command, *arguments],
@@ -69,7 +71,8 @@ def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
     assert not Path("outputs").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ help, version
+# ------------------------------------------------------------------------------------------------------------
+# help, version
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("model=zzz", "-m", "--help")])
@@ -90,7 +93,11 @@ def test_help_lists_every_group_and_option(arguments: tuple[str, ...], call: Cli
 
 
 def test_the_commands_that_help_shows_are_right() -> None:
-    examples = [re.split(r"   ", line.strip())[0] for line in help_text.HEAD.splitlines() if line.startswith("  train")]
+    examples = [
+        re.split(r"   ", line.strip())[0]
+        for line in help_text.HEAD.splitlines()
+        if line.startswith("  train")
+    ]
     assert len(examples) == 5
     for example in examples:
         texts = shlex.split(example)[1:]
@@ -104,7 +111,16 @@ def test_the_commands_that_help_shows_are_right() -> None:
 def test_help_and_version_load_neither_hydra_nor_torch(flag: str) -> None:
     code, out, err, modules = probe(flag)
     assert (code, err) == (0, "")
-    assert not modules & {"hydra", "omegaconf", "torch", "torchvision", "numpy", "yaml", "sklearn", "matplotlib"}
+    assert not modules & {
+        "hydra",
+        "omegaconf",
+        "torch",
+        "torchvision",
+        "numpy",
+        "yaml",
+        "sklearn",
+        "matplotlib",
+    }
     assert __version__ in out.splitlines()[0]
     if flag == "--version":
         assert out == f"skiplab {__version__}\n"
@@ -113,15 +129,24 @@ def test_help_and_version_load_neither_hydra_nor_torch(flag: str) -> None:
 def test_the_installed_commands_answer(tmp_path: Path) -> None:
     for command in ("train", "skiplab"):
         path = Path(sys.executable).parent / command
-        done = subprocess.run([path, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            [path, "--version"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert (done.stdout, done.stderr) == (f"skiplab {__version__}\n", "")
 
 
-# -------------------------------------------------------------------------------------------------------- config, completion
+# --------------------------------------------------------------------------------------------------------
+# config, completion
 
 
 def test_cfg_job_prints_the_config_and_loads_no_torch() -> None:
-    code, out, err, modules = probe("depth=3", "--cfg", "job", "model=resnet")  # flags may stand anywhere
+    # flags may stand anywhere
+    code, out, err, modules = probe("depth=3", "--cfg", "job", "model=resnet")
     assert (code, err) == (0, "")
     assert {"hydra", "omegaconf"} <= modules
     assert not modules & {"torch", "torchvision", "numpy", "sklearn", "matplotlib", "tqdm"}
@@ -148,7 +173,9 @@ def test_completion_prints_a_script_and_answers_queries() -> None:
     line = "train model=res"
     code, out, err, modules = probe("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert (code, err) == (0, "")
-    assert out.split() == [f"model={option}" for option in groups()["model"] if option.startswith("res")]
+    assert out.split() == [
+        f"model={option}" for option in groups()["model"] if option.startswith("res")
+    ]
     assert "torch" not in modules
 
 
@@ -158,7 +185,8 @@ def test_completion_knows_keys_too(call: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert call("-sc", "install=fish")[0] == 0
 
 
-# -------------------------------------------------------------------------------------------------------- plugins of Hydra's
+# --------------------------------------------------------------------------------------------------------
+# plugins of Hydra's
 
 LAUNCHER = """
 import torch
@@ -171,7 +199,8 @@ class Loud(BasicLauncher):
 
 ConfigStore.instance().store(group="hydra/launcher", name="loud", node={"_target_": "hydra_plugins.loud.Loud"})
 """
-BROKEN = "raise ValueError('mutable default for field enqueue is not allowed')"  # as published launchers do on some Python
+# as published launchers do on some Python
+BROKEN = "raise ValueError('mutable default for field enqueue is not allowed')"
 
 
 @pytest.fixture
@@ -181,7 +210,11 @@ def plugged(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     def install(text: str) -> dict[str, str]:
         (tmp_path / "extra/hydra_plugins").mkdir(parents=True)
         (tmp_path / "extra/hydra_plugins/loud.py").write_text(text)
-        return {"PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH"))))}
+        return {
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH")))
+            )
+        }
 
     return install
 
@@ -198,38 +231,59 @@ def plugged(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     ids=["a mistake", "cfg", "a tab", "installing completion"],
 )
 def test_plugins_are_left_alone(
-    plugged: Callable[[str], dict[str, str]], plugin: str, arguments: tuple[str, ...], line: str, expected: int
+    plugged: Callable[[str], dict[str, str]],
+    plugin: str,
+    arguments: tuple[str, ...],
+    line: str,
+    expected: int,
 ) -> None:
-    code, _, err, modules = probe(*arguments, COMP_LINE=line, COMP_POINT=str(len(line)), **plugged(plugin))
+    code, _, err, modules = probe(
+        *arguments, COMP_LINE=line, COMP_POINT=str(len(line)), **plugged(plugin)
+    )
     assert code == expected, err
     assert "Traceback" not in err
     assert "torch" not in modules
 
 
-def test_a_plugin_is_loaded_for_who_names_it(plugged: Callable[[str], dict[str, str]], tmp_path: Path) -> None:
+def test_a_plugin_is_loaded_for_who_names_it(
+    plugged: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
     environment = plugged(LAUNCHER)
     code, out, err, modules = probe("hydra/launcher=loud", "--cfg", "hydra", **environment)
     assert (code, err) == (0, "")
     assert "_target_: hydra_plugins.loud.Loud" in out
     assert "torch" in modules
     line = "train -m hydra/launcher=l"
-    code, out, err, _ = probe("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), **environment)
+    code, out, err, _ = probe(
+        "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), **environment
+    )
     assert (code, out.split(), err) == (0, ["hydra/launcher=loud"], "")
     (tmp_path / "extra/hydra_plugins/loud.py").write_text(BROKEN)
-    assert_refused(probe("hydra/launcher=basic", **environment)[:3], "loud.py", "cannot be imported", "mutable default for field enqueue")
+    assert_refused(
+        probe("hydra/launcher=basic", **environment)[:3],
+        "loud.py",
+        "cannot be imported",
+        "mutable default for field enqueue",
+    )
 
 
 def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "conf_folder", lambda: tmp_path)
-    (tmp_path / "config.yaml").write_text("defaults:\n  - override hydra/job_logging: disabled\n  # - override hydra/launcher: joblib\n")
+    (tmp_path / "config.yaml").write_text(
+        "defaults:\n  - override hydra/job_logging: disabled\n  # - override hydra/launcher: joblib\n"
+    )
     assert not plugins.needed(["seed=1", "name=hydra"])
     assert plugins.needed(["+hydra/callbacks=x"])
-    for text in ("  - override /hydra/launcher: submitit_local\n", "hydra:\n  sweeper:\n    _target_: hydra_plugins.a.Sweeper\n"):
+    for text in (
+        "  - override /hydra/launcher: submitit_local\n",
+        "hydra:\n  sweeper:\n    _target_: hydra_plugins.a.Sweeper\n",
+    ):
         (tmp_path / "preset.yaml").write_text(text)
         assert plugins.needed([])
 
 
-# ---------------------------------------------------------------------------------------------------------- flags, one line
+# ----------------------------------------------------------------------------------------------------------
+# flags, one line
 
 
 @pytest.mark.parametrize(
@@ -242,7 +296,9 @@ def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("--resume=",), "train resume=RUN"),
     ],
 )
-def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[str, ...], spelling: str, call: Cli) -> None:
+def test_a_dashed_resume_is_answered_with_the_right_spelling(
+    arguments: tuple[str, ...], spelling: str, call: Cli
+) -> None:
     result = call(*arguments)
     assert_refused(result, "--resume")
     assert result[2].rstrip().endswith(f"write {spelling}")
@@ -256,7 +312,10 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("-x",), ("-x", "KEY=VALUE")),
         (("--hel",), ("--hel", "train --help")),
         (("--vers",), ("--vers",)),
-        (("--experimental-rerun", "job.pickle"), ("--experimental-rerun", "pickle", "train resume=RUN")),
+        (
+            ("--experimental-rerun", "job.pickle"),
+            ("--experimental-rerun", "pickle", "train resume=RUN"),
+        ),
         (("--experimental-rerun=job.pickle",), ("--experimental-rerun", "pickle")),
         (("--config-name", "x"), ("--config-name", "conf/")),
         (("--config-name=x",), ("--config-name", "conf/")),
@@ -308,8 +367,14 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
         (("optimizer.lr=1e\u22123",), ("holds a dash that is no hyphen",)),
         (("\uff53eed=1",), ("no such key; a key is of letters",)),
         (("seed=" + "1" * 5000,), ("1...: the value cannot be read",)),
-        (("--learning-rate", "0.1"), ("--learning-rate: options are written KEY=VALUE", "did you mean optimizer.lr=0.1?")),
-        (("--batch-size=128",), ("--batch-size: options have no dashes here; write train batch_size=128",)),
+        (
+            ("--learning-rate", "0.1"),
+            ("--learning-rate: options are written KEY=VALUE", "did you mean optimizer.lr=0.1?"),
+        ),
+        (
+            ("--batch-size=128",),
+            ("--batch-size: options have no dashes here; write train batch_size=128",),
+        ),
         (("-lr", "0.1"), ("did you mean optimizer.lr=0.1?",)),
         (("--fp16",), ("did you mean trainer.amp=fp16?",)),
         (("--resolve",), ("--resolve", "--cfg job --resolve")),
@@ -338,7 +403,9 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(arguments: tuple[st
     ],
     ids=lambda value: " ".join(value)[:60].encode("ascii", "backslashreplace").decode(),
 )
-def test_a_bad_command_line_is_answered_in_one_line(arguments: tuple[str, ...], fragments: tuple[str, ...], call: Cli) -> None:
+def test_a_bad_command_line_is_answered_in_one_line(
+    arguments: tuple[str, ...], fragments: tuple[str, ...], call: Cli
+) -> None:
     assert_refused(call(*arguments, as_typed=True), *fragments)
 
 
@@ -370,7 +437,10 @@ def test_what_is_so_anyway_may_be_said_in_hydras_words(call: Cli) -> None:
 
 def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call: Cli) -> None:
     seen: list[tuple[list[str], int]] = []
-    monkeypatch.setattr("skiplab.study.search.command", lambda options: seen.append((list(options.texts), options.trials)) or 0)
+    monkeypatch.setattr(
+        "skiplab.study.search.command",
+        lambda options: seen.append((list(options.texts), options.trials)) or 0,
+    )
     keys = ["depth=1,2", "trainer.threads=1"]
     for arguments in (
         ("search", *keys, "--trials", "6"),
@@ -387,12 +457,23 @@ def test_every_verbs_options_stand_anywhere() -> None:
     _, verbs_of = skiplab.parser_of_verbs()
     for verb, orders in {
         "evaluate": [("run", "--split", "val"), ("--split", "val", "run"), ("--split=val", "run")],
-        "compare": [("a", "b", "--by", "depth"), ("a", "--by", "depth", "b"), ("--by", "depth", "a", "b")],
-        "verify": [("depth=1", "seed=1", "--kills", "2"), ("depth=1", "--kills", "2", "seed=1"), ("--kills", "2", "depth=1", "seed=1")],
+        "compare": [
+            ("a", "b", "--by", "depth"),
+            ("a", "--by", "depth", "b"),
+            ("--by", "depth", "a", "b"),
+        ],
+        "verify": [
+            ("depth=1", "seed=1", "--kills", "2"),
+            ("depth=1", "--kills", "2", "seed=1"),
+            ("--kills", "2", "depth=1", "seed=1"),
+        ],
         "list": [("folder",)],
         "draw": [("a", "b")],
     }.items():
-        read = [skiplab.read_options(verbs_of[verb], order, takes_keys=verb == "verify") for order in orders]
+        read = [
+            skiplab.read_options(verbs_of[verb], order, takes_keys=verb == "verify")
+            for order in orders
+        ]
         assert all(options == read[0] for options in read), verb
     assert skiplab.read_options(verbs_of["list"], [], takes_keys=False).folder == Path("outputs")
 
@@ -400,7 +481,11 @@ def test_every_verbs_options_stand_anywhere() -> None:
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     for command in ("train --help", "train -sc install=bash"):
         done = subprocess.run(
-            ["bash", "-c", f"{Path(sys.executable).parent}/{command} | true; exit ${{PIPESTATUS[0]}}"],
+            [
+                "bash",
+                "-c",
+                f"{Path(sys.executable).parent}/{command} | true; exit ${{PIPESTATUS[0]}}",
+            ],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -437,9 +522,27 @@ def test_cuda_on_a_machine_without_is_one_line(call: Cli) -> None:
     assert "take auto or cpu" in err
 
 
-# ------------------------------------------------------------------------------------------------------------ paths as typed
+# ------------------------------------------------------------------------------------------------------------
+# paths as typed
 
-ODD = ["a=b", "a,b", "a(b", "a b", "a'b", 'a"b', "a$b", "a{b}", "[a]", "a\\", "a\\'b", "~a", "50%", "a;b", "a=1,b=(2) 'c' \"d\"", "\u00e9"]
+ODD = [
+    "a=b",
+    "a,b",
+    "a(b",
+    "a b",
+    "a'b",
+    'a"b',
+    "a$b",
+    "a{b}",
+    "[a]",
+    "a\\",
+    "a\\'b",
+    "~a",
+    "50%",
+    "a;b",
+    "a=1,b=(2) 'c' \"d\"",
+    "\u00e9",
+]
 
 
 @cache
@@ -484,7 +587,11 @@ def test_other_paths_are_taken_as_typed_too(key: str) -> None:
 
 def replace_path(key: str, path: str) -> Config:
     config = compose()
-    return replace(config, init_from=path) if key == "init_from" else replace(config, dataset=replace(config.dataset, root=path))
+    return (
+        replace(config, init_from=path)
+        if key == "init_from"
+        else replace(config, dataset=replace(config.dataset, root=path))
+    )
 
 
 def test_resume_of_what_is_no_run_is_refused(call: Cli) -> None:
@@ -501,7 +608,9 @@ def test_resume_holds_changed_values_against_the_run(call: Cli) -> None:
     finished_run(Path("run"))
     assert_refused(call("resume=run", "depth=7"), "depth=7: cannot change", "depth=6")
     assert_refused(call("resume=run", "epoch=7"), "epoch: no such key; did you mean epochs?")
-    assert_refused(call("resume=run", "model=resnet"), "model=resnet: a run goes on with its own model")
+    assert_refused(
+        call("resume=run", "model=resnet"), "model=resnet: a run goes on with its own model"
+    )
     assert_refused(call("resume=run", "epochs=0"), "epochs=0: must be at least 1")
     assert Path("run/result.json").exists()
     config = Path("run/config.yaml")
@@ -510,18 +619,24 @@ def test_resume_holds_changed_values_against_the_run(call: Cli) -> None:
 
 
 def test_quoted_paths_do_not_open_the_door_to_hydra_grammar() -> None:
-    overrides.check(["dataset=mnist", *(grid.for_hydra(f"dataset.root={name}") for name in ODD)], multirun=True)
+    overrides.check(
+        ["dataset=mnist", *(grid.for_hydra(f"dataset.root={name}") for name in ODD)], multirun=True
+    )
     with pytest.raises(UsageError, match="add -m"):
         overrides.check(["name=a,b"], multirun=False)
 
 
-# ------------------------------------------------------------------------------------------------------------------ skiplab
+# ------------------------------------------------------------------------------------------------------------------
+# skiplab
 
 
 def test_list_of_nothing_and_of_no_folder(call: Cli) -> None:
     code, out, err = call("list", "outputs", command="skiplab")
     assert (code, out) == (2, "")
-    assert err == "error: outputs: no such folder; runs go to outputs/ under the folder that train is started in\n"
+    assert (
+        err
+        == "error: outputs: no such folder; runs go to outputs/ under the folder that train is started in\n"
+    )
     Path("outputs").mkdir()
     for arguments in (("list",), ("list", "outputs")):
         assert call(*arguments, command="skiplab") == (0, "no runs under outputs\n", "")
@@ -529,16 +644,25 @@ def test_list_of_nothing_and_of_no_folder(call: Cli) -> None:
 
 def test_list_shows_runs_of_every_state_without_torch() -> None:
     finished_run(Path("outputs/one"))
-    result = {"steps": 1200, "best_val_accuracy": 0.5, "test": {"accuracy": 0.25}, "train_seconds": 3.2}
+    result = {
+        "steps": 1200,
+        "best_val_accuracy": 0.5,
+        "test": {"accuracy": 0.25},
+        "train_seconds": 3.2,
+    }
     Path("outputs/one/result.json").write_text(json.dumps(result))
     finished_run(Path("outputs/a b"))
     Path("outputs/a b/result.json").unlink()
     finished_run(Path("outputs/halfway"))
     Path("outputs/halfway/result.json").unlink()
     progress = {"step": 600, "best_accuracy": 0.75}
-    content = json.dumps({"num_steps": 1200, "progress": progress, "history": {"seconds": 72.0}}).encode()
+    content = json.dumps(
+        {"num_steps": 1200, "progress": progress, "history": {"seconds": 72.0}}
+    ).encode()
     content = len(content).to_bytes(8, "little") + content
-    Path("outputs/halfway/last.ckpt").write_bytes(checkpoint.MAGIC + hashlib.sha256(content).digest() + content)
+    Path("outputs/halfway/last.ckpt").write_bytes(
+        checkpoint.MAGIC + hashlib.sha256(content).digest() + content
+    )
     finished_run(Path("outputs/broken"))
     broken = Path("outputs/broken/config.yaml")
     broken.write_text(broken.read_text().replace("depth: 6", "depth: six"))
@@ -563,8 +687,12 @@ def test_list_shows_runs_of_every_state_without_torch() -> None:
 def test_info_names_versions_devices_and_folders(call: Cli) -> None:
     code, out, err = call("info", command="skiplab")
     assert (code, err) == (0, "")
-    told = dict(line.split(maxsplit=1) for line in out.replace("data root", "data_root").splitlines())
-    assert {"skiplab", "python", "torch", "cpu", "cuda", "mps", "data_root", "conf"} <= {name.split(":")[0] for name in told}
+    told = dict(
+        line.split(maxsplit=1) for line in out.replace("data root", "data_root").splitlines()
+    )
+    assert {"skiplab", "python", "torch", "cpu", "cuda", "mps", "data_root", "conf"} <= {
+        name.split(":")[0] for name in told
+    }
     assert told["skiplab"] == __version__
     assert told["conf"] == str(paths.conf_folder())
 
@@ -575,14 +703,19 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
         ((), "VERB"),
         (("search",), "the following arguments are required: KEY=VALUES"),
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
-        (("zzz",), "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search"),
+        (
+            ("zzz",),
+            "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search",
+        ),
         (("train",), "skiplab train: train is a command of its own; write train KEY=VALUE"),
         (("evaluate",), "run"),
         (("evaluate", "x", "--split", "train"), "--split train: choices: test, val"),
         (("list", "a", "b"), "unrecognized arguments: b"),
     ],
 )
-def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...], fragment: str, call: Cli) -> None:
+def test_a_verb_that_is_missing_or_wrong_exits_with_2(
+    arguments: tuple[str, ...], fragment: str, call: Cli
+) -> None:
     code, out, err = call(*arguments, command="skiplab")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -592,7 +725,10 @@ def test_a_verb_that_is_missing_or_wrong_exits_with_2(arguments: tuple[str, ...]
 
 def test_evaluate_of_what_is_no_run_is_one_line_without_torch() -> None:
     Path("empty").mkdir()
-    for path, fragment in (("nowhere", "no such run folder or checkpoint"), ("empty", "not a run folder")):
+    for path, fragment in (
+        ("nowhere", "no such run folder or checkpoint"),
+        ("empty", "not a run folder"),
+    ):
         code, out, err, modules = probe("evaluate", path, command="skiplab")
         assert_refused((code, out, err), f"{path}: {fragment}")
         assert "torch" not in modules

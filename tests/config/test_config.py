@@ -20,7 +20,9 @@ from skiplab.config.fields import key
 from skiplab.config.schema import Config, Trainer
 from skiplab.errors import UsageError
 
-HYDRAS_ADVICE = re.compile(r"append|use \+|\+\+|--multirun|key '.*' is not in struct", re.IGNORECASE)
+HYDRAS_ADVICE = re.compile(
+    r"append|use \+|\+\+|--multirun|key '.*' is not in struct", re.IGNORECASE
+)
 
 
 @functools.cache
@@ -77,9 +79,23 @@ REFUSED: list[tuple[str, ...]] = [
     ("optimizer.learning_rate=0.1", "did you mean optimizer.lr?"),
     ("model.depth=20", "model.depth", "did you mean depth?"),
     ("trainer.epochs=3", "did you mean epochs?"),
-    ("scheduler.final=0 scheduler=constant", "scheduler.final", "scheduler=constant has no such key", "warmup"),
-    ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum", "optimizer=adam has no such key", "betas"),
-    ("optimizer.momentum=0.9 optimizer=adam", "optimizer.momentum", "optimizer=adam has no such key"),
+    (
+        "scheduler.final=0 scheduler=constant",
+        "scheduler.final",
+        "scheduler=constant has no such key",
+        "warmup",
+    ),
+    (
+        "optimizer=adam optimizer.momentum=0.9",
+        "optimizer.momentum",
+        "optimizer=adam has no such key",
+        "betas",
+    ),
+    (
+        "optimizer.momentum=0.9 optimizer=adam",
+        "optimizer.momentum",
+        "optimizer=adam has no such key",
+    ),
     ("optimizer.betas=0.9", "optimizer.betas", "optimizer=sgd has no such key", "momentum"),
     ("optimizer.betas=[0.9]", "optimizer.betas", "optimizer=sgd has no such key"),
     # wrong types
@@ -93,7 +109,11 @@ REFUSED: list[tuple[str, ...]] = [
     ("seed=null", "seed=null: a whole number"),
     ("shortcut=maybe", "shortcut=maybe: true or false"),
     ("shortcut=1", "shortcut=1: true or false"),
-    ("optimizer=adam optimizer.betas=0.9", "optimizer.betas=0.9: a list", "optimizer.betas=[0.1,0.1]"),
+    (
+        "optimizer=adam optimizer.betas=0.9",
+        "optimizer.betas=0.9: a list",
+        "optimizer.betas=[0.1,0.1]",
+    ),
     ("optimizer=adam optimizer.betas=[0.9]", "optimizer.betas=[0.9]: 2 values"),
     ("optimizer=adam optimizer.betas=[0.9,x]", "optimizer.betas=x: a finite number"),
     ("optimizer.lr=fast", "optimizer.lr=fast: a finite number"),
@@ -127,7 +147,11 @@ REFUSED: list[tuple[str, ...]] = [
     ("trainer.eval_every=0", "trainer.eval_every=0: must be above 0"),
     ("trainer.max_time=0", "trainer.max_time=0: must be above 0"),
     ("trainer.clip=0", "trainer.clip=0: must be above 0"),
-    ("scheduler=multistep scheduler.milestones=[30]", "scheduler.milestones=30: must be below 1", "fractions of the run"),
+    (
+        "scheduler=multistep scheduler.milestones=[30]",
+        "scheduler.milestones=30: must be below 1",
+        "fractions of the run",
+    ),
     ("device=gpu", "device=gpu: one of auto, cpu, cuda, cuda:N or mps"),
     ("device=cuda:x", "device=cuda:x: one of auto, cpu, cuda, cuda:N or mps"),
     # right one by one, wrong together
@@ -153,9 +177,20 @@ REFUSED: list[tuple[str, ...]] = [
     ("trainer.devices=null", "trainer.devices=null: a whole number"),
     ("trainer.device=2", "trainer.device", "device"),
     ("trainer.sync_bn=2", "trainer.sync_bn=2: true or false"),
-    ("trainer.devices=33", "trainer.devices=33", "batch_size=64", "two images a device", "at most 32"),
+    (
+        "trainer.devices=33",
+        "trainer.devices=33",
+        "batch_size=64",
+        "two images a device",
+        "at most 32",
+    ),
     ("trainer.devices=65 norm=none", "trainer.devices=65", "one image a device", "at most 64"),
-    ("trainer.devices=2 trainer.accumulate=17", "trainer.accumulate=17", "batch_size=64", "at most 16"),
+    (
+        "trainer.devices=2 trainer.accumulate=17",
+        "trainer.accumulate=17",
+        "batch_size=64",
+        "at most 16",
+    ),
     ("trainer.early_stop=3 val_fraction=0", "trainer.early_stop=3", "val_fraction above 0"),
     ("evaluator.split=val val_fraction=0", "evaluator.split=val", "val_fraction above 0"),
     ("evaluator.split=train", "evaluator.split=train", "test, val"),
@@ -170,16 +205,37 @@ REFUSED: list[tuple[str, ...]] = [
     ("augment.cutout=8", "augment.cutout=8", "below the size of the image, 8"),
     ("augment.crop=32 dataset=cifar10", "augment.crop=32", "below the size of the image, 32"),
     ("optimizer.momentum=0", "optimizer.nesterov=true", "optimizer.momentum above 0"),
-    ("scheduler=multistep scheduler.milestones=[0.75,0.5]", "scheduler.milestones=[0.75, 0.5]: must increase"),
-    ("scheduler=multistep scheduler.milestones=[0.5,0.5]", "scheduler.milestones=[0.5, 0.5]: must increase"),
-    ("resume=outputs/x init_from=outputs/y", "init_from=outputs/y", "resume=outputs/x", "one of them"),
+    (
+        "scheduler=multistep scheduler.milestones=[0.75,0.5]",
+        "scheduler.milestones=[0.75, 0.5]: must increase",
+    ),
+    (
+        "scheduler=multistep scheduler.milestones=[0.5,0.5]",
+        "scheduler.milestones=[0.5, 0.5]: must increase",
+    ),
+    (
+        "resume=outputs/x init_from=outputs/y",
+        "init_from=outputs/y",
+        "resume=outputs/x",
+        "one of them",
+    ),
     ("dataset.classes=[cat]", "dataset.classes=['cat']", "at least 2"),
-    ("dataset.classes=[a,a,a,d,e,f,g,h,i,j]", "'a' stands for the labels 0, 1, 2; each class needs a name of its own"),
+    (
+        "dataset.classes=[a,a,a,d,e,f,g,h,i,j]",
+        "'a' stands for the labels 0, 1, 2; each class needs a name of its own",
+    ),
     ("dataset.classes=[a,b,'c ',d,e,f,g,h,i,' c']", "'c' stands for the labels 2, 9;"),
     ("dataset.classes=[a,b,'c  d',d,e,f,g,h,i,'c d']", "'c d' stands for the labels 2, 9;"),
-    ("dataset.classes=[accuracy,b,c,d,e,f,g,h,i,j]", "'accuracy' is another row of the report; take another name, such as accuracy_class"),
+    (
+        "dataset.classes=[accuracy,b,c,d,e,f,g,h,i,j]",
+        "'accuracy' is another row of the report; take another name, such as accuracy_class",
+    ),
     ("dataset.classes=[a,'macro avg',c,d]", "'macro avg' is another row", "macro_avg_class"),
-    ("dataset.classes=[a,'weighted  avg',c,d]", "'weighted  avg' is another row", "weighted_avg_class"),
+    (
+        "dataset.classes=[a,'weighted  avg',c,d]",
+        "'weighted  avg' is another row",
+        "weighted_avg_class",
+    ),
     # Hydra's grammar, where it says no or where we do
     ("+lr=0.1", "did you mean optimizer.lr?"),
     ("+foo=1", "foo: no such key"),
@@ -215,44 +271,76 @@ REFUSED: list[tuple[str, ...]] = [
 ]
 
 
-@pytest.mark.parametrize(("command", "fragments"), [(row[0], row[1:]) for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_a_bad_command_line_is_refused_in_one_line(command: str, fragments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("command", "fragments"),
+    [(row[0], row[1:]) for row in REFUSED],
+    ids=[row[0] for row in REFUSED],
+)
+def test_a_bad_command_line_is_refused_in_one_line(
+    command: str, fragments: tuple[str, ...]
+) -> None:
     (line,) = refusal(command)
     for fragment in fragments:
         assert fragment in line
     advice = line
     for text in command.split():
-        advice = advice.replace(text, "")  # what the user typed himself
+        # what the user typed himself
+        advice = advice.replace(text, "")
     assert not HYDRAS_ADVICE.search(advice), line
 
 
 def test_all_mistakes_are_named_at_once_one_line_each() -> None:
     lines = refusal("depth=foo epochs=0 blok=x lr=3 model=resnt optimizer.lr=nan +seed=1")
     assert len(lines) == 7
-    for start in ("depth=foo:", "epochs=0:", "blok:", "lr:", "model=resnt:", "optimizer.lr=nan:", "+seed=1:"):
+    for start in (
+        "depth=foo:",
+        "epochs=0:",
+        "blok:",
+        "lr:",
+        "model=resnt:",
+        "optimizer.lr=nan:",
+        "+seed=1:",
+    ):
         assert sum(line.startswith(start) for line in lines) == 1
     # across keys too, once each key is right
     lines = refusal("model=resnet20 depth=21 batch_size=100000 augment.cutout=99")
-    assert [line.split()[0].split(":")[0] for line in lines] == ["depth=21", "batch_size=100000", "augment.cutout=99"]
+    assert [line.split()[0].split(":")[0] for line in lines] == [
+        "depth=21",
+        "batch_size=100000",
+        "augment.cutout=99",
+    ]
 
 
 SWEEPS: list[tuple[str, list[str]]] = [
     ("-m block=conv,skp", ["block=skp: no such block; did you mean skip?"]),
     ("-m blok=conv,skip", ["blok: no such key; did you mean block?"]),
-    ("-m model=resnet20 depth=range(20,24)", ["depth=21 is no", "depth=22 is no", "depth=23 is no"]),
+    (
+        "-m model=resnet20 depth=range(20,24)",
+        ["depth=21 is no", "depth=22 is no", "depth=23 is no"],
+    ),
     ("-m depth=2,x,-4", ["depth=x: a whole number", "depth=-4: must be at least 0"]),
     ("-m epochs=80k,1e5,3x", ["epochs=3x: a whole number"]),
     ("-m depth=choice(1,2,y)", ["depth=y: a whole number"]),
     ("-m optimizer=sgd,adam optimizer.lr=nan,0.1", ["optimizer.lr=nan: a finite number"]),
-    ("-m optimizer=sgd,adam optimizer.momentum=0.5", ["optimizer.momentum: optimizer=adam has no such key"]),
-    ("-m model=resnet20,resnet18 depth=20,34", ["depth=34 is no CIFAR ResNet", "depth=20 is no ImageNet ResNet"]),
+    (
+        "-m optimizer=sgd,adam optimizer.momentum=0.5",
+        ["optimizer.momentum: optimizer=adam has no such key"],
+    ),
+    (
+        "-m model=resnet20,resnet18 depth=20,34",
+        ["depth=34 is no CIFAR ResNet", "depth=20 is no ImageNet ResNet"],
+    ),
     ("-m model=glob(resnet*) depth=20", ["depth=20 is no ImageNet ResNet"]),
     ("-m model=glob(zzz*)", ["model=glob(zzz*): fits no option; choices: airbench"]),
     ("-m depth=glob(*)", ["depth=glob(*): glob picks options of a group"]),
     ("-m depth=range(2,2)", ["depth=range(2,2): a range without a value"]),
     ("-m depth=range(2,4,0)", ["depth=range(2,4,0): a range without a value"]),
-    ("-m seed=range(0,100000000)", ["seed=range(0,100000000): 100,000,000 values; a sweep takes at most 10,000"]),
-    ("-m seed=range(0,600) width=range(31,33)", ["width=31: block=residual"]),  # more cells than are checked whole
+    (
+        "-m seed=range(0,100000000)",
+        ["seed=range(0,100000000): 100,000,000 values; a sweep takes at most 10,000"],
+    ),
+    # more cells than are checked whole
+    ("-m seed=range(0,600) width=range(31,33)", ["width=31: block=residual"]),
     ("-m optimizer.lr=interval(0.01,0.1)", ["optimizer.lr=interval(0.01,0.1): an interval is for"]),
     ("-m experiment=resnet_mnist,null", ["experiment=null: leave it out"]),
     ("-m out=x depth=2,4", ["out=x: the runs of a sweep get folders of their own"]),
@@ -270,7 +358,11 @@ def test_every_value_of_a_sweep_is_checked(command: str, starts: list[str]) -> N
 
 
 def test_good_sweeps_pass() -> None:
-    for sweep in ("block=conv,residual,skip depth=2,6,18 seed=0,1,2", "model=glob(resnet*)", "seed=range(0,20) optimizer.lr=0.1,1e-2"):
+    for sweep in (
+        "block=conv,residual,skip depth=2,6,18 seed=0,1,2",
+        "model=glob(resnet*)",
+        "seed=range(0,20) optimizer.lr=0.1,1e-2",
+    ):
         overrides.check(sweep.split(), multirun=True)
     overrides.check(["name='a,b'", "depth=2,4"], multirun=True)
     overrides.check(["block=conv"], multirun=True)
@@ -290,7 +382,8 @@ def test_good_sweeps_pass() -> None:
         ("steps='1_000'", "steps", 1_000),
         ("steps=null", "steps", None),
         ("seed=9223372036854775807", "seed", 2**63 - 1),
-        ("seed='9007199254740993'", "seed", 2**53 + 1),  # no detour over a float
+        # no detour over a float
+        ("seed='9007199254740993'", "seed", 2**53 + 1),
         ("optimizer.lr=1e-4", "optimizer.lr", 1e-4),
         ("optimizer.lr=1", "optimizer.lr", 1.0),
         ("optimizer.lr='0.1'", "optimizer.lr", 0.1),
@@ -301,7 +394,8 @@ def test_good_sweeps_pass() -> None:
         ("name='a, (b) = c'", "name", "a, (b) = c"),
         ("name=${seed}", "name", "0"),
         ("device=cuda:1", "device", "cuda:1"),
-        ("depth=0", "depth", 0),  # deepcnn without a block
+        # deepcnn without a block
+        ("depth=0", "depth", 0),
         ("width=${depth}", "width", 6),
         ("evaluator={tta:none}", "evaluator.tta", "none"),
     ],
@@ -317,7 +411,8 @@ def test_what_is_accepted_and_what_becomes_of_it(text: str, path: str, value: ob
     "command",
     [
         "model=resnet20 block=bottleneck depth=20",
-        "model=resnet18 block=bottleneck depth=101 width=2",  # there the width is the inner one
+        # there the width is the inner one
+        "model=resnet18 block=bottleneck depth=101 width=2",
         "block=residual_down width=15",
         "block=preact width=15",
         "augment.flip=random dataset=cifar10",
@@ -335,7 +430,8 @@ def test_bounds_themselves_are_accepted(command: str) -> None:
     overrides.check(command.split(), multirun=False)
 
 
-# ----------------------------------------------------------------------------------------------------------- broken presets
+# -----------------------------------------------------------------------------------------------------------
+# broken presets
 
 
 @pytest.fixture
@@ -354,12 +450,27 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 BROKEN = [
-    ("scheduler/onecycle.yaml", "warmup: 0.2", "warmup: lots", "scheduler.warmup=lots: a finite number"),
+    (
+        "scheduler/onecycle.yaml",
+        "warmup: 0.2",
+        "warmup: lots",
+        "scheduler.warmup=lots: a finite number",
+    ),
     ("block/residual.yaml", "bias: true", "bias: perhaps", "block.bias=perhaps: true or false"),
     ("optimizer/sgd.yaml", "lr: 0.05", "lr: -0.05", "optimizer.lr=-0.05: must be above 0"),
-    ("optimizer/sgd.yaml", "lr: 0.05", "lr: 0.05\nbetas: [0.9, 0.9]", "optimizer.betas: sgd has no such key"),
+    (
+        "optimizer/sgd.yaml",
+        "lr: 0.05",
+        "lr: 0.05\nbetas: [0.9, 0.9]",
+        "optimizer.betas: sgd has no such key",
+    ),
     ("optimizer/sgd.yaml", "name: sgd", "name: sgdd", "optimizer.name=sgdd: did you mean sgd?"),
-    ("optimizer/sgd.yaml", "momentum: 0.9\n", "", "optimizer.momentum: missing: share of the last update"),
+    (
+        "optimizer/sgd.yaml",
+        "momentum: 0.9\n",
+        "",
+        "optimizer.momentum: missing: share of the last update",
+    ),
     ("optimizer/sgd.yaml", "momentum: 0.9", "momentum: [0.9", "sgd.yaml"),
     ("optimizer/sgd.yaml", "lr: 0.05", "lr: 0.05\nlr: 0.06", "duplicate key lr"),
     (
@@ -369,15 +480,34 @@ BROKEN = [
         "trainer.amp=false: did you mean off? Choices: bf16, fp16, off",
     ),  # YAML's off is a bool
     ("trainer/default.yaml", "clip: null", "clip: no", "trainer.clip=false: a finite number"),
-    ("model/deepcnn.yaml", "name: deepcnn", "name: deepcn", "model.name=deepcn: did you mean deepcnn?"),
-    ("dataset/digits.yaml", "mean: [0.3053]", "mean: [0.3, 0.3]", "dataset.mean=[0.3, 0.3]: 1 values are expected"),
-    ("config.yaml", "tta: none", "tta: none\n  ttb: 1", "evaluator.ttb: no such key; did you mean evaluator.tta?"),
+    (
+        "model/deepcnn.yaml",
+        "name: deepcnn",
+        "name: deepcn",
+        "model.name=deepcn: did you mean deepcnn?",
+    ),
+    (
+        "dataset/digits.yaml",
+        "mean: [0.3053]",
+        "mean: [0.3, 0.3]",
+        "dataset.mean=[0.3, 0.3]: 1 values are expected",
+    ),
+    (
+        "config.yaml",
+        "tta: none",
+        "tta: none\n  ttb: 1",
+        "evaluator.ttb: no such key; did you mean evaluator.tta?",
+    ),
     ("config.yaml", "- trainer: default", "- trainer: defalt", "trainer/defalt"),
 ]
 
 
-@pytest.mark.parametrize(("file", "old", "new", "fragment"), BROKEN, ids=[f"{row[0]}: {row[2]!r}" for row in BROKEN])
-def test_a_mistake_in_a_preset_is_one_line_that_names_its_key(conf: Path, file: str, old: str, new: str, fragment: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new", "fragment"), BROKEN, ids=[f"{row[0]}: {row[2]!r}" for row in BROKEN]
+)
+def test_a_mistake_in_a_preset_is_one_line_that_names_its_key(
+    conf: Path, file: str, old: str, new: str, fragment: str
+) -> None:
     edit(conf / file, old, new)
     (line,) = refusal("")
     assert fragment in line
@@ -390,7 +520,12 @@ def test_a_misspelt_key_of_a_preset_is_named_and_so_is_what_is_then_missing(conf
     assert misspelt.startswith("optimizer.momentun: sgd has no such key; did you mean momentum?")
     assert missing.startswith("optimizer.momentum: missing")
     edit(conf / "dataset/digits.yaml", "epochs: 20", "epoch: 20")
-    assert [line.split(":")[0] for line in refusal("")] == ["epoch", "optimizer.momentun", "optimizer.momentum", "epochs"]
+    assert [line.split(":")[0] for line in refusal("")] == [
+        "epoch",
+        "optimizer.momentun",
+        "optimizer.momentum",
+        "epochs",
+    ]
 
 
 def test_what_conf_lacks_is_missing_even_where_the_command_line_states_it(conf: Path) -> None:
@@ -406,11 +541,13 @@ def test_numbers_in_a_preset_need_no_dot(conf: Path) -> None:
     overrides.check([], multirun=False)
 
 
-# ----------------------------------------------------------------------------------------------------------------- identity
+# -----------------------------------------------------------------------------------------------------------------
+# identity
 
-# The identity of `train` alone. It may change only with a release that changes the numbers of this very run: a default in
-# conf/ that is another value, a key that is renamed, or one added without `neutral`. Then every stored run of an older
-# release is no longer found by resume=auto; a new option belongs in at its neutral value instead.
+# The identity of `train` alone. It may change only with a release that changes the numbers of this
+# very run: a default in conf/ that is another value, a key that is renamed, or one added without
+# `neutral`. Then every stored run of an older release is no longer found by resume=auto; a new
+# option belongs in at its neutral value instead.
 DEFAULT_IDENTITY = "6712031a5d56227c7f32edb3513f62ffd5112c2b8df0362d6514259375491164"
 
 NOT_OF_THE_NUMBERS = {
@@ -433,7 +570,8 @@ NOT_OF_THE_NUMBERS = {
     "on_error": "on_error=stop",
     "force": "force=true",
 }
-BUDGET = {"match", "target"}  # the width that they have chosen counts, and they come together
+# the width that they have chosen counts, and they come together
+BUDGET = {"match", "target"}
 
 
 def test_the_identity_of_the_default_run_is_pinned() -> None:
@@ -441,7 +579,10 @@ def test_the_identity_of_the_default_run_is_pinned() -> None:
 
 
 def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
-    assert {path for path, f in configs.leaves().items() if not f.metadata["changes_numbers"]} == {*NOT_OF_THE_NUMBERS, *BUDGET}
+    assert {path for path, f in configs.leaves().items() if not f.metadata["changes_numbers"]} == {
+        *NOT_OF_THE_NUMBERS,
+        *BUDGET,
+    }
     assert configs.identity(compose("match=params", "target=80k")) == DEFAULT_IDENTITY
     for path, text in NOT_OF_THE_NUMBERS.items():
         changed = compose(text)
@@ -452,7 +593,16 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("optimizer.lr=0.051", "seed=1", "epochs=21", "block=conv", "steps=10", "shortcut=false", "trainer=debug", "init_from=x"),
+        *(
+            "optimizer.lr=0.051",
+            "seed=1",
+            "epochs=21",
+            "block=conv",
+            "steps=10",
+            "shortcut=false",
+            "trainer=debug",
+            "init_from=x",
+        ),
         *("trainer.devices=2", "trainer.sync_bn=true"),
     ],
 )
@@ -461,11 +611,18 @@ def test_the_identity_changes_with_the_numbers(text: str) -> None:
 
 
 def test_the_identity_is_of_values_not_of_their_spelling() -> None:
-    assert configs.identity(compose("epochs=0.02k", "optimizer.lr=5e-2", "model=deepcnn", "seed='0'")) == DEFAULT_IDENTITY
+    assert (
+        configs.identity(compose("epochs=0.02k", "optimizer.lr=5e-2", "model=deepcnn", "seed='0'"))
+        == DEFAULT_IDENTITY
+    )
 
 
 def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None:
-    kept = {path: value for path, value in configs.flat(compose()).items() if path not in {*NOT_OF_THE_NUMBERS, *BUDGET}}
+    kept = {
+        path: value
+        for path, value in configs.flat(compose()).items()
+        if path not in {*NOT_OF_THE_NUMBERS, *BUDGET}
+    }
     neutral = [
         "trainer.on_nonfinite",
         "trainer.devices",
@@ -481,7 +638,10 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
     ]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
-    assert configs.identity(compose()) == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    assert (
+        configs.identity(compose())
+        == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -498,14 +658,18 @@ class LaterConfig(Config):
     trainer: LaterTrainer
 
 
-def test_a_key_added_later_at_its_neutral_default_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_added_later_at_its_neutral_default_changes_no_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     default = compose()
     later = configs.leaves(LaterConfig)
     assert set(later) - set(configs.leaves()) == {"trainer.later"}
     monkeypatch.setattr(configs, "leaves", lambda: later)
 
     def with_later(later: int) -> Config:
-        values: dict[str, Any] = {f.name: getattr(default, f.name) for f in dataclasses.fields(Config)}
+        values: dict[str, Any] = {
+            f.name: getattr(default, f.name) for f in dataclasses.fields(Config)
+        }
         values["trainer"] = LaterTrainer(**dataclasses.asdict(default.trainer), later=later)
         return LaterConfig(**values)
 
@@ -513,18 +677,29 @@ def test_a_key_added_later_at_its_neutral_default_changes_no_identity(monkeypatc
     assert configs.identity(with_later(1)) != DEFAULT_IDENTITY
 
 
-# ------------------------------------------------------------------------------------------------------------ stored configs
+# ------------------------------------------------------------------------------------------------------------
+# stored configs
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (paths.conf_folder() / "model").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "model", sorted(path.stem for path in (paths.conf_folder() / "model").glob("*.yaml"))
+)
 def test_a_config_that_is_stored_and_loaded_is_the_same(model: str, tmp_path: Path) -> None:
-    config = compose(f"model={model}", "optimizer=adam", "scheduler=multistep", "dataset=cifar100", "trainer.clip=1e-4")
+    config = compose(
+        f"model={model}",
+        "optimizer=adam",
+        "scheduler=multistep",
+        "dataset=cifar100",
+        "trainer.clip=1e-4",
+    )
     path = tmp_path / "config.yaml"
     path.write_text(configs.dump(config))
     loaded = configs.load(path)
     assert loaded == config
     assert configs.flat(loaded) == configs.flat(config)
-    assert [type(value) for value in configs.flat(loaded).values()] == [type(value) for value in configs.flat(config).values()]
+    assert [type(value) for value in configs.flat(loaded).values()] == [
+        type(value) for value in configs.flat(config).values()
+    ]
     assert path.read_text().splitlines()[0].endswith(f" identity {configs.identity(config)}")
 
 
@@ -628,8 +803,11 @@ def test_a_stored_config_that_is_none_is_refused_by_name(text: str | bytes, frag
 
 
 def test_a_stored_config_written_by_hand_may_say_1e_minus_4() -> None:
-    text = configs.dump(compose()).replace("lr: 0.05", "lr: 1e-4").replace("epochs: 20", "epochs: 80k")
-    loaded = configs.load(write(text))  # for YAML 1.1, without a dot, both are text
+    text = (
+        configs.dump(compose()).replace("lr: 0.05", "lr: 1e-4").replace("epochs: 20", "epochs: 80k")
+    )
+    # for YAML 1.1, without a dot, both are text
+    loaded = configs.load(write(text))
     assert (loaded.optimizer.lr, loaded.epochs) == (1e-4, 80_000)
 
 
@@ -637,11 +815,20 @@ def test_values_that_change_on_resume_pass_the_same_check() -> None:
     config = compose()
     changed = overrides.apply_to_stored(config, ["epochs=80k", "optimizer.lr=1e-3", "name=again"])
     assert (changed.epochs, changed.optimizer.lr, changed.name) == (80_000, 1e-3, "again")
-    assert overrides.apply_to_stored(config, ["depth=6", "batch_size=64"]) == config  # said again, not changed
+    # said again, not changed
+    assert overrides.apply_to_stored(config, ["depth=6", "batch_size=64"]) == config
     with pytest.raises(UsageError) as caught:
-        overrides.apply_to_stored(config, ["depth=7", "model=resnet", "epoch=3", "seed=1", "optimizer=adam"])
+        overrides.apply_to_stored(
+            config, ["depth=7", "model=resnet", "epoch=3", "seed=1", "optimizer=adam"]
+        )
     lines = str(caught.value).split("\n")
-    assert [line.split(":")[0] for line in lines] == ["depth=7", "model=resnet", "epoch", "seed=1", "optimizer=adam"]
+    assert [line.split(":")[0] for line in lines] == [
+        "depth=7",
+        "model=resnet",
+        "epoch",
+        "seed=1",
+        "optimizer=adam",
+    ]
     assert "depth=6" in lines[0]
     with pytest.raises(UsageError, match=r"epochs=0: must be at least 1"):
         overrides.apply_to_stored(config, ["epochs=0"])

@@ -48,7 +48,10 @@ def test_a_range_of_whole_numbers_is_pythons(start: int, stop: int, step: int, o
 def test_a_range_of_fractions_is_exact(start: Decimal, stop: Decimal, step: Decimal) -> None:
     expected = []
     if step:
-        numbers = itertools.takewhile(lambda x: x < stop if step > 0 else x > stop, (start + i * step for i in itertools.count()))
+        numbers = itertools.takewhile(
+            lambda x: x < stop if step > 0 else x > stop,
+            (start + i * step for i in itertools.count()),
+        )
         expected = [float(number) for number in numbers]
     text = f"val_fraction=range({start},{stop},{step})"
     if not expected:
@@ -139,7 +142,9 @@ def test_what_has_no_value_is_refused_in_one_line(text: str, fragment: str) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["seed=1,,2", "seed=,1", "seed=(1", "seed=" + "1" * 5000, "seed=" + "[" * 3000])
+@pytest.mark.parametrize(
+    "text", ["seed=1,,2", "seed=,1", "seed=(1", "seed=" + "1" * 5000, "seed=" + "[" * 3000]
+)
 def test_what_is_no_override_is_told_apart(text: str) -> None:
     with pytest.raises(grammar.Unreadable):
         grammar.parse(text)
@@ -157,7 +162,9 @@ def test_what_is_no_override_is_told_apart(text: str) -> None:
         ("skiplab", ("verify", "seed=range(3),5")),
     ],
 )
-def test_every_verb_answers_in_one_line(command: str, arguments: tuple[str, ...], call: Cli) -> None:
+def test_every_verb_answers_in_one_line(
+    command: str, arguments: tuple[str, ...], call: Cli
+) -> None:
     code, out, err = call(*arguments, command=command)
     assert (code, out) == (2, "")
     assert err == "error: seed=range(3),5: a sweep within a list; write seed=0,1,2,5\n"
@@ -165,21 +172,35 @@ def test_every_verb_answers_in_one_line(command: str, arguments: tuple[str, ...]
 
 
 def test_a_preview_and_hydra_have_the_same_cells(call: Cli) -> None:
-    code, out, err = call("-m", "--cfg", "job", "seed=sort(range(9,0,-4))", "val_fraction=range(0.1,0.4,0.1)")
+    code, out, err = call(
+        "-m", "--cfg", "job", "seed=sort(range(9,0,-4))", "val_fraction=range(0.1,0.4,0.1)"
+    )
     assert (code, err) == (0, "")
-    told = [line.split("not begun  ")[1].split("  ")[0] for line in out.splitlines() if line.startswith("not begun")]
-    assert told == [f"seed={seed} val_fraction={part}" for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)]
-    texts = [grammar.evaluated(text) for text in ("seed=sort(range(9,0,-4))", "val_fraction=range(0.1,0.4,0.1)")]
+    told = [
+        line.split("not begun  ")[1].split("  ")[0]
+        for line in out.splitlines()
+        if line.startswith("not begun")
+    ]
+    assert told == [
+        f"seed={seed} val_fraction={part}" for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)
+    ]
+    texts = [
+        grammar.evaluated(text)
+        for text in ("seed=sort(range(9,0,-4))", "val_fraction=range(0.1,0.4,0.1)")
+    ]
     assert texts == ["seed=1,5,9", "val_fraction=0.1,0.2,0.3"]
     parsed = grid.parsed(texts)
-    assert [(c.seed, c.val_fraction) for c in composition.compose_all(grid.combinations(parsed))] == [
-        (seed, part) for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)
-    ]
+    assert [
+        (c.seed, c.val_fraction) for c in composition.compose_all(grid.combinations(parsed))
+    ] == [(seed, part) for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)]
     assert configs.flat(composition.compose_config(["depth=int(3.0)"]))["depth"] == 3
 
 
 def test_a_tag_and_an_interval_are_for_a_search() -> None:
-    for text, fragment in (("seed=tag(log,range(3))", "a tag is for skiplab search"), ("depth=interval(1,3)", "an interval is for")):
+    for text, fragment in (
+        ("seed=tag(log,range(3))", "a tag is for skiplab search"),
+        ("depth=interval(1,3)", "an interval is for"),
+    ):
         with pytest.raises(UsageError, match=fragment):
             overrides.check([text], multirun=True)
 
@@ -188,7 +209,13 @@ def test_a_tag_and_an_interval_are_for_a_search() -> None:
     "texts",
     [
         ["depth=3", "optimizer.lr=0.1"],
-        ["model=resnet", "dataset=mnist", "optimizer=adam", "optimizer.betas=[0.5,0.9]", "trainer.ema=0.9"],
+        [
+            "model=resnet",
+            "dataset=mnist",
+            "optimizer=adam",
+            "optimizer.betas=[0.5,0.9]",
+            "trainer.ema=0.9",
+        ],
         ["experiment=speedrun94", "width=${depth}", "name='a, b'"],
     ],
 )

@@ -32,14 +32,21 @@ def made(call: Cli, *arguments: str) -> Path:
     return Path(out.splitlines()[0].removeprefix("run folder "))
 
 
-# ------------------------------------------------------------------------------------------------------------------- paths
+# -------------------------------------------------------------------------------------------------------------------
+# paths
 
 
-def test_every_way_to_a_config_makes_its_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_to_a_config_makes_its_paths_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     texts = ("dataset=mnist", "dataset.root=../data", "init_from='~/run'")
     overrides.check(texts, multirun=False)
-    for config in (compose(*texts), composition.compose_config(texts), *composition.compose_all([[*texts, "seed=1"]])):
+    for config in (
+        compose(*texts),
+        composition.compose_config(texts),
+        *composition.compose_all([[*texts, "seed=1"]]),
+    ):
         assert config.dataset.root == str(tmp_path.parent / "data")
         assert config.init_from == str(tmp_path / "home/run")
     python = json.loads(json.dumps(asdict(compose("dataset=mnist"))))
@@ -47,14 +54,19 @@ def test_every_way_to_a_config_makes_its_paths_absolute(tmp_path: Path, monkeypa
     assert configs.check(python).dataset.root == str(tmp_path / "here")
 
 
-def test_one_place_makes_one_identity_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_place_makes_one_identity_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sub").mkdir()
     first = configs.identity(compose("init_from=run"))
     assert configs.identity(compose(f"init_from={tmp_path}/run")) == first
     monkeypatch.chdir(tmp_path / "sub")
     assert configs.identity(compose("init_from=../run")) == first
     assert configs.identity(compose("init_from=run")) != first
-    roots = [configs.identity(compose("dataset=mnist", text)) for text in ("dataset.root=a", "dataset.root=b", "dataset.root=null")]
+    roots = [
+        configs.identity(compose("dataset=mnist", text))
+        for text in ("dataset.root=a", "dataset.root=b", "dataset.root=null")
+    ]
     assert len(set(roots)) == 1
 
 
@@ -68,13 +80,17 @@ def test_a_stored_config_keeps_its_relative_paths_and_its_identity(tmp_path: Pat
     assert overrides.apply_to_stored(config, ["init_from=../old", "dataset.root=data"]) == config
     moved = overrides.apply_to_stored(config, ["dataset.root=other"])
     assert moved == replace(config, dataset=replace(config.dataset, root=str(tmp_path / "other")))
-    with pytest.raises(UsageError, match=r"init_from=else: cannot change .* \(it has init_from=\.\./old\)"):
+    with pytest.raises(
+        UsageError, match=r"init_from=else: cannot change .* \(it has init_from=\.\./old\)"
+    ):
         overrides.apply_to_stored(config, ["init_from=else"])
     with pytest.raises(UsageError, match="no home folder is known"):
         overrides.apply_to_stored(config, ["dataset.root='~nosuchuser'"])
 
 
-def test_a_run_from_weights_goes_on_by_the_same_command_and_elsewhere(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_from_weights_goes_on_by_the_same_command_and_elsewhere(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(call, "out=first")
     broken = made(call, "init_from=first", "seed=1")
     assert stored(broken).init_from == str(tmp_path / "first")
@@ -89,7 +105,8 @@ def test_a_run_from_weights_goes_on_by_the_same_command_and_elsewhere(call: Cli,
     assert (code, err) == (0, "")
 
 
-# ------------------------------------------------------------------------------------------------------ a root nobody reads
+# ------------------------------------------------------------------------------------------------------
+# a root nobody reads
 
 
 @pytest.mark.parametrize(
@@ -102,10 +119,14 @@ def test_a_run_from_weights_goes_on_by_the_same_command_and_elsewhere(call: Cli,
         (("search", "depth=1,2", "dataset.root=/my/pngs"), "skiplab"),
     ],
 )
-def test_a_root_that_no_data_set_reads_is_refused(call: Cli, arguments: tuple[str, ...], command: str) -> None:
+def test_a_root_that_no_data_set_reads_is_refused(
+    call: Cli, arguments: tuple[str, ...], command: str
+) -> None:
     code, _, err = call(*arguments, command=command)
     assert code == 2
-    assert err.startswith("error: dataset.root=/my/pngs: dataset=digits comes with a package and reads no folder; ")
+    assert err.startswith(
+        "error: dataset.root=/my/pngs: dataset=digits comes with a package and reads no folder; "
+    )
     assert err.count("\n") == 1
 
 
@@ -125,7 +146,9 @@ def test_a_root_for_some_cells_of_a_sweep_is_taken() -> None:
         overrides.check(["dataset=digits", "dataset.root=/data", "seed=0,1"], multirun=True)
 
 
-def test_a_root_that_conf_or_the_environment_gives_does_digits_no_harm(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_that_conf_or_the_environment_gives_does_digits_no_harm(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = asdict(compose())
     for root in ("/data", "~nosuchuser", "a" * 300):
         tree["dataset"]["root"] = root
@@ -135,10 +158,13 @@ def test_a_root_that_conf_or_the_environment_gives_does_digits_no_harm(call: Cli
     made(call)
 
 
-# -------------------------------------------------------------------------------------------------- what was read is written
+# --------------------------------------------------------------------------------------------------
+# what was read is written
 
 
-def test_a_test_set_that_cannot_be_read_leaves_no_line(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_set_that_cannot_be_read_leaves_no_line(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = made(call, "out=run")
     ledger = folder / "test_reads.jsonl"
     assert len(ledger.read_text().splitlines()) == 1
@@ -156,7 +182,9 @@ def test_a_test_set_that_cannot_be_read_leaves_no_line(call: Cli, tmp_path: Path
     assert len(ledger.read_text().splitlines()) == 2
 
 
-def test_the_line_is_there_before_anything_is_made_of_the_test_set(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_is_there_before_anything_is_made_of_the_test_set(
+    call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = made(call, "out=run")
 
     def broken(*_arguments: Any) -> Any:
@@ -167,7 +195,8 @@ def test_the_line_is_there_before_anything_is_made_of_the_test_set(call: Cli, mo
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
 
 
-# ---------------------------------------------------------------------------------------------- what was trained on is true
+# ----------------------------------------------------------------------------------------------
+# what was trained on is true
 
 
 @pytest.fixture
@@ -197,13 +226,21 @@ def test_a_run_never_trains_on_an_overwritten_cache(call: Cli, small_mnist: Path
             file.write(bytes(10_000))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     second = json.loads((made(call, "out=second") / folders.RESULT).read_text())
-    assert second["data_sha256"] == first["data_sha256"] == cache.digest_of(formats.digits(Path(), "train"))
+    assert (
+        second["data_sha256"]
+        == first["data_sha256"]
+        == cache.digest_of(formats.digits(Path(), "train"))
+    )
     assert second["test"] == first["test"]
     assert second["best_val_loss"] == first["best_val_loss"]
 
 
-def test_files_that_are_read_unverified_are_told(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(batches.UNVERIFIED, "digits", lambda root, split: [Path(f"/data/{split}.bin")])
+def test_files_that_are_read_unverified_are_told(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        batches.UNVERIFIED, "digits", lambda root, split: [Path(f"/data/{split}.bin")]
+    )
     folder = made(call, "out=run")
     told = "note: /data/train.bin, /data/test.bin read unverified; only "
     assert (folder / folders.LOG).read_text().count(told) == 1

@@ -21,10 +21,18 @@ from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
 GROUPS = groups()
-# he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each are crossed with everything each time
-ALIKE = [name for name in GROUPS["experiment"] if name.startswith("he2016_") and name != "he2016_resnet44"]
+# he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each
+# are crossed with everything each time
+ALIKE = [
+    name
+    for name in GROUPS["experiment"]
+    if name.startswith("he2016_") and name != "he2016_resnet44"
+]
 ALIKE += ["speedrun96", "speedrun_mnist"]
-EXPERIMENTS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in GROUPS["experiment"]]
+EXPERIMENTS = [
+    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+    for name in GROUPS["experiment"]
+]
 NETWORKS = ("deepcnn", "resnet", "cifar_resnet", "imagenet_resnet", "airbench", "airbench96")
 PRESETS = sorted(path for group in GROUPS for path in (conf_folder() / group).glob("*.yaml"))
 
@@ -60,24 +68,36 @@ def own_values(group: str, option: str) -> dict[str, Any]:
 
 def is_refused_in_clear_lines(lines: list[str]) -> bool:
     """Whether each line about a combination that does not work has a key, its value and what to take."""
-    return all(re.match(r"[a-z_.]+=\S+.*(take|larger than|below)|depth=\d+ is no ", line) for line in lines)
+    return all(
+        re.match(r"[a-z_.]+=\S+.*(take|larger than|below)|depth=\d+ is no ", line) for line in lines
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- combinations
+# ---------------------------------------------------------------------------------------------------------------
+# combinations
 
 
 def assert_same_values(found: dict[str, Any], stated: dict[str, Any], texts: object) -> None:
     assert found.keys() == stated.keys(), texts
     for name, value in stated.items():
-        assert found[name] == (float(value) if isinstance(found[name], float) else value), (texts, name)
+        assert found[name] == (float(value) if isinstance(found[name], float) else value), (
+            texts,
+            name,
+        )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_goes_with_every_option_which_brings_its_own_numbers(experiment: str) -> None:
-    swapped = [text for group in ("optimizer", "scheduler", "augment", "trainer") for text in options(group)]
+    swapped = [
+        text
+        for group in ("optimizer", "scheduler", "augment", "trainer")
+        for text in options(group)
+    ]
     for texts, tree in trees([(f"experiment={experiment}", text) for text in swapped]):
         lines = outcome(tree)
-        mirrors_digits = experiment in ("resnet_mnist", "speedrun_mnist") and texts[1].startswith("augment=airbench")
+        mirrors_digits = experiment in ("resnet_mnist", "speedrun_mnist") and texts[1].startswith(
+            "augment=airbench"
+        )
         assert lines == [] or (mirrors_digits and "does not keep its label" in lines[0]), texts
         group, option = texts[1].split("=")
         # no number of the experiment's own choice is left in an option that was swapped in
@@ -87,7 +107,9 @@ def test_an_experiment_goes_with_every_option_which_brings_its_own_numbers(exper
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experiment: str) -> None:
     refused: list[str] = []
-    for texts, tree in trees([(f"experiment={experiment}", text) for text in options("block") + options("dataset")]):
+    for texts, tree in trees(
+        [(f"experiment={experiment}", text) for text in options("block") + options("dataset")]
+    ):
         group, option = texts[1].split("=")
         name = tree[group]["name"]
         assert option == name or (group == "dataset" and option.startswith(f"{name}_")), texts
@@ -95,11 +117,14 @@ def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experi
             assert is_refused_in_clear_lines(lines), (texts, lines)
             refused.append(texts[1])
     expected = {
-        "resnet_mnist": ["dataset=digits"],  # batches of 2048 of 1,797 images
-        "speedrun94": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],  # mirrored digits, and small ones
+        # batches of 2048 of 1,797 images
+        "resnet_mnist": ["dataset=digits"],
+        # mirrored digits, and small ones
+        "speedrun94": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],
         "speedrun96": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],
         "speedrun_mnist": ["dataset=digits"],
-        "he2016_resnet32": ["block=airbench_residual", "block=bottleneck"],  # 9n+2 layers
+        # 9n+2 layers
+        "he2016_resnet32": ["block=airbench_residual", "block=bottleneck"],
         "he2016_resnet44": ["block=airbench_residual", "block=bottleneck"],
     }
     assert refused == expected.get(experiment, [])
@@ -108,22 +133,35 @@ def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experi
 @pytest.mark.slow
 def test_every_network_goes_with_every_block_or_says_why_not() -> None:
     others = [f"model={option}" for option in GROUPS["model"] if option not in NETWORKS]
-    combinations = [(f"model={network}", block) for network in NETWORKS for block in options("block")]
+    combinations = [
+        (f"model={network}", block) for network in NETWORKS for block in options("block")
+    ]
     refused: list[tuple[str, ...]] = []
-    for texts, tree in trees([(*both, "dataset=cifar10") for both in combinations + [(model, "block=bottleneck") for model in others]]):
+    for texts, tree in trees(
+        [
+            (*both, "dataset=cifar10")
+            for both in combinations + [(model, "block=bottleneck") for model in others]
+        ]
+    ):
         assert tree["block"]["name"] == texts[1].split("=")[1]
         if lines := outcome(tree):
             assert is_refused_in_clear_lines(lines), (texts, lines)
             refused.append(texts)
     # with bottlenecks He's networks have 9n+2 layers, not 6n+2
-    assert refused == [(f"model=resnet{depth}", "block=bottleneck", "dataset=cifar10") for depth in (32, 44)]
+    assert refused == [
+        (f"model=resnet{depth}", "block=bottleneck", "dataset=cifar10") for depth in (32, 44)
+    ]
 
 
 def test_every_network_takes_images_of_every_size() -> None:
     sizes = ("dataset=digits", "dataset=mnist", "dataset=cifar10")
-    for texts, tree in trees([(f"model={network}", dataset) for network in NETWORKS for dataset in sizes]):
+    for texts, tree in trees(
+        [(f"model={network}", dataset) for network in NETWORKS for dataset in sizes]
+    ):
         lines = outcome(tree)
-        assert lines == [] or ("airbench" in texts[0] and texts[1] == "dataset=digits" and "at least 9x9" in lines[0]), texts
+        assert lines == [] or (
+            "airbench" in texts[0] and texts[1] == "dataset=digits" and "at least 9x9" in lines[0]
+        ), texts
 
 
 def test_the_order_of_the_command_line_does_not_matter() -> None:
@@ -133,21 +171,43 @@ def test_the_order_of_the_command_line_does_not_matter() -> None:
 
 
 def test_the_command_line_wins_over_a_preset_and_the_experiment() -> None:
-    config = compose("experiment=deepcnn_cifar10", "model=resnet20", "block=skip", "epochs=3", "augment=standard", "width=8")
-    assert (config.model.name, config.block.name, config.epochs, config.width, config.depth) == ("cifar_resnet", "skip", 3, 8, 20)
+    config = compose(
+        "experiment=deepcnn_cifar10",
+        "model=resnet20",
+        "block=skip",
+        "epochs=3",
+        "augment=standard",
+        "width=8",
+    )
+    assert (config.model.name, config.block.name, config.epochs, config.width, config.depth) == (
+        "cifar_resnet",
+        "skip",
+        3,
+        8,
+        20,
+    )
     assert (config.batch_size, config.optimizer.lr, config.augment.crop) == (256, 1e-4, 4)
 
 
-# ------------------------------------------------------------------------------------------------------- what a preset says
+# -------------------------------------------------------------------------------------------------------
+# what a preset says
 
 
 def commands(path: Path) -> list[str]:
     """The `train` commands in a preset's opening comment: each ends at three spaces or at the end of its line."""
-    opening = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines()))
-    return [match for line in opening for match in re.findall(r"(?:^# |   )(train(?: .*?)?)(?=   |$)", line)]
+    opening = list(
+        itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    )
+    return [
+        match
+        for line in opening
+        for match in re.findall(r"(?:^# |   )(train(?: .*?)?)(?=   |$)", line)
+    ]
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=[f"{path.parent.name}/{path.stem}" for path in PRESETS])
+@pytest.mark.parametrize(
+    "path", PRESETS, ids=[f"{path.parent.name}/{path.stem}" for path in PRESETS]
+)
 def test_a_preset_opens_with_a_sentence_and_a_command_that_runs(path: Path) -> None:
     sentence = help_text.describe(path)
     assert sentence.endswith("."), "what train --help shows is a whole sentence"
@@ -172,7 +232,12 @@ def test_a_command_in_a_preset_uses_this_preset() -> None:
 
 def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
     """A preset may pick options and set root values; keys inside a group that the user may swap stay in that group's files."""
-    allowed = {"experiment": {"evaluator"}, "dataset": {"dataset"}, "model": {"model", "block"}, "sweep": {"hydra", "trainer"}}
+    allowed = {
+        "experiment": {"evaluator"},
+        "dataset": {"dataset"},
+        "model": {"model", "block"},
+        "sweep": {"hydra", "trainer"},
+    }
     groups = set(GROUPS)
     for path in PRESETS:
         if "@package _global_" not in path.read_text().splitlines()[0]:
@@ -180,8 +245,10 @@ def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
         content = yaml.safe_load(path.read_text())
         inside = {name for name, value in content.items() if isinstance(value, dict)}
         assert inside <= allowed[path.parent.name], path
-        assert inside <= groups | {"evaluator", "hydra"}  # which have no options
-        if path.parent.name == "sweep":  # what is recorded, which changes no number
+        # which have no options
+        assert inside <= groups | {"evaluator", "hydra"}
+        # what is recorded, which changes no number
+        if path.parent.name == "sweep":
             assert {*content.get("trainer", {})} <= {"probe", "probe_every"}
             assert set(content["hydra"]) == {"mode", "sweeper"}
 
@@ -191,15 +258,27 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
     config = compose(f"dataset={option}")
     dataset = config.dataset
     published = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
-    totals = {"digits": 1_797, "mnist": 70_000, "fashion_mnist": 70_000, "cifar10": 60_000, "cifar100": 60_000}
+    totals = {
+        "digits": 1_797,
+        "mnist": 70_000,
+        "fashion_mnist": 70_000,
+        "cifar10": 60_000,
+        "cifar100": 60_000,
+    }
     assert len(dataset.classes) == len(set(dataset.classes)) == published[dataset.name]
-    assert len(dataset.mean) == len(dataset.std) == dataset.channels == (3 if dataset.name.startswith("cifar") else 1)
+    assert (
+        len(dataset.mean)
+        == len(dataset.std)
+        == dataset.channels
+        == (3 if dataset.name.startswith("cifar") else 1)
+    )
     assert dataset.train_images + dataset.test_images == totals[dataset.name]
     assert dataset.size == {"digits": 8, "mnist": 28, "fashion_mnist": 28}.get(dataset.name, 32)
     assert all(0 <= m < 1 for m in dataset.mean)
     assert all(0 < s <= 1 for s in dataset.std)
     assert dataset.flip_keeps_label == (dataset.name not in ("digits", "mnist"))
-    assert dataset.resize in (None, dataset.size)  # cifar10_imagenet_stats writes document 1's Resize(32) down
+    # cifar10_imagenet_stats writes document 1's Resize(32) down
+    assert dataset.resize in (None, dataset.size)
     assert config.epochs > 0
     assert 0 < config.batch_size <= 256
     assert list(dataset.classes) == sorted(dataset.classes) or not dataset.name.startswith("cifar")
@@ -207,15 +286,35 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
 
 def test_train_alone_is_a_small_deepcnn_on_digits() -> None:
     config = compose()
-    assert (config.dataset.name, config.model.name, config.block.name) == ("digits", "deepcnn", "residual")
-    assert (config.depth, config.width, config.norm, config.shortcut, config.init) == (6, 32, "batch", True, "torch")
-    assert (config.val_fraction, config.seed, config.device, config.resume) == (0.1, 0, "auto", "auto")
+    assert (config.dataset.name, config.model.name, config.block.name) == (
+        "digits",
+        "deepcnn",
+        "residual",
+    )
+    assert (config.depth, config.width, config.norm, config.shortcut, config.init) == (
+        6,
+        32,
+        "batch",
+        True,
+        "torch",
+    )
+    assert (config.val_fraction, config.seed, config.device, config.resume) == (
+        0.1,
+        0,
+        "auto",
+        "auto",
+    )
     assert (config.augment.flip, config.augment.crop, config.augment.cutout) == ("none", 0, 0)
 
 
 def test_resnet_on_cifar10_is_a_sensible_run_as_it_stands() -> None:
     config = compose("model=resnet", "dataset=cifar10")
-    assert (config.model.name, config.block.name, config.depth, config.width) == ("resnet", "basic", 1, 32)
+    assert (config.model.name, config.block.name, config.depth, config.width) == (
+        "resnet",
+        "basic",
+        1,
+        32,
+    )
     assert asdict(config)["optimizer"] == {
         "name": "sgd",
         "lr": 0.05,
@@ -225,7 +324,12 @@ def test_resnet_on_cifar10_is_a_sensible_run_as_it_stands() -> None:
         "decay_norm_and_bias": False,
         "norm_scale": 1.0,
     }
-    assert asdict(config)["scheduler"] == {"name": "onecycle", "warmup": 0.2, "start": 0.1, "final": 1e-3}
+    assert asdict(config)["scheduler"] == {
+        "name": "onecycle",
+        "warmup": 0.2,
+        "start": 0.1,
+        "final": 1e-3,
+    }
     assert asdict(config)["augment"] == {
         "flip": "auto",
         "crop": 4,
@@ -238,15 +342,35 @@ def test_resnet_on_cifar10_is_a_sensible_run_as_it_stands() -> None:
 
 def test_the_two_documents_are_reproduced_by_their_experiments() -> None:
     one = compose("experiment=deepcnn_cifar10")
-    assert (one.dataset.name, one.dataset.mean, one.dataset.std) == ("cifar10", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert (one.model.name, one.block.name, one.depth, one.width, one.model.dropout) == ("deepcnn", "conv", 6, 32, 0.5)
+    assert (one.dataset.name, one.dataset.mean, one.dataset.std) == (
+        "cifar10",
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    )
+    assert (one.model.name, one.block.name, one.depth, one.width, one.model.dropout) == (
+        "deepcnn",
+        "conv",
+        6,
+        32,
+        0.5,
+    )
     assert (one.block.bias, one.block.projection, one.init) == (True, "conv", "torch")
-    assert (one.epochs, one.batch_size, one.val_fraction, one.augment.flip) == (30, 256, 0.1, "none")
+    assert (one.epochs, one.batch_size, one.val_fraction, one.augment.flip) == (
+        30,
+        256,
+        0.1,
+        "none",
+    )
     assert (one.optimizer.name, one.optimizer.lr, one.scheduler.name) == ("adam", 1e-4, "constant")
     two = compose("experiment=resnet_mnist")
     assert (two.dataset.name, two.dataset.mean, two.dataset.std) == ("mnist", (0.0,), (1.0,))
     assert (two.model.name, two.block.name, two.depth, two.width) == ("resnet", "basic", 1, 32)
-    assert (two.epochs, two.batch_size, two.val_fraction, two.trainer.shuffle) == (60, 2048, 0.0, False)
+    assert (two.epochs, two.batch_size, two.val_fraction, two.trainer.shuffle) == (
+        60,
+        2048,
+        0.0,
+        False,
+    )
     assert (two.optimizer.name, two.optimizer.lr, two.scheduler.name) == ("adam", 1e-3, "constant")
 
 
@@ -257,7 +381,11 @@ def test_he_networks_carry_no_bias_and_his_initialisation() -> None:
         assert config.model.name == network
         assert config.block.bias == of_a_document
         assert config.init == ("he" if network.endswith("_resnet") else "torch")
-        assert config.block.projection == {"cifar_resnet": "pad", "imagenet_resnet": "conv_bn"}.get(network, "conv")
+        assert config.block.projection == {"cifar_resnet": "pad", "imagenet_resnet": "conv_bn"}.get(
+            network, "conv"
+        )
     for model in GROUPS["model"]:
         if match := re.fullmatch(r"resnet(\d+)", model):
-            assert yaml.safe_load((conf_folder() / "model" / f"{model}.yaml").read_text())["depth"] == int(match[1])
+            assert yaml.safe_load((conf_folder() / "model" / f"{model}.yaml").read_text())[
+                "depth"
+            ] == int(match[1])

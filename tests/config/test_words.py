@@ -66,7 +66,18 @@ def test_a_word_of_other_scripts_leads_to_our_key(word: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["num_workers", "workers", "pin_memory", "wandb", "loss_fun", "num_classes", "kernel_size", "mixup", "download"]
+    "word",
+    [
+        "num_workers",
+        "workers",
+        "pin_memory",
+        "wandb",
+        "loss_fun",
+        "num_classes",
+        "kernel_size",
+        "mixup",
+        "download",
+    ],
 )
 def test_a_key_that_nothing_of_ours_stands_for_says_why(word: str) -> None:
     line = configs.unknown_key(word)
@@ -74,9 +85,14 @@ def test_a_key_that_nothing_of_ours_stands_for_says_why(word: str) -> None:
     assert "train --help" not in line
 
 
-@pytest.mark.parametrize("word", ["xyz", "foo.bar", "mode", "acc", "test", "time", "path", "rank", "sed", "type", "id"])
+@pytest.mark.parametrize(
+    "word", ["xyz", "foo.bar", "mode", "acc", "test", "time", "path", "rank", "sed", "type", "id"]
+)
 def test_no_key_is_guessed_where_that_is_unsure(word: str) -> None:
-    assert configs.unknown_key(word) == f"{word}: no such key; `train --help` lists the groups, `train --cfg job` all keys"
+    assert (
+        configs.unknown_key(word)
+        == f"{word}: no such key; `train --help` lists the groups, `train --cfg job` all keys"
+    )
 
 
 @pytest.mark.parametrize("group", OPTIONS)
@@ -101,22 +117,37 @@ def test_a_word_with_two_meanings_tells_both() -> None:
     """ResBlock is the class of both documents, and each has its own."""
     with pytest.raises(UsageError, match=r"did you mean residual or basic\?"):
         overrides.check(["block=ResBlock"], multirun=False)
-    with pytest.raises(UsageError, match=r"did you mean model=imagenet_resnet depth=101 block=bottleneck\?"):
+    with pytest.raises(
+        UsageError, match=r"did you mean model=imagenet_resnet depth=101 block=bottleneck\?"
+    ):
         overrides.check(["model=resnet101"], multirun=False)
     overrides.check(["model=imagenet_resnet", "depth=101", "block=bottleneck"], multirun=False)
 
 
 @pytest.mark.parametrize(
     ("word", "device"),
-    [("gpu", "cuda"), ("GPU", "cuda"), ("cuda0", "cuda:0"), ("0", "cuda:0"), ("gpu:1", "cuda:1"), ("CPU", "cpu"), ("metal", "mps")],
+    [
+        ("gpu", "cuda"),
+        ("GPU", "cuda"),
+        ("cuda0", "cuda:0"),
+        ("0", "cuda:0"),
+        ("gpu:1", "cuda:1"),
+        ("CPU", "cpu"),
+        ("metal", "mps"),
+    ],
 )
 def test_a_device_by_another_name(word: str, device: str, call: Cli) -> None:
     assert call(f"device={word}")[2].endswith(f"did you mean {device}?\n")
-    assert call("evaluate", "x", "--device", word, command="skiplab")[2].endswith(f"did you mean {device}?\n")
+    assert call("evaluate", "x", "--device", word, command="skiplab")[2].endswith(
+        f"did you mean {device}?\n"
+    )
 
 
 def test_no_device_is_guessed_for_a_tpu(call: Cli) -> None:
-    assert call("device=tpu")[2] == "error: device=tpu: one of auto, cpu, cuda, cuda:N or mps is expected\n"
+    assert (
+        call("device=tpu")[2]
+        == "error: device=tpu: one of auto, cpu, cuda, cuda:N or mps is expected\n"
+    )
 
 
 def test_the_vocabulary_names_what_is_here() -> None:
@@ -133,7 +164,9 @@ def test_the_vocabulary_names_what_is_here() -> None:
     choices = {option for options in groups().values() for option in options} | set(lexicon.VERBS)
     for tree in [
         node
-        for node in ast.walk(ast.parse(Path(str(configs.__file__)).with_name("schema.py").read_text()))
+        for node in ast.walk(
+            ast.parse(Path(str(configs.__file__)).with_name("schema.py").read_text())
+        )
         if isinstance(node, ast.Constant)
     ]:
         choices.add(str(tree.value))
@@ -143,7 +176,10 @@ def test_the_vocabulary_names_what_is_here() -> None:
         "seconds",
         "cuda",
         "mps",
-        *re.findall(r'"((?:test|val|train)\.\w+)"', Path(configs.__file__).parents[1].joinpath("cli/skiplab.py").read_text()),
+        *re.findall(
+            r'"((?:test|val|train)\.\w+)"',
+            Path(configs.__file__).parents[1].joinpath("cli/skiplab.py").read_text(),
+        ),
     }
     for word, options in lexicon.OPTIONS_OF.items():
         assert set(options) <= choices, word
@@ -155,7 +191,9 @@ def test_the_vocabulary_names_what_is_here() -> None:
 def test_the_verbs_are_told_apart_from_keys(call: Cli) -> None:
     assert set(lexicon.VERBS) == set(COMMANDS)
     for verb in lexicon.VERBS:
-        assert call(verb)[2] == f"error: {verb}: no such key; skiplab {verb} is a command of its own\n"
+        assert (
+            call(verb)[2] == f"error: {verb}: no such key; skiplab {verb} is a command of its own\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -169,20 +207,34 @@ def test_the_verbs_are_told_apart_from_keys(call: Cli) -> None:
         (("resume", "x"), "write train resume=RUN"),
         (("compare", "x", "--metric", "acc"), "--metric acc: did you mean test.accuracy?"),
         (("compare", "x", "--metric", "val_accuracy"), "did you mean val.accuracy?"),
-        (("compare", "x", "--by", "num_blocks"), "--by num_blocks: no such key; did you mean depth?"),
+        (
+            ("compare", "x", "--by", "num_blocks"),
+            "--by num_blocks: no such key; did you mean depth?",
+        ),
         (("compare", "x", "--x", "flops"), "--x flops: no such key; did you mean macs?"),
         (("compare", "x", "--x", "ch_width"), "--x ch_width: no such key; did you mean width?"),
-        (("compare", "x", "--metrik", "y"), "--metrik: skiplab compare has no such option; did you mean --metric?"),
-        (("verify", "--kill", "3"), "--kill: skiplab verify has no such option; did you mean --kills?"),
+        (
+            ("compare", "x", "--metrik", "y"),
+            "--metrik: skiplab compare has no such option; did you mean --metric?",
+        ),
+        (
+            ("verify", "--kill", "3"),
+            "--kill: skiplab verify has no such option; did you mean --kills?",
+        ),
         (("verify", "--epochs", "3"), "--epochs: options have no dashes here; write epochs=3"),
         (("verify", "seed=0,1"), "seed=0,1: several values are a sweep; a proof is of one run"),
-        (("search", "depth=1,2", "--trials", "x"), "--trials x: a whole number from 1 on is expected"),
+        (
+            ("search", "depth=1,2", "--trials", "x"),
+            "--trials x: a whole number from 1 on is expected",
+        ),
         (("search", "depth=1,2", "hydra/launcher=basic"), "a search runs its trials itself"),
         (("list", ""), "an empty argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_word_of_skiplab_is_answered_in_one_line(arguments: tuple[str, ...], fragment: str, call: Cli) -> None:
+def test_a_word_of_skiplab_is_answered_in_one_line(
+    arguments: tuple[str, ...], fragment: str, call: Cli
+) -> None:
     code, out, err = call(*arguments, command="skiplab")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert fragment in err

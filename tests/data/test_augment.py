@@ -11,7 +11,8 @@ from torch import Tensor
 
 from skiplab.data.augment import Augment
 
-Image = list[list[tuple[int, ...]]]  # rows of pixels
+# rows of pixels
+Image = list[list[tuple[int, ...]]]
 FILL = (250, 251, 252)
 
 
@@ -21,12 +22,20 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def made_up(num: int, height: int, width: int, channels: int) -> Tensor:
     """Different images whose pixels are all below FILL and, with three channels, all different."""
-    return torch.randint(1, 250, (num, height, width, channels), dtype=torch.uint8, generator=generator(9))
+    return torch.randint(
+        1, 250, (num, height, width, channels), dtype=torch.uint8, generator=generator(9)
+    )
 
 
 def augment(*, channels: int = 3, **options: Any) -> Callable[..., Tensor]:
     """An augmentation of whole batches, of which `options` are not as neutral ones are."""
-    chosen: dict[str, Any] = {"flip": "none", "crop": 0, "padding_mode": "zeros", "cutout": 0, "cutout_inside": False} | options
+    chosen: dict[str, Any] = {
+        "flip": "none",
+        "crop": 0,
+        "padding_mode": "zeros",
+        "cutout": 0,
+        "cutout_inside": False,
+    } | options
     augmentation = Augment(**chosen, fill=torch.tensor(FILL[:channels], dtype=torch.uint8))
 
     def apply(images: Tensor, draws: torch.Generator, mirrored: Tensor | None = None) -> Tensor:
@@ -45,10 +54,13 @@ def frozen(image: Image) -> tuple[tuple[tuple[int, ...], ...], ...]:
     return tuple(tuple(row) for row in image)
 
 
-# ------------------------------------------------------------------------------------------------------------- the oracles
+# -------------------------------------------------------------------------------------------------------------
+# the oracles
 
 
-def crops_and_mirrorings(image: Image, *, flip: bool, crop: int, padding_mode: str = "zeros") -> dict[object, tuple[int, int, bool]]:
+def crops_and_mirrorings(
+    image: Image, *, flip: bool, crop: int, padding_mode: str = "zeros"
+) -> dict[object, tuple[int, int, bool]]:
     """Every possible outcome of flip-and-crop, with how it came about: (row offset, column offset, mirrored)."""
     height, width, black = len(image), len(image[0]), (0,) * len(image[0][0])
     side = [black] * crop
@@ -57,7 +69,9 @@ def crops_and_mirrorings(image: Image, *, flip: bool, crop: int, padding_mode: s
     outcomes: dict[object, tuple[int, int, bool]] = {}
     if padding_mode == "reflect":
         edges = ((crop, crop), (crop, crop), (0, 0))
-        padded = image_of(torch.from_numpy(np.pad(np.array(image, np.uint8), edges, mode="reflect")))
+        padded = image_of(
+            torch.from_numpy(np.pad(np.array(image, np.uint8), edges, mode="reflect"))
+        )
     for top in range(2 * crop + 1):
         for left in range(2 * crop + 1):
             window = [row[left : left + width] for row in padded[top : top + height]]
@@ -77,12 +91,21 @@ def cutouts(image: Image, *, cutout: int, inside: bool = False) -> set[object]:
             rows = range(y - cutout // 2, y - cutout // 2 + cutout)
             columns = range(x - cutout // 2, x - cutout // 2 + cutout)
             outcomes.add(
-                frozen([[fill if i in rows and j in columns else pixel for j, pixel in enumerate(row)] for i, row in enumerate(image)])
+                frozen(
+                    [
+                        [
+                            fill if i in rows and j in columns else pixel
+                            for j, pixel in enumerate(row)
+                        ]
+                        for i, row in enumerate(image)
+                    ]
+                )
             )
     return outcomes
 
 
-# ---------------------------------------------------------------------------------------------------------- flip and crop
+# ----------------------------------------------------------------------------------------------------------
+# flip and crop
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
@@ -95,12 +118,17 @@ def test_flip_and_crop_make_every_outcome_and_no_other(
     images = made_up(3, height, width, channels)
     draws = 30 * (2 * crop + 1) ** 2
     batch = images.repeat_interleave(draws, 0)
-    results = augment(flip="random" if flip else "none", crop=crop, padding_mode=padding_mode, channels=channels)(batch, generator())
+    results = augment(
+        flip="random" if flip else "none", crop=crop, padding_mode=padding_mode, channels=channels
+    )(batch, generator())
     assert results.dtype == torch.uint8
     assert results.shape == batch.shape
     for image, parts in zip(images, results.split(draws), strict=True):
-        outcomes = crops_and_mirrorings(image_of(image), flip=flip, crop=crop, padding_mode=padding_mode)
-        if crop < width and padding_mode == "zeros":  # else some crops are alike
+        outcomes = crops_and_mirrorings(
+            image_of(image), flip=flip, crop=crop, padding_mode=padding_mode
+        )
+        # else some crops are alike
+        if crop < width and padding_mode == "zeros":
             assert len(outcomes) == (2 * crop + 1) ** 2 * (2 if flip else 1)
         seen = Counter(outcomes.get(frozen(image_of(part))) for part in parts)
         assert None not in seen
@@ -112,7 +140,8 @@ def test_without_flip_nothing_is_ever_mirrored() -> None:
     image = torch.zeros(1, 6, 6, 1, dtype=torch.uint8)
     image[:, :, 2], image[:, :, 3] = 100, 200
     results = augment(crop=2, channels=1)(image.expand(500, 6, 6, 1), generator())
-    brightest_row = results[..., 0].amax(1)  # (500, H, W) -> (500, W)
+    # (500, H, W) -> (500, W)
+    brightest_row = results[..., 0].amax(1)
     assert bool((brightest_row.argmax(1) >= 1).all())
     for row in brightest_row.tolist():
         assert row[row.index(200) - 1] == 100
@@ -130,22 +159,29 @@ def test_flip_alone_mirrors_columns_and_nothing_else() -> None:
 def test_a_crop_shows_the_black_border() -> None:
     white = torch.full((400, 4, 4, 3), 255, dtype=torch.uint8)
     results = augment(crop=4)(white, generator())
-    lit = (results == 255).all(3).flatten(1).sum(1)  # (400, H, W, C) -> (400,)
-    assert int(lit.min()) == 0  # the whole image can be beside the picture
+    # (400, H, W, C) -> (400,)
+    lit = (results == 255).all(3).flatten(1).sum(1)
+    # the whole image can be beside the picture
+    assert int(lit.min()) == 0
     assert int(lit.max()) == 16
     assert set(results.unique().tolist()) == {0, 255}
 
 
-# ---------------------------------------------------------------------------------------------------------------- cutout
+# ----------------------------------------------------------------------------------------------------------------
+# cutout
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (4, 7)])
 @pytest.mark.parametrize("cutout", [1, 2, 3, 4, 9])
-def test_cutout_covers_one_square_and_leaves_the_rest(cutout: int, height: int, width: int, channels: int) -> None:
+def test_cutout_covers_one_square_and_leaves_the_rest(
+    cutout: int, height: int, width: int, channels: int
+) -> None:
     images = made_up(3, height, width, channels)
     draws = 15 * height * width
-    results = augment(cutout=cutout, channels=channels)(images.repeat_interleave(draws, 0), generator())
+    results = augment(cutout=cutout, channels=channels)(
+        images.repeat_interleave(draws, 0), generator()
+    )
     assert results.dtype == torch.uint8
     for image, parts in zip(images, results.split(draws), strict=True):
         assert {frozen(image_of(part)) for part in parts} == cutouts(image_of(image), cutout=cutout)
@@ -155,19 +191,28 @@ def test_cutout_covers_one_square_and_leaves_the_rest(cutout: int, height: int, 
 def test_the_covered_square_has_the_side_asked_for_unless_clipped(side: int) -> None:
     images = made_up(1000, 16, 16, 3)
     results = augment(cutout=side)(images, generator())
-    covered = (results == torch.tensor(FILL, dtype=torch.uint8)).all(3)  # (1000, H, W)
+    # (1000, H, W)
+    covered = (results == torch.tensor(FILL, dtype=torch.uint8)).all(3)
     assert torch.equal(results[~covered], images[~covered])
     heights, widths = covered.any(2).sum(1), covered.any(1).sum(1)
-    assert torch.equal(covered.flatten(1).sum(1), heights * widths)  # a rectangle without holes
-    at_edge = covered[:, 0].any(1) | covered[:, -1].any(1) | covered[:, :, 0].any(1) | covered[:, :, -1].any(1)
+    # a rectangle without holes
+    assert torch.equal(covered.flatten(1).sum(1), heights * widths)
+    at_edge = (
+        covered[:, 0].any(1)
+        | covered[:, -1].any(1)
+        | covered[:, :, 0].any(1)
+        | covered[:, :, -1].any(1)
+    )
     assert bool((heights[~at_edge] == side).all())
     assert bool((widths[~at_edge] == side).all())
     assert int(heights.max()) == int(widths.max()) == side
-    assert int(heights.min()) == int(widths.min()) == (side + 1) // 2  # its centre is always inside
+    # its centre is always inside
+    assert int(heights.min()) == int(widths.min()) == (side + 1) // 2
     assert 0 < int((~at_edge).sum()) < 1000
 
 
-# ------------------------------------------------------------------------------------------------------------- everything
+# -------------------------------------------------------------------------------------------------------------
+# everything
 
 
 def test_nothing_configured_gives_the_images_as_they_are() -> None:
@@ -190,7 +235,10 @@ def test_all_together_cut_out_of_a_crop() -> None:
         )
 
 
-@pytest.mark.parametrize("options", [{"flip": "random"}, {"crop": 2}, {"cutout": 2}, {"flip": "random", "crop": 2, "cutout": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"flip": "random"}, {"crop": 2}, {"cutout": 2}, {"flip": "random", "crop": 2, "cutout": 2}],
+)
 def test_the_input_is_left_alone_and_the_generator_decides_all(options: dict[str, Any]) -> None:
     images = made_up(64, 5, 5, 3)
     before = images.clone()
@@ -210,7 +258,8 @@ def test_images_in_memory_of_another_order_come_out_the_same() -> None:
     assert torch.equal(both(strided, generator()), both(images, generator()))
 
 
-# ------------------------------------------------------------------------------------------------------------- statistics
+# -------------------------------------------------------------------------------------------------------------
+# statistics
 
 
 def test_half_are_mirrored_every_offset_is_as_likely_and_all_are_independent() -> None:
@@ -229,19 +278,26 @@ def test_half_are_mirrored_every_offset_is_as_likely_and_all_are_independent() -
     for outcome, count in Counter(seen).items():
         assert_likely(count, 1 / 18)
         assert outcome in outcomes.values()
-    assert_likely(sum(one[2] == other[2] for one, other in zip(seen, seen[1:] + seen[:1], strict=True)), 1 / 2)  # neighbours in the batch
-    assert_likely(sum(one == other for one, other in zip(seen, seen[1:] + seen[:1], strict=True)), 1 / 18)
+    # neighbours in the batch
+    assert_likely(
+        sum(one[2] == other[2] for one, other in zip(seen, seen[1:] + seen[:1], strict=True)), 1 / 2
+    )
+    assert_likely(
+        sum(one == other for one, other in zip(seen, seen[1:] + seen[:1], strict=True)), 1 / 18
+    )
 
 
 def test_centres_of_cutouts_are_spread_evenly() -> None:
     results = augment(cutout=1)(made_up(1, 4, 4, 3).expand(8000, 4, 4, 3), generator())
-    counts = (results == torch.tensor(FILL, dtype=torch.uint8)).all(3).sum(0)  # (8000, H, W, C) -> (H, W)
+    # (8000, H, W, C) -> (H, W)
+    counts = (results == torch.tensor(FILL, dtype=torch.uint8)).all(3).sum(0)
     assert int(counts.sum()) == 8000
     deviation = (8000 / 16 * 15 / 16) ** 0.5
     assert float((counts - 500).abs().max()) < 4 * deviation
 
 
-# ------------------------------------------------------------------------------------------------- alternating, inside, parts
+# -------------------------------------------------------------------------------------------------
+# alternating, inside, parts
 
 
 def test_an_alternating_flip_mirrors_what_it_is_told_to() -> None:
@@ -255,14 +311,22 @@ def test_an_alternating_flip_mirrors_what_it_is_told_to() -> None:
 def test_a_square_that_stays_inside_lies_everywhere_inside_and_nowhere_else(cutout: int) -> None:
     image = made_up(1, 4, 5, 3)
     results = augment(cutout=cutout, cutout_inside=True)(image.expand(600, 4, 5, 3), generator())
-    assert {frozen(image_of(result)) for result in results} == cutouts(image_of(image[0]), cutout=cutout, inside=True)
+    assert {frozen(image_of(result)) for result in results} == cutouts(
+        image_of(image[0]), cutout=cutout, inside=True
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_batch_in_parts_is_augmented_as_the_whole(parts: int) -> None:
     """What the images of a part draw depends on their place in the batch alone."""
     images = made_up(10, 5, 7, 3)
-    options: dict[str, Any] = {"flip": "random", "crop": 2, "padding_mode": "zeros", "cutout": 2, "cutout_inside": False}
+    options: dict[str, Any] = {
+        "flip": "random",
+        "crop": 2,
+        "padding_mode": "zeros",
+        "cutout": 2,
+        "cutout_inside": False,
+    }
     whole = Augment(**options, fill=torch.tensor(FILL, dtype=torch.uint8))
     none = torch.zeros(10, dtype=torch.bool)
     expected = whole(images, generator(), mirrored=none, total=10)

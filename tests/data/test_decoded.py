@@ -26,7 +26,9 @@ class Source:
 
     def __init__(self, path: Path):
         self.path, self.times = path, 0
-        self.path.write_bytes(np.random.default_rng(0).integers(0, 256, 40 * 49, np.uint8).tobytes())
+        self.path.write_bytes(
+            np.random.default_rng(0).integers(0, 256, 40 * 49, np.uint8).tobytes()
+        )
 
     def decode(self) -> Arrays:
         self.times += 1
@@ -62,7 +64,10 @@ def assert_right(source: Source, *, times: int) -> None:
 def test_a_file_is_decoded_once(source: Source) -> None:
     for _ in range(3):
         assert_right(source, times=1)
-    assert sorted(path.name for path in cache_folder().iterdir()) == ["set-train.decoded", "verified.json"]
+    assert sorted(path.name for path in cache_folder().iterdir()) == [
+        "set-train.decoded",
+        "verified.json",
+    ]
 
 
 def test_what_is_mapped_can_be_written_without_changing_the_entry(source: Source) -> None:
@@ -74,7 +79,9 @@ def test_what_is_mapped_can_be_written_without_changing_the_entry(source: Source
     assert_right(source, times=1)
 
 
-def test_other_files_and_other_formats_are_decoded_again(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_and_other_formats_are_decoded_again(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source.read()
     stat = source.path.stat()
     os.utime(source.path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000))
@@ -165,7 +172,9 @@ def test_an_entry_that_is_not_as_it_was_left_is_made_again(source: Source, damag
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_cache_that_cannot_be_written_costs_the_decoding(source: Source, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_cache_that_cannot_be_written_costs_the_decoding(
+    source: Source, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def refuse(_descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -184,7 +193,10 @@ def test_two_runs_at_once(source: Source) -> None:
     expected = cache.digest_of(source.decode())
     assert {digest for _, digest in results} == {expected}
     assert {cache.digest_of(arrays) for arrays, _ in results} == {expected}
-    assert sorted(path.name for path in cache_folder().iterdir()) == ["set-train.decoded", "verified.json"]
+    assert sorted(path.name for path in cache_folder().iterdir()) == [
+        "set-train.decoded",
+        "verified.json",
+    ]
 
 
 def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: Source) -> None:
@@ -199,11 +211,22 @@ def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: S
     assert young.exists()
 
 
-def test_a_data_set_of_official_files_is_loaded_from_its_entry(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_official_files_is_loaded_from_its_entry(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(batches.DATASETS, "made_up", lambda _root, _split: source.decode())
     monkeypatch.setitem(batches.FILES, "made_up", lambda _root, _split: [source.path])
     loaded = [
-        batches.load("made_up", "train", root=Path(), channels=3, size=4, num_classes=10, num_images=40, resize=resize)
+        batches.load(
+            "made_up",
+            "train",
+            root=Path(),
+            channels=3,
+            size=4,
+            num_classes=10,
+            num_images=40,
+            resize=resize,
+        )
         for resize in (None, None, 8)
     ]
     assert source.times == 1

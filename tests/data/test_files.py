@@ -22,7 +22,8 @@ from skiplab.data.download import Published, download, extract, host_of, verify
 from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 
-CONTENT = bytes(range(256)) * 400  # 102,400 bytes: more than one piece of any buffer on the way
+# 102,400 bytes: more than one piece of any buffer on the way
+CONTENT = bytes(range(256)) * 400
 
 
 def md5(content: bytes) -> str:
@@ -69,10 +70,13 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# ------------------------------------------------------------------------------------------------------------- the folders
+# -------------------------------------------------------------------------------------------------------------
+# the folders
 
 
-def test_the_data_root_is_ours_unless_the_environment_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_root_is_ours_unless_the_environment_names_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cache_folder() == files.default_root() == tmp_path / "cache/skiplab"
     monkeypatch.setenv("SKIPLAB_DATA", "/data")
     assert files.default_root() == Path("/data")
@@ -82,7 +86,8 @@ def test_the_data_root_is_ours_unless_the_environment_names_one(tmp_path: Path, 
     assert cache_folder() == tmp_path / ".cache/skiplab"
 
 
-# ------------------------------------------------------------------------------------------------------------- verification
+# -------------------------------------------------------------------------------------------------------------
+# verification
 
 
 @pytest.fixture
@@ -124,7 +129,9 @@ def test_md5_of_a_file(data_file: Path) -> None:
     assert files.md5_of(data_file) == md5(CONTENT)
 
 
-def test_a_good_verdict_is_remembered_and_the_file_not_read_again(data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_verdict_is_remembered_and_the_file_not_read_again(
+    data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = reads(monkeypatch)
     for _ in range(3):
         verify(data_file, md5(CONTENT))
@@ -133,7 +140,9 @@ def test_a_good_verdict_is_remembered_and_the_file_not_read_again(data_file: Pat
     assert len(read) == 2
 
 
-def test_a_file_that_is_overwritten_under_the_same_size_and_mtime_is_found_out(data_file: Path) -> None:
+def test_a_file_that_is_overwritten_under_the_same_size_and_mtime_is_found_out(
+    data_file: Path,
+) -> None:
     """At once after the verdict, too, within one step of the file system's clock."""
     for _ in range(20):
         verify(data_file, md5(CONTENT))
@@ -142,8 +151,13 @@ def test_a_file_that_is_overwritten_under_the_same_size_and_mtime_is_found_out(d
         changed_under_its_times(data_file)
 
 
-@pytest.mark.parametrize(("published", "said"), [(100, "the published file has 100"), (None, "which no file of a data set has")])
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: int | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [(100, "the published file has 100"), (None, "which no file of a data set has")],
+)
+def test_a_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: int | None, said: str
+) -> None:
     read, path = reads(monkeypatch), tmp_path / "sparse.bin"
     path.touch()
     os.truncate(path, 12 * 10**9)
@@ -154,7 +168,12 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
 
 def test_what_a_gzip_file_holds_may_be_verified_instead(tmp_path: Path) -> None:
     path = tmp_path / "data.gz"
-    for content, is_good in ((CONTENT, True), (CONTENT[1:], False), (CONTENT + b"x", False), (CONTENT * 50, False)):
+    for content, is_good in (
+        (CONTENT, True),
+        (CONTENT[1:], False),
+        (CONTENT + b"x", False),
+        (CONTENT * 50, False),
+    ):
         path.write_bytes(gzip.compress(content, 1))
         if is_good:
             verify(path, md5(b"the published archive"), unpacked=(md5(CONTENT), len(CONTENT)))
@@ -188,7 +207,8 @@ def test_a_verdict_counts_for_its_md5_only(data_file: Path) -> None:
 def test_a_bad_verdict_is_not_remembered(data_file: Path) -> None:
     changed_under_its_times(data_file)
     assert_damaged(data_file)
-    changed_under_its_times(data_file)  # back again
+    # back again
+    changed_under_its_times(data_file)
     verify(data_file, md5(CONTENT))
 
 
@@ -202,9 +222,13 @@ def test_verdicts_of_several_files_live_side_by_side_under_resolved_paths(
     for path in (link, other):
         verify(path, md5(CONTENT))
     read = reads(monkeypatch)
-    verify(data_file, md5(CONTENT))  # was verified by its other name
+    # was verified by its other name
+    verify(data_file, md5(CONTENT))
     assert read == []
-    assert set(json.loads((cache_folder() / "verified.json").read_text())) == {str(data_file), str(other)}
+    assert set(json.loads((cache_folder() / "verified.json").read_text())) == {
+        str(data_file),
+        str(other),
+    }
     assert names_in(cache_folder()) == ["verified.json"]
 
 
@@ -217,7 +241,9 @@ def test_a_damaged_memory_is_replaced(data_file: Path, content: bytes) -> None:
     assert json.loads(memory.read_text())[str(data_file)][2] == md5(CONTENT)
 
 
-def test_a_cache_that_cannot_be_written_is_harmless(data_file: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_harmless(
+    data_file: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(data_file / "below-a-file"))
     verify(data_file, md5(CONTENT))
     monkeypatch.setenv("XDG_CACHE_HOME", str(open_folder))
@@ -241,14 +267,20 @@ def test_verify_names_a_file_that_cannot_be_read(tmp_path: Path, open_folder: Pa
     secret = open_folder / "secret"
     secret.write_bytes(CONTENT)
     secret.chmod(0)
-    with as_plain_user(), pytest.raises(UsageError, match=r"secret: cannot be read \(Permission denied\)"):
+    with (
+        as_plain_user(),
+        pytest.raises(UsageError, match=r"secret: cannot be read \(Permission denied\)"),
+    ):
         verify(secret, md5(CONTENT))
 
 
-# ---------------------------------------------------------------------------------------------------------------- unpacking
+# ----------------------------------------------------------------------------------------------------------------
+# unpacking
 
 
-def member(name: str, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[tarfile.TarInfo, bytes]:
+def member(
+    name: str, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, target: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size, info.mode = kind, target, len(content), 0o4777
     return info, content
@@ -293,7 +325,8 @@ def test_extract_writes_the_wanted_members_only(tmp_path: Path, target: Path) ->
     assert names_in(target) == ["one.bin", "two.bin"]
     assert (target / "one.bin").read_bytes() == CONTENT
     assert (target / "two.bin").read_bytes() == b"two"
-    assert (target / "one.bin").stat().st_mode & 0o7111 == 0  # the archive's set-user-id and execute bits are not taken over
+    # the archive's set-user-id and execute bits are not taken over
+    assert (target / "one.bin").stat().st_mode & 0o7111 == 0
 
 
 def test_extract_refuses_a_member_that_no_data_set_has(tmp_path: Path, target: Path) -> None:
@@ -301,7 +334,12 @@ def test_extract_refuses_a_member_that_no_data_set_has(tmp_path: Path, target: P
     header.size = 2**40
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(gzip.compress(header.tobuf() + bytes(1024)))
-    assert_refused(archive, target, ["one.bin"], "one.bin is 1,099,511,627,776 bytes, which no file of a data set is")
+    assert_refused(
+        archive,
+        target,
+        ["one.bin"],
+        "one.bin is 1,099,511,627,776 bytes, which no file of a data set is",
+    )
 
 
 def test_extract_replaces_what_is_there_links_included(tmp_path: Path, target: Path) -> None:
@@ -309,24 +347,53 @@ def test_extract_replaces_what_is_there_links_included(tmp_path: Path, target: P
     outside.write_bytes(b"mine")
     (target / "one.bin").symlink_to(outside)
     (target / "two.bin").write_bytes(b"old")
-    extract(archive_of(tmp_path / "a.tar.gz", member("one.bin", b"1"), member("two.bin", b"2")), target, ["one.bin", "two.bin"])
+    extract(
+        archive_of(tmp_path / "a.tar.gz", member("one.bin", b"1"), member("two.bin", b"2")),
+        target,
+        ["one.bin", "two.bin"],
+    )
     assert outside.read_bytes() == b"mine"
     assert not (target / "one.bin").is_symlink()
     assert [(target / name).read_bytes() for name in names_in(target)] == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("name", ["../one.bin", "../../one.bin", "a/../../one.bin", "/one.bin", "/etc/one.bin", "{target}/../one.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../one.bin",
+        "../../one.bin",
+        "a/../../one.bin",
+        "/one.bin",
+        "/etc/one.bin",
+        "{target}/../one.bin",
+    ],
+)
 def test_extract_takes_no_path_from_the_archive(tmp_path: Path, target: Path, name: str) -> None:
     """A member lands under its last part in the folder, wherever its name points."""
-    archive = archive_of(tmp_path / "a.tar.gz", member(name.format(target=target), b"x"), member("../evil.bin", b"evil"))
+    archive = archive_of(
+        tmp_path / "a.tar.gz",
+        member(name.format(target=target), b"x"),
+        member("../evil.bin", b"evil"),
+    )
     extract(archive, target, ["one.bin"])
     assert (target / "one.bin").read_bytes() == b"x"
-    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    found = sorted(
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
+    )
     assert found == ["a.tar.gz", "above/target/one.bin"]
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE], ids=str
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.DIRTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+    ],
+    ids=str,
 )
 def test_extract_takes_regular_files_only(tmp_path: Path, target: Path, kind: bytes) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
@@ -339,24 +406,33 @@ def test_extract_takes_regular_files_only(tmp_path: Path, target: Path, kind: by
     assert names_in(target) == ["two.bin"]
 
 
-def test_extract_does_not_follow_a_link_member_to_a_later_file(tmp_path: Path, target: Path) -> None:
+def test_extract_does_not_follow_a_link_member_to_a_later_file(
+    tmp_path: Path, target: Path
+) -> None:
     """A link called `folder` to elsewhere, then a file below it: the classical way out."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    archive = archive_of(tmp_path / "a.tar.gz", member("folder", kind=tarfile.SYMTYPE, target=str(outside)), member("folder/one.bin", b"x"))
+    archive = archive_of(
+        tmp_path / "a.tar.gz",
+        member("folder", kind=tarfile.SYMTYPE, target=str(outside)),
+        member("folder/one.bin", b"x"),
+    )
     extract(archive, target, ["one.bin"])
     assert names_in(outside) == []
     assert names_in(target) == ["one.bin"]
 
 
 def test_extract_names_all_that_is_missing(tmp_path: Path, target: Path) -> None:
-    archive = archive_of(tmp_path / "a.tar.gz", member("two.bin", b"2"), member("one.bin.bak", b"1"))
+    archive = archive_of(
+        tmp_path / "a.tar.gz", member("two.bin", b"2"), member("one.bin.bak", b"1")
+    )
     assert_refused(archive, target, ["three.bin", "two.bin", "one.bin"], "lacks one.bin, three.bin")
 
 
 GOOD = io.BytesIO()
 with tarfile.open(fileobj=GOOD, mode="w:gz") as _tar:
-    _noise = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 8  # 64 KiB that compress badly at first
+    # 64 KiB that compress badly at first
+    _noise = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 8
     for _info, _content in (member("one.bin", _noise), member("two.bin", _noise)):
         _tar.addfile(_info, io.BytesIO(_content))
 PACKED = GOOD.getvalue()
@@ -374,9 +450,20 @@ PACKED = GOOD.getvalue()
         PACKED[: len(PACKED) // 2] + bytes(100) + PACKED[len(PACKED) // 2 + 100 :],
         gzip.compress(gzip.decompress(PACKED)[:40_000]),
     ],
-    ids=["empty", "text", "gzip of text", "not packed", "only a header", "cut off", "damaged", "tar cut off"],
+    ids=[
+        "empty",
+        "text",
+        "gzip of text",
+        "not packed",
+        "only a header",
+        "cut off",
+        "damaged",
+        "tar cut off",
+    ],
 )
-def test_extract_refuses_what_cannot_be_unpacked(tmp_path: Path, target: Path, content: bytes) -> None:
+def test_extract_refuses_what_cannot_be_unpacked(
+    tmp_path: Path, target: Path, content: bytes
+) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
     assert_refused(archive, target, ["one.bin", "two.bin"], "cannot be unpacked")
@@ -386,7 +473,8 @@ def test_extract_names_an_archive_that_is_not_there(tmp_path: Path, target: Path
     assert_refused(tmp_path / "absent.tar.gz", target, ["one.bin"], "cannot be unpacked")
 
 
-# ----------------------------------------------------------------------------------------------------------------- fetching
+# -----------------------------------------------------------------------------------------------------------------
+# fetching
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -410,7 +498,8 @@ class LocalServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        pass  # a client that has hung up is what some of these tests want
+        # a client that has hung up is what some of these tests want
+        pass
 
 
 Serve = Callable[[Answer], LocalServer]
@@ -423,7 +512,9 @@ def serve() -> Iterator[Serve]:
 
     def start(answer: Answer) -> LocalServer:
         server = LocalServer(answer)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         thread.start()
         running.append((server, thread))
         return server
@@ -472,10 +563,14 @@ def failure(root: Path, file: Published) -> str:
         download(file, root, dataset="mnist")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"mnist: data.gz is not in {root / 'set/raw'} and could not be fetched from ")
+    assert message.startswith(
+        f"mnist: data.gz is not in {root / 'set/raw'} and could not be fetched from "
+    )
     for url in file.urls():
         assert f"{host_of(url)} (" in message
-    assert message.endswith("$SKIPLAB_MIRROR to a host that serves data.gz; dataset=digits needs no download")
+    assert message.endswith(
+        "$SKIPLAB_MIRROR to a host that serves data.gz; dataset=digits needs no download"
+    )
     assert not (root / "set").exists()
     assert socket.getdefaulttimeout() is None
     return message
@@ -485,10 +580,16 @@ def test_the_mirror_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     file = published("http://127.0.0.1:1/a/", "http://127.0.0.1:2")
     assert file.urls() == ["http://127.0.0.1:1/a/data.gz", "http://127.0.0.1:2/data.gz"]
     monkeypatch.setenv("SKIPLAB_MIRROR", "http://127.0.0.1:3/mirror/")
-    assert file.urls() == ["http://127.0.0.1:3/mirror/data.gz", "http://127.0.0.1:1/a/data.gz", "http://127.0.0.1:2/data.gz"]
+    assert file.urls() == [
+        "http://127.0.0.1:3/mirror/data.gz",
+        "http://127.0.0.1:1/a/data.gz",
+        "http://127.0.0.1:2/data.gz",
+    ]
 
 
-def test_download_from_the_mirror(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_from_the_mirror(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = serve(sends(CONTENT))
     monkeypatch.setenv("SKIPLAB_MIRROR", f"{server.url}/mirror/")
     path = download(published(), tmp_path / "root", dataset="mnist")
@@ -513,7 +614,9 @@ def test_download_follows_a_redirect(tmp_path: Path, serve: Serve) -> None:
 
 def test_download_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPLAB_MIRROR", closed_port())
-    assert failure(tmp_path, published(closed_port(), closed_port())).count("Connection refused") == 3
+    assert (
+        failure(tmp_path, published(closed_port(), closed_port())).count("Connection refused") == 3
+    )
 
 
 def test_download_not_found(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,18 +624,32 @@ def test_download_not_found(tmp_path: Path, serve: Serve, monkeypatch: pytest.Mo
     assert "(Not Found)" in failure(tmp_path, published(closed_port()))
 
 
-def test_download_cut_off_in_the_middle(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_cut_off_in_the_middle(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SKIPLAB_MIRROR", serve(sends(CONTENT[:50_000], length=len(CONTENT))).url)
-    assert "(not the published file: cut off or changed)" in failure(tmp_path, published(closed_port()))
+    assert "(not the published file: cut off or changed)" in failure(
+        tmp_path, published(closed_port())
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>please log in</html>", CONTENT[:-1] + b"x"], ids=["nothing", "a page", "one byte"])
-def test_download_of_wrong_bytes(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>please log in</html>", CONTENT[:-1] + b"x"],
+    ids=["nothing", "a page", "one byte"],
+)
+def test_download_of_wrong_bytes(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     monkeypatch.setenv("SKIPLAB_MIRROR", serve(sends(content)).url)
-    assert "(not the published file: cut off or changed)" in failure(tmp_path, published(closed_port()))
+    assert "(not the published file: cut off or changed)" in failure(
+        tmp_path, published(closed_port())
+    )
 
 
-def test_download_from_what_speaks_no_http(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_from_what_speaks_no_http(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SKIPLAB_MIRROR", serve(no_http).url)
     assert "220 smtp.example" in failure(tmp_path, published(closed_port()))
 
@@ -548,13 +665,19 @@ BAD_MIRRORS = {
 
 
 @pytest.mark.parametrize("mirror", BAD_MIRRORS)
-def test_download_from_a_mirror_that_is_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+def test_download_from_a_mirror_that_is_no_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
     monkeypatch.setenv("SKIPLAB_MIRROR", mirror)
     assert BAD_MIRRORS[mirror] in failure(tmp_path, published(closed_port()))
 
 
-@pytest.mark.parametrize("sent", [None, 0, 50_000], ids=["before the headers", "after the headers", "in the middle"])
-def test_download_from_a_host_that_stalls(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sent: int | None) -> None:
+@pytest.mark.parametrize(
+    "sent", [None, 0, 50_000], ids=["before the headers", "after the headers", "in the middle"]
+)
+def test_download_from_a_host_that_stalls(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sent: int | None
+) -> None:
     given_up = threading.Event()
 
     def stall(handler: BaseHTTPRequestHandler) -> None:
@@ -571,10 +694,16 @@ def test_download_from_a_host_that_stalls(tmp_path: Path, serve: Serve, monkeypa
         given_up.set()
 
 
-@pytest.mark.parametrize("bad", [not_found, no_http, sends(b"wrong"), sends(CONTENT[:9], length=99)], ids=["404", "smtp", "wrong", "cut"])
+@pytest.mark.parametrize(
+    "bad",
+    [not_found, no_http, sends(b"wrong"), sends(CONTENT[:9], length=99)],
+    ids=["404", "smtp", "wrong", "cut"],
+)
 def test_download_falls_back_to_the_next_host(tmp_path: Path, serve: Serve, bad: Answer) -> None:
     first, second, third = serve(bad), serve(sends(CONTENT)), serve(sends(CONTENT))
-    path = download(published(closed_port(), first.url, second.url, third.url), tmp_path, dataset="mnist")
+    path = download(
+        published(closed_port(), first.url, second.url, third.url), tmp_path, dataset="mnist"
+    )
     assert path.read_bytes() == CONTENT
     assert names_in(path.parent) == ["data.gz"]
     assert first.requests
@@ -605,7 +734,9 @@ def test_download_into_a_read_only_root(open_folder: Path, serve: Serve) -> None
     open_folder.chmod(0o555)
     with as_plain_user(), pytest.raises(UsageError) as caught:
         download(published(server.url), open_folder, dataset="mnist")
-    assert str(caught.value).startswith(f"{open_folder / 'set/raw'}: data.gz is not there and cannot be put there (Permission denied); ")
+    assert str(caught.value).startswith(
+        f"{open_folder / 'set/raw'}: data.gz is not there and cannot be put there (Permission denied); "
+    )
     assert str(caught.value).endswith("; dataset=digits needs no download")
     assert server.requests == []
     assert names_in(open_folder) == []

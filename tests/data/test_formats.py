@@ -27,7 +27,8 @@ from skiplab.data.download import Published, extract
 from skiplab.errors import UsageError
 
 Bytes = NDArray[np.uint8]
-NOWHERE = ("http://127.0.0.1:9",)  # nobody listens there: what a test does not put in its folder cannot be had
+# nobody listens there: what a test does not put in its folder cannot be had
+NOWHERE = ("http://127.0.0.1:9",)
 
 
 def made_up(*shape: int, below: int = 256) -> Bytes:
@@ -49,13 +50,20 @@ def refusal(call: Callable[[], object], path: Path) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------------------------------- IDX
+# -------------------------------------------------------------------------------------------------------------------
+# IDX
 
 
-def idx(data: Bytes, *, magic: bytes | None = None, dimensions: tuple[int, ...] | None = None) -> bytes:
+def idx(
+    data: Bytes, *, magic: bytes | None = None, dimensions: tuple[int, ...] | None = None
+) -> bytes:
     """An IDX file as the format's definition says, or one whose header lies."""
     shape = data.shape if dimensions is None else dimensions
-    return (bytes((0, 0, 8, data.ndim)) if magic is None else magic) + struct.pack(f">{len(shape)}I", *shape) + data.tobytes()
+    return (
+        (bytes((0, 0, 8, data.ndim)) if magic is None else magic)
+        + struct.pack(f">{len(shape)}I", *shape)
+        + data.tobytes()
+    )
 
 
 IMAGES = made_up(5, 4, 3)
@@ -63,14 +71,17 @@ PACKED = gzip.compress(idx(IMAGES), mtime=0)
 
 
 @pytest.mark.parametrize("name", ["images-idx3-ubyte", "images-idx3-ubyte.gz"])
-@pytest.mark.parametrize("data", [IMAGES, made_up(7), made_up(2, 3), made_up(1, 1, 1)], ids=lambda data: str(data.shape))
+@pytest.mark.parametrize(
+    "data", [IMAGES, made_up(7), made_up(2, 3), made_up(1, 1, 1)], ids=lambda data: str(data.shape)
+)
 def test_idx_round_trip(tmp_path: Path, name: str, data: Bytes) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(idx(data)) if name.endswith(".gz") else idx(data))
     read = formats.read_idx(path, num_dimensions=data.ndim)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, data)
-    assert read.flags.writeable  # torch warns about arrays that are not
+    # torch warns about arrays that are not
+    assert read.flags.writeable
     assert read.flags.c_contiguous
 
 
@@ -86,7 +97,10 @@ BAD_IDX = {
     "one byte too many": (idx(IMAGES) + b"x", "(5, 4, 3)"),
     "huge dimensions": (idx(IMAGES, dimensions=(2**32 - 1,) * 3), "4294967295"),
     "no images": (idx(IMAGES, dimensions=(0, 4, 3))[:16], "holds nothing"),
-    "no images of a huge size": (idx(IMAGES, dimensions=(0, 2**32 - 1, 2**32 - 1))[:16], "holds nothing"),
+    "no images of a huge size": (
+        idx(IMAGES, dimensions=(0, 2**32 - 1, 2**32 - 1))[:16],
+        "holds nothing",
+    ),
 }
 
 
@@ -125,7 +139,9 @@ READERS: dict[str, Callable[[Path], object]] = {
     "images": lambda path: formats.read_idx(path, num_dimensions=3),
     "images.gz": lambda path: formats.read_idx(path, num_dimensions=3),
     "batch.bin": lambda path: formats.read_cifar_binary(path, num_label_bytes=2, num_classes=100),
-    "data_batch_1": lambda path: formats.read_cifar_pickle(path, label_key=b"labels", num_classes=10),
+    "data_batch_1": lambda path: formats.read_cifar_pickle(
+        path, label_key=b"labels", num_classes=10
+    ),
 }
 
 
@@ -158,7 +174,8 @@ def test_idx_header_that_states_terabytes_costs_no_memory(tmp_path: Path, suffix
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 40 << 20  # one piece of 16 MiB and some change
+    # one piece of 16 MiB and some change
+    assert peak < 40 << 20
 
 
 def test_idx_pair_adds_the_channel_axis(tmp_path: Path) -> None:
@@ -174,7 +191,9 @@ def test_idx_pair_refuses_counts_that_differ(tmp_path: Path) -> None:
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.write_bytes(idx(IMAGES))
     labels.write_bytes(idx(made_up(4)))
-    assert "4 labels for the 5 images of images" in refusal(lambda: formats.read_idx_pair(images, labels), labels)
+    assert "4 labels for the 5 images of images" in refusal(
+        lambda: formats.read_idx_pair(images, labels), labels
+    )
 
 
 def test_idx_file_prefers_a_plain_file_only_if_its_md5_is_published(tmp_path: Path) -> None:
@@ -185,9 +204,13 @@ def test_idx_file_prefers_a_plain_file_only_if_its_md5_is_published(tmp_path: Pa
     file = Published("raw", "images.gz", md5(PACKED), NOWHERE)
     assert official.idx_file(tmp_path, file, md5(idx(IMAGES)), dataset="made_up") == plain
     assert official.idx_file(tmp_path, file, None, dataset="made_up") == packed
-    assert "damaged" in refusal(lambda: official.idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain)
+    assert "damaged" in refusal(
+        lambda: official.idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain
+    )
     packed.write_bytes(PACKED + b"x")
-    assert "damaged" in refusal(lambda: official.idx_file(tmp_path, file, None, dataset="made_up"), packed)
+    assert "damaged" in refusal(
+        lambda: official.idx_file(tmp_path, file, None, dataset="made_up"), packed
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -199,7 +222,8 @@ def test_mnist_with_a_pixel_changed_is_refused(tmp_path: Path, split: str) -> No
     assert "damaged: its MD5 is" in refusal(lambda: formats.mnist(tmp_path, split), path)
 
 
-# ----------------------------------------------------------------------------------------------------------- binary CIFAR
+# -----------------------------------------------------------------------------------------------------------
+# binary CIFAR
 
 
 def cifar_binary(images: Bytes, labels: Bytes) -> bytes:
@@ -229,7 +253,9 @@ def test_cifar_binary_round_trip(tmp_path: Path, num_label_bytes: int) -> None:
 
 def test_cifar_binary_planes_are_red_green_blue(tmp_path: Path) -> None:
     path = tmp_path / "batch.bin"
-    path.write_bytes(bytes([7]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1023 + bytes([31]))
+    path.write_bytes(
+        bytes([7]) + bytes([10]) * 1024 + bytes([20]) * 1024 + bytes([30]) * 1023 + bytes([31])
+    )
     arrays = formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10)
     assert arrays.labels.tolist() == [7]
     assert arrays.images[0, 0, 0].tolist() == [10, 20, 30]
@@ -237,10 +263,14 @@ def test_cifar_binary_planes_are_red_green_blue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 3072, 3074, 2 * 3073 - 1])
-def test_cifar_binary_refuses_sizes_that_are_no_whole_records(tmp_path: Path, num_bytes: int) -> None:
+def test_cifar_binary_refuses_sizes_that_are_no_whole_records(
+    tmp_path: Path, num_bytes: int
+) -> None:
     path = tmp_path / "batch.bin"
     path.write_bytes(bytes(num_bytes))
-    message = refusal(lambda: formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10), path)
+    message = refusal(
+        lambda: formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10), path
+    )
     assert f"{num_bytes} bytes are no whole number of 3073-byte CIFAR records" in message
 
 
@@ -255,10 +285,13 @@ def test_cifar_binary_refuses_labels_out_of_range(tmp_path: Path) -> None:
 
 def test_cifar_binary_refuses_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "absent.bin"
-    assert "cannot be read" in refusal(lambda: formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10), path)
+    assert "cannot be read" in refusal(
+        lambda: formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10), path
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- pickled CIFAR
+# ----------------------------------------------------------------------------------------------------------
+# pickled CIFAR
 
 
 def text(value: bytes) -> bytes:
@@ -281,14 +314,32 @@ def in_tuple(*parts: bytes) -> bytes:
 def python2_array(array: Bytes, *, kind: bytes = b"u1", is_fortran: bool = False) -> bytes:
     """A uint8 array as NumPy 1 under Python 2 pickled it, which is what the official files hold."""
     empty = in_tuple(global_("numpy", "ndarray"), in_tuple(integer(0)), text(b"b"))
-    dtype_state = in_tuple(integer(3), text(b"|"), pickle.NONE * 3, integer(-1), integer(-1), integer(0))
-    dtype = global_("numpy", "dtype") + in_tuple(text(kind), integer(0), integer(1)) + pickle.REDUCE + dtype_state + pickle.BUILD
-    order, content = (pickle.NEWTRUE, array.tobytes("F")) if is_fortran else (pickle.NEWFALSE, array.tobytes())
+    dtype_state = in_tuple(
+        integer(3), text(b"|"), pickle.NONE * 3, integer(-1), integer(-1), integer(0)
+    )
+    dtype = (
+        global_("numpy", "dtype")
+        + in_tuple(text(kind), integer(0), integer(1))
+        + pickle.REDUCE
+        + dtype_state
+        + pickle.BUILD
+    )
+    order, content = (
+        (pickle.NEWTRUE, array.tobytes("F")) if is_fortran else (pickle.NEWFALSE, array.tobytes())
+    )
     state = in_tuple(integer(1), in_tuple(*map(integer, array.shape)), dtype, order, text(content))
-    return global_("numpy.core.multiarray", "_reconstruct") + empty + pickle.REDUCE + state + pickle.BUILD
+    return (
+        global_("numpy.core.multiarray", "_reconstruct")
+        + empty
+        + pickle.REDUCE
+        + state
+        + pickle.BUILD
+    )
 
 
-def cifar_pickle(planes: bytes, labels: list[int] | bytes, *, label_key: bytes = b"labels") -> bytes:
+def cifar_pickle(
+    planes: bytes, labels: list[int] | bytes, *, label_key: bytes = b"labels"
+) -> bytes:
     """{b"batch_label": ..., label_key: labels, b"data": planes} in protocol 2; `planes` is the pickle of its value, `labels` may be."""
     if not isinstance(labels, bytes):
         labels = pickle.EMPTY_LIST + pickle.MARK + b"".join(map(integer, labels)) + pickle.APPENDS
@@ -300,11 +351,20 @@ def cifar_pickle(planes: bytes, labels: list[int] | bytes, *, label_key: bytes =
         text(b"data"),
         planes,
     )
-    return pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.MARK + b"".join(entries) + pickle.SETITEMS + pickle.STOP
+    return (
+        pickle.PROTO
+        + b"\x02"
+        + pickle.EMPTY_DICT
+        + pickle.MARK
+        + b"".join(entries)
+        + pickle.SETITEMS
+        + pickle.STOP
+    )
 
 
 def planes_of(images: Bytes) -> Bytes:
-    return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)  # (N, 32, 32, 3) -> (N, 3072)
+    # (N, 32, 32, 3) -> (N, 3072)
+    return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
 
 
 PICKLED = cifar_pickle(python2_array(planes_of(made_up(3, 32, 32, 3))), [2, 0, 9])
@@ -318,21 +378,29 @@ def read_pickle(path: Path) -> formats.Arrays:
 def test_cifar_pickle_is_read(tmp_path: Path, is_fortran: bool) -> None:
     images = made_up(3, 32, 32, 3)
     content = cifar_pickle(python2_array(planes_of(images), is_fortran=is_fortran), [2, 0, 9])
-    np.testing.assert_array_equal(pickle.loads(content, encoding="bytes")[b"data"], planes_of(images))  # a real pickle
+    # a real pickle
+    np.testing.assert_array_equal(
+        pickle.loads(content, encoding="bytes")[b"data"], planes_of(images)
+    )
     path = tmp_path / "data_batch_1"
     path.write_bytes(content)
     arrays = read_pickle(path)
     np.testing.assert_array_equal(arrays.images, images)
     assert arrays.labels.tolist() == [2, 0, 9]
     assert arrays.labels.dtype == arrays.images.dtype == np.uint8
-    assert arrays.images.flags.writeable  # torch warns about arrays that are not
+    # torch warns about arrays that are not
+    assert arrays.images.flags.writeable
     assert arrays.images.flags.c_contiguous
 
 
 def test_cifar100_pickle_has_its_own_label_key(tmp_path: Path) -> None:
     path = tmp_path / "train"
-    path.write_bytes(cifar_pickle(python2_array(made_up(2, 3072)), [99, 1], label_key=b"fine_labels"))
-    assert formats.read_cifar_pickle(path, label_key=b"fine_labels", num_classes=100).labels.tolist() == [99, 1]
+    path.write_bytes(
+        cifar_pickle(python2_array(made_up(2, 3072)), [99, 1], label_key=b"fine_labels")
+    )
+    assert formats.read_cifar_pickle(
+        path, label_key=b"fine_labels", num_classes=100
+    ).labels.tolist() == [99, 1]
     assert "KeyError" in refusal(lambda: read_pickle(path), path)
 
 
@@ -342,7 +410,13 @@ def called(form: str, module: str, name: str, arguments: bytes) -> bytes:
         return pickle.MARK + arguments + pickle.INST + f"{module}\n{name}\n".encode()
     function = global_(module, name)
     if form == "stack_global":
-        function = pickle.UNICODE + f"{module}\n".encode() + pickle.UNICODE + f"{name}\n".encode() + pickle.STACK_GLOBAL
+        function = (
+            pickle.UNICODE
+            + f"{module}\n".encode()
+            + pickle.UNICODE
+            + f"{name}\n".encode()
+            + pickle.STACK_GLOBAL
+        )
     return function + in_tuple(arguments) + pickle.REDUCE
 
 
@@ -350,21 +424,32 @@ def unicode(value: str) -> bytes:
     return pickle.BINUNICODE + struct.pack("<I", len(value)) + value.encode()
 
 
-# what a hostile pickle may ask for, each of which makes a file `canary` (or canary.npy) in the working folder
+# what a hostile pickle may ask for, each of which makes a file `canary` (or canary.npy) in the
+# working folder
 DANGEROUS = {
     "os.system": ("os", "system", unicode("touch canary")),
     "posix.system": ("posix", "system", unicode("touch canary")),
     "builtins.eval": ("builtins", "eval", unicode("__import__('pathlib').Path('canary').touch()")),
-    "__builtin__.eval": ("__builtin__", "eval", unicode("__import__('pathlib').Path('canary').touch()")),
+    "__builtin__.eval": (
+        "__builtin__",
+        "eval",
+        unicode("__import__('pathlib').Path('canary').touch()"),
+    ),
     "pathlib.os.mkdir": ("pathlib", "os.mkdir", unicode("canary")),
     "numpy.save": ("numpy", "save", unicode("canary") + integer(0)),
-    "numpy.memmap": ("numpy", "memmap", unicode("canary") + unicode("uint8") + unicode("w+") + integer(0) + in_tuple(integer(1))),
+    "numpy.memmap": (
+        "numpy",
+        "memmap",
+        unicode("canary") + unicode("uint8") + unicode("w+") + integer(0) + in_tuple(integer(1)),
+    ),
 }
 
 
 @pytest.mark.parametrize("form", ["global", "inst", "stack_global"])
 @pytest.mark.parametrize("case", DANGEROUS)
-def test_cifar_pickle_that_asks_for_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, form: str) -> None:
+def test_cifar_pickle_that_asks_for_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, form: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     module, name, arguments = DANGEROUS[case]
     path = tmp_path / "data_batch_1"
@@ -375,11 +460,14 @@ def test_cifar_pickle_that_asks_for_more_is_refused(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("case", DANGEROUS)
-def test_the_canary_sings_where_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_the_canary_sings_where_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     """The test above would fail, if these pickles could do no harm anyway."""
     monkeypatch.chdir(tmp_path)
     module, name, arguments = DANGEROUS[case]
-    protocol = b"\x02" if module == "__builtin__" else b"\x04"  # 2 still knows Python 2's names, from 4 on they may hold dots
+    # 2 still knows Python 2's names, from 4 on they may hold dots
+    protocol = b"\x02" if module == "__builtin__" else b"\x04"
     pickle.loads(pickle.PROTO + protocol + called("global", module, name, arguments) + pickle.STOP)
     assert list(tmp_path.glob("canary*"))
 
@@ -389,27 +477,57 @@ BAD_PICKLES = {
     "cut off": (PICKLED[:-20], "not a pickled CIFAR file"),
     "an IDX file": (idx(IMAGES), "not a pickled CIFAR file"),
     "no dict": (pickle.dumps([1, 2], 2), "TypeError"),
-    "a persistent id, of which pickle complains in two lines": (cifar_pickle(pickle.PERSID + b"1\n", [1]), "persistent"),
+    "a persistent id, of which pickle complains in two lines": (
+        cifar_pickle(pickle.PERSID + b"1\n", [1]),
+        "persistent",
+    ),
     "text keys": (pickle.dumps({"data": 1, "labels": [1]}, 2), "KeyError"),
     "data is no array": (cifar_pickle(integer(5), [1]), "AttributeError"),
-    "data of another type": (cifar_pickle(python2_array(made_up(2, 3072), kind=b"i1"), [1, 2]), "type b'i1', not b'u1'"),
-    "data of objects, which NumPy would follow as pointers": (cifar_pickle(python2_array(made_up(2, 384), kind=b"O8"), [1, 2]), "b'O8'"),
+    "data of another type": (
+        cifar_pickle(python2_array(made_up(2, 3072), kind=b"i1"), [1, 2]),
+        "type b'i1', not b'u1'",
+    ),
+    "data of objects, which NumPy would follow as pointers": (
+        cifar_pickle(python2_array(made_up(2, 384), kind=b"O8"), [1, 2]),
+        "b'O8'",
+    ),
     "fewer pixels than the shape states": (
         cifar_pickle(python2_array(made_up(2, 3072)).replace(integer(3072), integer(3073)), [1, 2]),
         "cannot reshape",
     ),
-    "images of another size": (cifar_pickle(python2_array(made_up(2, 3071)), [1, 2]), "no uint8 array of shape (N, 3072)"),
-    "more labels than images": (cifar_pickle(python2_array(made_up(2, 3072)), [1, 2, 3]), "with N labels"),
-    "one label that is no list": (cifar_pickle(python2_array(made_up(1, 3072)), integer(5)), "with N labels"),
+    "images of another size": (
+        cifar_pickle(python2_array(made_up(2, 3071)), [1, 2]),
+        "no uint8 array of shape (N, 3072)",
+    ),
+    "more labels than images": (
+        cifar_pickle(python2_array(made_up(2, 3072)), [1, 2, 3]),
+        "with N labels",
+    ),
+    "one label that is no list": (
+        cifar_pickle(python2_array(made_up(1, 3072)), integer(5)),
+        "with N labels",
+    ),
     "lists of labels": (
-        cifar_pickle(python2_array(made_up(1, 3072)), pickle.EMPTY_LIST + pickle.EMPTY_LIST + integer(5) + pickle.APPEND * 2),
+        cifar_pickle(
+            python2_array(made_up(1, 3072)),
+            pickle.EMPTY_LIST + pickle.EMPTY_LIST + integer(5) + pickle.APPEND * 2,
+        ),
         "with N labels",
     ),
     "nothing": (cifar_pickle(python2_array(made_up(0, 3072)), []), "with N labels"),
-    "label too large": (cifar_pickle(python2_array(made_up(2, 3072)), [1, 10]), "a label is out of range: 10 classes, so 0 to 9"),
-    "label that a byte would wrap": (cifar_pickle(python2_array(made_up(1, 3072)), [256]), "out of range"),
+    "label too large": (
+        cifar_pickle(python2_array(made_up(2, 3072)), [1, 10]),
+        "a label is out of range: 10 classes, so 0 to 9",
+    ),
+    "label that a byte would wrap": (
+        cifar_pickle(python2_array(made_up(1, 3072)), [256]),
+        "out of range",
+    ),
     "negative label": (cifar_pickle(python2_array(made_up(1, 3072)), [-1]), "out of range"),
-    "negative label that a byte would wrap": (cifar_pickle(python2_array(made_up(1, 3072)), [-250]), "out of range"),
+    "negative label that a byte would wrap": (
+        cifar_pickle(python2_array(made_up(1, 3072)), [-250]),
+        "out of range",
+    ),
 }
 
 
@@ -421,9 +539,15 @@ def test_cifar_pickle_refuses(tmp_path: Path, case: str) -> None:
     assert said in refusal(lambda: read_pickle(path), path)
 
 
-# ------------------------------------------------------------------------------------------------ which CIFAR file is read
+# ------------------------------------------------------------------------------------------------
+# which CIFAR file is read
 
-BINARIES = {f"part_{i}.bin": cifar_binary(np.full((2, 32, 32, 3), i, np.uint8), np.full((2, 1), i, np.uint8)) for i in range(3)}
+BINARIES = {
+    f"part_{i}.bin": cifar_binary(
+        np.full((2, 32, 32, 3), i, np.uint8), np.full((2, 1), i, np.uint8)
+    )
+    for i in range(3)
+}
 
 
 def tar_of(members: dict[str, bytes]) -> bytes:
@@ -437,10 +561,14 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 
 ARCHIVE = tar_of({**BINARIES, "readme.html": b"hello"})
-SMALL = replace(  # a CIFAR of six images, with the same choice of versions
+# a CIFAR of six images, with the same choice of versions
+SMALL = replace(
     official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
-    binary={"train": {name: md5(BINARIES[name]) for name in ("part_2.bin", "part_1.bin")}, "test": {"part_0.bin": None}},
+    binary={
+        "train": {name: md5(BINARIES[name]) for name in ("part_2.bin", "part_1.bin")},
+        "test": {"part_0.bin": None},
+    },
     pickled_folder="pickled",
     pickled={"train": {"data_batch_1": md5(PICKLED)}, "test": {"test_batch": md5(PICKLED)}},
 )
@@ -448,7 +576,9 @@ SMALL = replace(  # a CIFAR of six images, with the same choice of versions
 
 def read_small(root: Path, split: str) -> formats.Arrays:
     """A split of SMALL."""
-    return formats.read_cifar(SMALL, root, split, num_classes=10, num_label_bytes=1, label_key=b"labels")
+    return formats.read_cifar(
+        SMALL, root, split, num_classes=10, num_label_bytes=1, label_key=b"labels"
+    )
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> None:
@@ -470,7 +600,8 @@ def test_cifar_binary_is_preferred_and_must_have_its_md5(tmp_path: Path) -> None
     lay(tmp_path / "pickled", {"data_batch_1": PICKLED})
     assert read_small(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
     path = tmp_path / "binary/part_1.bin"
-    path.write_bytes(BINARIES["part_2.bin"])  # a file of the right form
+    # a file of the right form
+    path.write_bytes(BINARIES["part_2.bin"])
     assert "damaged: its MD5 is" in refusal(lambda: read_small(tmp_path, "train"), path)
 
 
@@ -480,10 +611,15 @@ def test_cifar_pickled_version_is_read_where_the_binary_one_is_not_complete(tmp_
     assert read_small(tmp_path, "train").labels.tolist() == [2, 0, 9]
 
 
-def test_cifar_pickled_version_with_a_wrong_md5_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar_pickled_version_with_a_wrong_md5_is_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     hostile = cifar_pickle(called("global", *DANGEROUS["os.system"]), [1])
-    lay(tmp_path / "cifar-10-batches-py", dict.fromkeys((*official.CIFAR10.pickled["train"], "test_batch"), hostile))
+    lay(
+        tmp_path / "cifar-10-batches-py",
+        dict.fromkeys((*official.CIFAR10.pickled["train"], "test_batch"), hostile),
+    )
     lay(tmp_path / "cifar-100-python", dict.fromkeys(("train", "test"), hostile))
     unpickled: list[Path] = []
     monkeypatch.setattr(formats, "read_cifar_pickle", lambda path, **_: unpickled.append(path))
@@ -492,7 +628,9 @@ def test_cifar_pickled_version_with_a_wrong_md5_is_never_unpickled(tmp_path: Pat
         (formats.cifar100, "cifar-100-python", {"train": "train", "test": "test"}),
     ):
         for split, name in names.items():
-            message = refusal(lambda read=read, split=split: read(tmp_path, split), tmp_path / folder / name)
+            message = refusal(
+                lambda read=read, split=split: read(tmp_path, split), tmp_path / folder / name
+            )
             assert "MD5" in message
     assert unpickled == []
     assert not (tmp_path / "canary").exists()
@@ -509,7 +647,9 @@ def test_cifar_archive_is_unpacked_where_it_lies(tmp_path: Path, place: str) -> 
 
 def test_cifar_archive_with_a_wrong_md5_is_not_unpacked(tmp_path: Path) -> None:
     lay(tmp_path, {"small.tar.gz": tar_of(BINARIES)})
-    assert "damaged: its MD5 is" in refusal(lambda: read_small(tmp_path, "train"), tmp_path / "small.tar.gz")
+    assert "damaged: its MD5 is" in refusal(
+        lambda: read_small(tmp_path, "train"), tmp_path / "small.tar.gz"
+    )
     assert not (tmp_path / "binary").exists()
 
 
@@ -519,7 +659,8 @@ def test_cifar_archive_that_cannot_be_unpacked_there_says_what_to_do(tmp_path: P
     assert f"unpack {tmp_path / 'small.tar.gz'} by hand or set dataset.root" in message
 
 
-# ---------------------------------------------------------------------------------------------------------------- digits
+# ----------------------------------------------------------------------------------------------------------------
+# digits
 
 
 def test_digits_are_scikit_learns(tmp_path: Path) -> None:
@@ -527,7 +668,8 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    pixels = np.asarray(pixels).reshape(-1, 8, 8)  # (1797, 64) -> (1797, 8, 8)
+    # (1797, 64) -> (1797, 8, 8)
+    pixels = np.asarray(pixels).reshape(-1, 8, 8)
     fifth = np.arange(1797) % 5 == 0
     for split, rows in (("train", ~fifth), ("test", fifth)):
         arrays = formats.digits(tmp_path, split)
@@ -536,7 +678,9 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
         assert arrays.images.flags.c_contiguous
         assert arrays.labels.flags.c_contiguous
         np.testing.assert_array_equal(np.round(arrays.images[..., 0] * (16 / 255)), pixels[rows])
-        np.testing.assert_allclose(arrays.images[..., 0] / 255, pixels[rows] / 16, atol=0.5 / 255 + 1e-9)
+        np.testing.assert_allclose(
+            arrays.images[..., 0] / 255, pixels[rows] / 16, atol=0.5 / 255 + 1e-9
+        )
         np.testing.assert_array_equal(arrays.labels, labels[rows])
 
 
@@ -547,7 +691,13 @@ def test_digits_are_read_without_importing_scikit_learn_or_torch(tmp_path: Path)
         from skiplab.data import formats
         print(len(formats.digits(Path("."), "test").labels), sorted({"sklearn", "scipy", "torch"} & set(sys.modules)))
     """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "360 []\n"), done.stderr
 
 
@@ -566,13 +716,18 @@ def scikit_learn_at(folder: Path) -> Iterator[Path]:
     path = folder / "datasets/data/digits.csv.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", lambda _name: ModuleSpec("sklearn", None, origin=str(folder / "__init__.py")))
+        patch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda _name: ModuleSpec("sklearn", None, origin=str(folder / "__init__.py")),
+        )
         yield path
 
 
 def test_digits_refuse_another_file(tmp_path: Path, digits_csv: bytes) -> None:
     with scikit_learn_at(tmp_path) as path:
-        refusal(lambda: formats.digits(tmp_path, "train"), path)  # not there
+        # not there
+        refusal(lambda: formats.digits(tmp_path, "train"), path)
         lines = digits_csv.splitlines(keepends=True)
         for content, said in (
             (b"".join(lines[:-1]), "(1796, 65)"),
@@ -583,7 +738,9 @@ def test_digits_refuse_another_file(tmp_path: Path, digits_csv: bytes) -> None:
             path.write_bytes(gzip.compress(content, 1))
             assert said in refusal(lambda: formats.digits(tmp_path, "train"), path)
         path.write_bytes(gzip.compress(digits_csv)[:-100])
-        assert "not scikit-learn's digits" in refusal(lambda: formats.digits(tmp_path, "train"), path)
+        assert "not scikit-learn's digits" in refusal(
+            lambda: formats.digits(tmp_path, "train"), path
+        )
 
 
 def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,9 +749,14 @@ def test_digits_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyP
         formats.digits(tmp_path, "train")
 
 
-# --------------------------------------------------------------------------------------------------------------- fuzzing
+# ---------------------------------------------------------------------------------------------------------------
+# fuzzing
 
-EDITS = st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6), st.integers(0, 6)), min_size=1, max_size=4)
+EDITS = st.lists(
+    st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6), st.integers(0, 6)),
+    min_size=1,
+    max_size=4,
+)
 FUZZ = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
@@ -627,7 +789,10 @@ def little_memory(extra: int) -> Iterator[None]:
     if not statm.exists():
         pytest.skip("the memory in use is not known here")
     limit, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (int(statm.read_text().split()[0]) * resource.getpagesize() + extra, hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS,
+        (int(statm.read_text().split()[0]) * resource.getpagesize() + extra, hard),
+    )
     try:
         yield
     finally:
@@ -638,7 +803,11 @@ def test_fuzz_idx(tmp_path: Path) -> None:
     @FUZZ
     @given(edits=EDITS, num_dimensions=st.sampled_from((1, 3)))
     def fuzz(edits: list[tuple[int, bytes, int]], num_dimensions: int) -> None:
-        survive(lambda path: formats.read_idx(path, num_dimensions=num_dimensions), tmp_path / "images", edited(idx(IMAGES), edits))
+        survive(
+            lambda path: formats.read_idx(path, num_dimensions=num_dimensions),
+            tmp_path / "images",
+            edited(idx(IMAGES), edits),
+        )
 
     fuzz()
 
@@ -648,7 +817,9 @@ def test_fuzz_idx_gzip(tmp_path: Path) -> None:
     @given(edits=EDITS, inside=st.booleans())
     def fuzz(edits: list[tuple[int, bytes, int]], inside: bool) -> None:
         content = gzip.compress(edited(idx(IMAGES), edits)) if inside else edited(PACKED, edits)
-        survive(lambda path: formats.read_idx(path, num_dimensions=3), tmp_path / "images.gz", content)
+        survive(
+            lambda path: formats.read_idx(path, num_dimensions=3), tmp_path / "images.gz", content
+        )
 
     fuzz()
 
@@ -660,7 +831,9 @@ def test_fuzz_cifar_binary(tmp_path: Path) -> None:
     @given(edits=EDITS, num_label_bytes=st.sampled_from((1, 2)))
     def fuzz(edits: list[tuple[int, bytes, int]], num_label_bytes: int) -> None:
         survive(
-            lambda path: formats.read_cifar_binary(path, num_label_bytes=num_label_bytes, num_classes=100),
+            lambda path: formats.read_cifar_binary(
+                path, num_label_bytes=num_label_bytes, num_classes=100
+            ),
             tmp_path / "batch.bin",
             edited(content, edits),
         )
@@ -676,7 +849,11 @@ def test_fuzz_cifar_pickle(tmp_path: Path) -> None:
     @FUZZ
     @given(edits=EDITS, in_front=st.booleans())
     def fuzz(edits: list[tuple[int, bytes, int]], in_front: bool) -> None:
-        mutated = edited(content[:pixels], edits) + content[pixels:] if in_front else edited(content, edits)
+        mutated = (
+            edited(content[:pixels], edits) + content[pixels:]
+            if in_front
+            else edited(content, edits)
+        )
         survive(read_pickle, tmp_path / "data_batch_1", mutated)
 
     with little_memory(1 << 29):
@@ -685,7 +862,9 @@ def test_fuzz_cifar_pickle(tmp_path: Path) -> None:
 
 def test_a_pickle_that_numbers_an_object_high_takes_no_memory(tmp_path: Path) -> None:
     """Found by fuzzing: the unpickler makes room for every number below."""
-    (tmp_path / "data_batch_1").write_bytes(pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 2**28) + pickle.STOP)
+    (tmp_path / "data_batch_1").write_bytes(
+        pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 2**28) + pickle.STOP
+    )
     with little_memory(1 << 29):
         survive(read_pickle, tmp_path / "data_batch_1", (tmp_path / "data_batch_1").read_bytes())
         with pytest.raises(UsageError, match="an object numbered 268435456"):

@@ -19,7 +19,8 @@ from skiplab.data.download import Published
 from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 
-NOWHERE = ("http://127.0.0.1:9",)  # nobody listens there
+# nobody listens there
+NOWHERE = ("http://127.0.0.1:9",)
 RECORD = 1 + 3072
 
 
@@ -50,7 +51,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-# --------------------------------------------------------------------------------------------------------------------- IDX
+# ---------------------------------------------------------------------------------------------------------------------
+# IDX
 
 IMAGES = bytes((0, 0, 8, 3)) + struct.pack(">3I", 2, 3, 3) + bytes(range(18))
 PLAIN, PACKED = "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"
@@ -80,14 +82,19 @@ def test_a_gzip_file_that_unpacks_to_more_is_not_unpacked_to_its_end(tmp_path: P
 
 
 @pytest.mark.parametrize("name", [PLAIN, PACKED])
-def test_an_idx_file_that_is_too_large_is_not_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idx_file_that_is_too_large_is_not_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "md5_of", pytest.fail)
     path = lay(tmp_path / "MNIST/raw", {name: b""}) / name
     os.truncate(path, 12 * 10**9)
-    assert refusal(lambda: idx(tmp_path)).startswith(f"{path}: damaged: 12,000,000,000 bytes, the published file has ")
+    assert refusal(lambda: idx(tmp_path)).startswith(
+        f"{path}: damaged: 12,000,000,000 bytes, the published file has "
+    )
 
 
-PLACES = {  # where the file lies, and under which root it is looked for
+# where the file lies, and under which root it is looked for
+PLACES = {
     "a dot for a dash": ("MNIST/raw/train-images.idx3-ubyte", "."),
     "upper case": ("MNIST/raw/TRAIN-IMAGES-IDX3-UBYTE", "."),
     "an underscore": ("MNIST/raw/train_images-idx3-ubyte", "."),
@@ -143,7 +150,8 @@ def put(path: Path, kind: str) -> None:
     elif kind == "a socket":
         with socket.socket(socket.AF_UNIX) as listener:
             here = Path.cwd()
-            os.chdir(path.parent)  # a socket's path has 107 bytes at most
+            # a socket's path has 107 bytes at most
+            os.chdir(path.parent)
             listener.bind(path.name)
             os.chdir(here)
     else:
@@ -155,14 +163,23 @@ KINDS = ("a folder", "a FIFO (a named pipe)", "a socket", "a link to nowhere, wh
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [PLAIN, PACKED])
-def test_what_is_no_file_is_said_to_be_so_and_never_opened(tmp_path: Path, name: str, kind: str) -> None:
+def test_what_is_no_file_is_said_to_be_so_and_never_opened(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     put(tmp_path / "MNIST/raw" / name, kind)
-    assert refusal(lambda: idx(tmp_path)).startswith(f"{tmp_path / 'MNIST/raw' / name}: is {kind}; a data file is expected")
-    lay(tmp_path / "MNIST/raw", {PACKED if name == PLAIN else PLAIN: gzip.compress(IMAGES) if name == PLAIN else IMAGES})
-    assert idx(tmp_path).is_file()  # the other version is enough
+    assert refusal(lambda: idx(tmp_path)).startswith(
+        f"{tmp_path / 'MNIST/raw' / name}: is {kind}; a data file is expected"
+    )
+    lay(
+        tmp_path / "MNIST/raw",
+        {PACKED if name == PLAIN else PLAIN: gzip.compress(IMAGES) if name == PLAIN else IMAGES},
+    )
+    # the other version is enough
+    assert idx(tmp_path).is_file()
 
 
-# ------------------------------------------------------------------------------------------------------------------- CIFAR
+# -------------------------------------------------------------------------------------------------------------------
+# CIFAR
 
 PARTS = {f"part_{i}.bin": bytes([i]) * 2 * RECORD for i in range(3)}
 PICKLES = {"data_batch_1": b"pickled 1", "test_batch": b"pickled 2"}
@@ -179,13 +196,21 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 
 ARCHIVE, PYTHON = tar_of(PARTS), tar_of(PICKLES)
-SMALL = replace(  # one whose test file has no published checksum
+# one whose test file has no published checksum
+SMALL = replace(
     official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
-    binary={"train": {name: md5(PARTS[name]) for name in ("part_2.bin", "part_1.bin")}, "test": {"part_0.bin": None}},
+    binary={
+        "train": {name: md5(PARTS[name]) for name in ("part_2.bin", "part_1.bin")},
+        "test": {"part_0.bin": None},
+    },
     pickled_folder="pickled",
-    pickled={"train": {"data_batch_1": md5(PICKLES["data_batch_1"])}, "test": {"test_batch": md5(PICKLES["test_batch"])}},
-    sizes=dict.fromkeys(PARTS, 2 * RECORD) | {name: len(content) for name, content in PICKLES.items()},
+    pickled={
+        "train": {"data_batch_1": md5(PICKLES["data_batch_1"])},
+        "test": {"test_batch": md5(PICKLES["test_batch"])},
+    },
+    sizes=dict.fromkeys(PARTS, 2 * RECORD)
+    | {name: len(content) for name, content in PICKLES.items()},
     python=Published("", "small-python.tar.gz", md5(PYTHON), NOWHERE),
 )
 
@@ -194,29 +219,44 @@ def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
     folder = lay(tmp_path / "binary", {"part_1.bin": PARTS["part_1.bin"]})
     said = f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; small.tar.gz is not in {folder} and could not be fetched"
     assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(said)
-    assert refusal(lambda: SMALL.locate(tmp_path, "test")).startswith(f"cifar10: small.tar.gz is not in {folder} and could not be fetched")
+    assert refusal(lambda: SMALL.locate(tmp_path, "test")).startswith(
+        f"cifar10: small.tar.gz is not in {folder} and could not be fetched"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["binary/part_2.bin", "pickled/data_batch_1", "small.tar.gz", "binary/small.tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["binary/part_2.bin", "pickled/data_batch_1", "small.tar.gz", "binary/small.tar.gz"]
+)
 def test_no_cifar_file_is_said_to_be_so(tmp_path: Path, name: str, kind: str) -> None:
     put(tmp_path / name, kind)
-    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(f"{tmp_path / name}: is {kind}; ")
+    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(
+        f"{tmp_path / name}: is {kind}; "
+    )
 
 
 def test_cifar_files_in_another_place_are_told(tmp_path: Path) -> None:
     lay(tmp_path / "base/binary", PARTS)
-    assert f"set dataset.root={tmp_path / 'base'}" in refusal(lambda: SMALL.locate(tmp_path / "base/binary", "train"))
+    assert f"set dataset.root={tmp_path / 'base'}" in refusal(
+        lambda: SMALL.locate(tmp_path / "base/binary", "train")
+    )
     assert "and 1 more files likewise" in refusal(lambda: SMALL.locate(tmp_path, "train"))
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base/pickled", PICKLES)
-    assert f"set dataset.root={tmp_path / 'base'}" in refusal(lambda: SMALL.locate(tmp_path / "base/pickled", "train"))
+    assert f"set dataset.root={tmp_path / 'base'}" in refusal(
+        lambda: SMALL.locate(tmp_path / "base/pickled", "train")
+    )
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base", {"small-python.tar.gz": PYTHON})
     message = refusal(lambda: SMALL.locate(tmp_path / "base", "train"))
-    assert f"{tmp_path / 'base/small-python.tar.gz'} is there, but not unpacked; tar -xzf " in message
+    assert (
+        f"{tmp_path / 'base/small-python.tar.gz'} is there, but not unpacked; tar -xzf " in message
+    )
     lay(tmp_path / "base", {"small.tar.gz": ARCHIVE})
-    assert [path.name for path in SMALL.locate(tmp_path / "base", "train")] == ["part_2.bin", "part_1.bin"]
+    assert [path.name for path in SMALL.locate(tmp_path / "base", "train")] == [
+        "part_2.bin",
+        "part_1.bin",
+    ]
 
 
 def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,24 +272,32 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         path = lay(tmp_path / folder, {name: b""}) / name
         os.truncate(path, 12 * 10**9)
-        assert f"{path}: damaged: 12,000,000,000 bytes, the published file has 15" in refusal(lambda read=read: read(tmp_path, "train"))
+        assert f"{path}: damaged: 12,000,000,000 bytes, the published file has 15" in refusal(
+            lambda read=read: read(tmp_path, "train")
+        )
         path.unlink()
     archive = lay(tmp_path / "other", {"small.tar.gz": b""}) / "small.tar.gz"
     os.truncate(archive, 12 * 10**9)
-    assert "which no file of a data set has" in refusal(lambda: SMALL.locate(tmp_path / "other", "train"))
+    assert "which no file of a data set has" in refusal(
+        lambda: SMALL.locate(tmp_path / "other", "train")
+    )
 
 
 def test_a_file_without_a_published_checksum_must_have_the_published_size(tmp_path: Path) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     path.write_bytes(bytes(RECORD))
-    assert "damaged: 3,073 bytes, the published file has 6,146" in refusal(lambda: SMALL.locate(tmp_path, "test"))
+    assert "damaged: 3,073 bytes, the published file has 6,146" in refusal(
+        lambda: SMALL.locate(tmp_path, "test")
+    )
 
 
 def changed(path: Path) -> None:
     path.write_bytes(bytes([9]) * 2 * RECORD)
 
 
-def test_what_nothing_is_known_of_is_read_on_trust_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nothing_is_known_of_is_read_on_trust_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     changed(path)
     assert SMALL.locate(tmp_path, "test") == [path]

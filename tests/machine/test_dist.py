@@ -33,10 +33,26 @@ from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log, Silence
 from skiplab.training.evaluation import BATCH_SIZE, evaluate
 
-# 719 training images and, two batches of the evaluation, 718 for validation; 7 steps an epoch, the last of them over 89 images
+# 719 training images and, two batches of the evaluation, 718 for validation; 7 steps an epoch, the
+# last of them over 89 images
 SMALL = (
-    *("depth=1", "width=8", "batch_size=105", "val_fraction=0.5", "device=cpu", "trainer.threads=2", "model.dropout=0.3"),
-    *("augment=cutout", "augment.crop=2", "augment.cutout=3", "trainer.save_every=0.5", "trainer.eval_every=1", "trainer.log_every=3"),
+    *(
+        "depth=1",
+        "width=8",
+        "batch_size=105",
+        "val_fraction=0.5",
+        "device=cpu",
+        "trainer.threads=2",
+        "model.dropout=0.3",
+    ),
+    *(
+        "augment=cutout",
+        "augment.crop=2",
+        "augment.cutout=3",
+        "trainer.save_every=0.5",
+        "trainer.eval_every=1",
+        "trainer.log_every=3",
+    ),
     "pictures=never",
 )
 TWO = (*SMALL, "epochs=6", "trainer.ema=0.9", "trainer.devices=2")
@@ -54,7 +70,8 @@ def children_of(pid: int, *, mark: bytes = b"spawn_main") -> list[int]:
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
             command = status.with_name("cmdline").read_bytes()
-        except OSError:  # it has ended
+        # it has ended
+        except OSError:
             continue
         if parent == pid and mark in command:
             found.append(int(status.parent.name))
@@ -84,27 +101,44 @@ def begun(process: BaseProcess, folder: Path) -> list[int]:
     return children_of(process.pid)
 
 
-# -------------------------------------------------------------------------------------------------------- the numbers
+# --------------------------------------------------------------------------------------------------------
+# the numbers
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
     """Odd batches, a last one that only one of them can compute, parts, clipping, averages: all but BatchNorm is the same."""
-    small = [text for text in SMALL if not text.startswith(("batch_size", "val_fraction", "model.dropout"))]
-    small += ["batch_size=215", "norm=none", "model.dropout=0", "epochs=2"]  # 1,293 images: six batches of 215 and one of 3
-    options = ["trainer.accumulate=3", "trainer.clip=0.5", "trainer.ema=0.9", "trainer.lookahead=3", "trainer.eval_train=true"]
+    small = [
+        text
+        for text in SMALL
+        if not text.startswith(("batch_size", "val_fraction", "model.dropout"))
+    ]
+    # 1,293 images: six batches of 215 and one of 3
+    small += ["batch_size=215", "norm=none", "model.dropout=0", "epochs=2"]
+    options = [
+        "trainer.accumulate=3",
+        "trainer.clip=0.5",
+        "trainer.ema=0.9",
+        "trainer.lookahead=3",
+        "trainer.eval_train=true",
+    ]
     code, _, err = call("-m", "trainer.devices=1,2", *small, *options)
     assert (code, err) == (0, "")
-    one, two = sorted(folders.runs_under(Path("outputs")), key=lambda folder: "devices-2" in folder.name)
+    one, two = sorted(
+        folders.runs_under(Path("outputs")), key=lambda folder: "devices-2" in folder.name
+    )
     for log in Path("outputs").glob("studies/*/logs/*.log"):
-        assert len(re.findall("^run folder outputs/", log.read_text(), re.MULTILINE)) == 2  # as it begins and ends; the second is silent
+        # as it begins and ends; the second is silent
+        assert len(re.findall("^run folder outputs/", log.read_text(), re.MULTILINE)) == 2
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     ours, theirs = rows_of(one), rows_of(two)
     assert [row.keys() for row in ours] == [row.keys() for row in theirs]
     assert len(ours) == 14 + 2
     for row, other in zip(ours, theirs, strict=True):
         for key, value in row.items():
-            assert other[key] == pytest.approx(value, rel=1e-5, abs=2 / 1293 if "accuracy" in key else 0), key
+            assert other[key] == pytest.approx(
+                value, rel=1e-5, abs=2 / 1293 if "accuracy" in key else 0
+            ), key
     facts = json.loads((two / folders.RESULT).read_text())
     assert (facts["devices"], facts["threads"]) == (2, 1)
     assert facts["hardware"].startswith("2 x ")
@@ -128,22 +162,45 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("num_images", "size", "expected"), PARTS)
-def test_every_image_counts_once_and_no_part_is_too_small(num_images: int, size: int, expected: list[int]) -> None:
+def test_every_image_counts_once_and_no_part_is_too_small(
+    num_images: int, size: int, expected: list[int]
+) -> None:
     images = torch.arange(num_images, dtype=torch.uint8).view(-1, 1, 1, 1)
-    normalize = data.Normalize(mean=(0.0,), std=(1 / 255,), size=1, channels_last=False, device=torch.device("cpu"))
+    normalize = data.Normalize(
+        mean=(0.0,), std=(1 / 255,), size=1, channels_last=False, device=torch.device("cpu")
+    )
     config = compose()
-    augment = Augment(flip="none", crop=0, padding_mode="zeros", cutout=0, cutout_inside=False, fill=torch.zeros(1, dtype=torch.uint8))
+    augment = Augment(
+        flip="none",
+        crop=0,
+        padding_mode="zeros",
+        cutout=0,
+        cutout_inside=False,
+        fill=torch.zeros(1, dtype=torch.uint8),
+    )
     split = data.Split(images, torch.arange(num_images))
     batches = data.Batches(
-        split, batch_size=num_images, seed=config.seed, shuffle=True, drop_last=False, augment=augment, normalize=normalize
+        split,
+        batch_size=num_images,
+        seed=config.seed,
+        shuffle=True,
+        drop_last=False,
+        augment=augment,
+        normalize=normalize,
     )
     seen, counts = [], []
     for rank in range(size):
-        team = Team(HashStore(), Place(rank, size, rank, size), device=torch.device("cpu"), check=lambda: None)
+        team = Team(
+            HashStore(),
+            Place(rank, size, rank, size),
+            device=torch.device("cpu"),
+            check=lambda: None,
+        )
         part, ranks, weight = team.part_of(num_images)
         _, labels = batches.at(0, rank=part, ranks=ranks)
         assert weight in (0, size)
-        assert len(labels) >= min(2, num_images)  # also where they do not count: BatchNorm cannot normalise one value
+        # also where they do not count: BatchNorm cannot normalise one value
+        assert len(labels) >= min(2, num_images)
         counts.append(len(labels) if weight else 0)
         seen += labels.tolist() if weight else []
     assert counts == expected
@@ -162,7 +219,8 @@ def test_a_process_alone_adds_and_shares_nothing() -> None:
     assert ALONE.is_main
 
 
-# ------------------------------------------------------------------------------------------------- ends, and goes on
+# -------------------------------------------------------------------------------------------------
+# ends, and goes on
 
 
 @pytest.mark.slow
@@ -173,11 +231,13 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     verify.to_the_end(config, straight)
     assert_evaluated_as_by_one_process(straight)
 
-    process = verify.start(config, folder)  # the first rank is killed
+    # the first rank is killed
+    process = verify.start(config, folder)
     assert process.pid is not None
     wait_until(lambda: children_of(process.pid or 0))
     (child,) = children_of(process.pid)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # while its interpreter starts
+    # while its interpreter starts
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(child, number)
     assert begun(process, folder) == [child]
     process.kill()
@@ -185,24 +245,32 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     wait_until(lambda: not is_alive(child), seconds=10)
     assert not folders.is_locked(folder)
 
-    process = verify.start(config, folder)  # the second one is
+    # the second one is
+    process = verify.start(config, folder)
     (child,) = begun(process, folder)
     os.kill(child, signal.SIGKILL)
     began = time.monotonic()
     process.join()
     assert time.monotonic() - began < 15
     assert process.exitcode == 1
-    assert re.fullmatch(rf"error: rank 1 \(pid {child}\) was ended by SIGKILL; go on with: train resume=\S+", verify.last_words(folder))
+    assert re.fullmatch(
+        rf"error: rank 1 \(pid {child}\) was ended by SIGKILL; go on with: train resume=\S+",
+        verify.last_words(folder),
+    )
     assert "Traceback" not in Path(f"{folder}.log").read_text()
 
-    process = verify.start(config, folder)  # Ctrl-C reaches both
+    # Ctrl-C reaches both
+    process = verify.start(config, folder)
     (child,) = begun(process, folder)
     assert process.pid is not None
     for pid in (child, process.pid):
         os.kill(pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert re.fullmatch(r"stopped and saved at step \d+ of 42; go on with: train resume=\S+", verify.last_words(folder))
+    assert re.fullmatch(
+        r"stopped and saved at step \d+ of 42; go on with: train resume=\S+",
+        verify.last_words(folder),
+    )
     assert not is_alive(child)
 
     verify.to_the_end(config, folder)
@@ -219,7 +287,12 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
     assert len(validation) > BATCH_SIZE
     model = build.network(config, device)
     facts = build.load_weights(folder / folders.BEST, model, config)
-    scores = evaluate(build.predictor_of(config, model, device), validation, build.normalizer(config, device), num_classes=10)
+    scores = evaluate(
+        build.predictor_of(config, model, device),
+        validation,
+        build.normalizer(config, device),
+        num_classes=10,
+    )
     (row,) = (row for row in rows_of(folder) if row["step"] == facts["step"] and "val_loss" in row)
     assert (scores.loss, scores.accuracy) == (row["val_loss"], row["val_accuracy"])
 
@@ -230,7 +303,15 @@ def with_torchrun(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", script, *last_of(arguments)],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            f"--master-port={port}",
+            script,
+            *last_of(arguments),
+        ],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -279,7 +360,9 @@ def test_torchrun_with_a_rank_killed_and_given_again(victim: str, tmp_path: Path
 
 def rank_of(pid: int) -> str:
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(variable.decode() for variable in variables if variable.startswith(b"RANK=")).removeprefix("RANK=")
+    return next(
+        variable.decode() for variable in variables if variable.startswith(b"RANK=")
+    ).removeprefix("RANK=")
 
 
 @pytest.mark.slow
@@ -294,23 +377,33 @@ def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
         assert process.exitcode == 7
         assert verify.step_of(tmp_path / "run") == step
     verify.to_the_end(config, tmp_path / "run")
-    assert verify.differences(verify.digests(tmp_path / "straight"), verify.digests(tmp_path / "run")) == []
+    assert (
+        verify.differences(verify.digests(tmp_path / "straight"), verify.digests(tmp_path / "run"))
+        == []
+    )
 
 
 @pytest.mark.slow
 def test_decisions_are_the_same_on_all_ranks(call: Cli) -> None:
     """A loss that is not finite, early stopping, a changed number of processes: nobody waits for a rank that has gone another way."""
     two = (*SMALL, "trainer.devices=2", "epochs=3")
-    code, out, err = call(*two, "optimizer.lr=1e30", "trainer.on_nonfinite=rollback", "out=diverged")
+    code, out, err = call(
+        *two, "optimizer.lr=1e30", "trainer.on_nonfinite=rollback", "out=diverged"
+    )
     assert code == 5
     assert out.count("going back to step 0") == 5
     assert err.count("\n") == 1
-    code, out, err = call(*two, "epochs=30", "optimizer.lr=1e-12", "trainer.early_stop=2", "out=early")
+    code, out, err = call(
+        *two, "epochs=30", "optimizer.lr=1e-12", "trainer.early_stop=2", "out=early"
+    )
     assert (code, err) == (0, "")
     assert folders.state_of(Path("early")).step == 3 * 7
     code, out, err = call("resume=diverged", "optimizer.lr=0.01", "trainer.devices=1")
     assert (code, err) == (0, "")
-    assert "device was 2 x cpu, 1 threads, is cpu, 2 threads: the end will not be equal to the bit" in out
+    assert (
+        "device was 2 x cpu, 1 threads, is cpu, 2 threads: the end will not be equal to the bit"
+        in out
+    )
 
 
 def misbehave(ranks: Ranks, told: processes.Told) -> None:
@@ -349,7 +442,8 @@ def lead(how: str) -> None:
             ranks.agreed(lambda: 0)
 
 
-# ---------------------------------------------------------------------------------------------- what is refused, and why
+# ----------------------------------------------------------------------------------------------
+# what is refused, and why
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
@@ -357,8 +451,14 @@ def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(call: Cl
     many = max(num_cores(), devices.FEW_PROCESSES) + 1
     for texts, fragment in (
         (("device=cuda", "trainer.devices=3"), "device=cuda: this machine has no CUDA device"),
-        (("device=cpu", f"trainer.devices={many}"), f"trainer.devices={many}: this machine has {num_cores()} core"),
-        (("device=cpu", "trainer.devices=2", "trainer.sync_bn=true"), "trainer.sync_bn=true: torch has it for CUDA devices alone"),
+        (
+            ("device=cpu", f"trainer.devices={many}"),
+            f"trainer.devices={many}: this machine has {num_cores()} core",
+        ),
+        (
+            ("device=cpu", "trainer.devices=2", "trainer.sync_bn=true"),
+            "trainer.sync_bn=true: torch has it for CUDA devices alone",
+        ),
     ):
         code, out, err = call(*SMALL, *texts)
         assert (code, out) == (2, "")
@@ -381,9 +481,24 @@ def test_devices_mean_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> N
     assert number("cuda", "auto", Place(0, 8, 0, 4)) == 8
     for name, wanted, started, words in (
         ("cuda", 5, None, "trainer.devices=5: this machine has 4 CUDA device(s); take at most 4"),
-        ("cuda:1", 2, None, "trainer.devices=2: device=cuda:1 is one device; take device=cuda or device=cpu"),
-        ("cuda", 3, Place(0, 4, 0, 4), "trainer.devices=3: torchrun has started 4 process(es); leave it out"),
-        ("cuda", 1, Place(0, 6, 0, 6), "trainer.devices=6: this machine has 4 CUDA device(s); take at most 4"),
+        (
+            "cuda:1",
+            2,
+            None,
+            "trainer.devices=2: device=cuda:1 is one device; take device=cuda or device=cpu",
+        ),
+        (
+            "cuda",
+            3,
+            Place(0, 4, 0, 4),
+            "trainer.devices=3: torchrun has started 4 process(es); leave it out",
+        ),
+        (
+            "cuda",
+            1,
+            Place(0, 6, 0, 6),
+            "trainer.devices=6: this machine has 4 CUDA device(s); take at most 4",
+        ),
     ):
         with pytest.raises(UsageError, match=re.escape(words)):
             number(name, wanted, started)
@@ -405,7 +520,14 @@ def test_processes_on_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_torchrun_is_known_by_all_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    values = {
+        "RANK": "3",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert torchrun.place() is None

@@ -15,7 +15,8 @@ from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
 pytestmark = pytest.mark.gpu
-RUN = ("depth=1", "width=16", "batch_size=200", "epochs=3", "device=cuda")  # 1,617 images: a last batch of 17
+# 1,617 images: a last batch of 17
+RUN = ("depth=1", "width=16", "batch_size=200", "epochs=3", "device=cuda")
 
 
 def trainer_of(folder: Path, *texts: str) -> Any:
@@ -27,20 +28,37 @@ def trainer_of(folder: Path, *texts: str) -> Any:
     folder.mkdir()
     log = Log(folder, console=False)
     return build.make_trainer(
-        config, build.network(config, device), training, validation, Context(folder=folder, device=device, log=log), accumulate=1
+        config,
+        build.network(config, device),
+        training,
+        validation,
+        Context(folder=folder, device=device, log=log),
+        accumulate=1,
     )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(tmp_path: Path, optimizer: str, amp: str) -> None:
+def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(
+    tmp_path: Path, optimizer: str, amp: str
+) -> None:
     """Crop, cutout, dropout, average and slow weights included; Muon under a scaler, which looks at what it found, excepted."""
     if (optimizer, amp) == ("muon", "fp16"):
         pytest.skip("Muon under a scaler waits once a step")
-    switches = ["trainer.ema=0.9", "trainer.lookahead=2", "model.dropout=0.5", "augment=cutout", "augment.crop=1", "augment.cutout=3"]
-    trainer = trainer_of(tmp_path / "run", f"optimizer={optimizer}", f"trainer.amp={amp}", *switches)
+    switches = [
+        "trainer.ema=0.9",
+        "trainer.lookahead=2",
+        "model.dropout=0.5",
+        "augment=cutout",
+        "augment.crop=1",
+        "augment.cutout=3",
+    ]
+    trainer = trainer_of(
+        tmp_path / "run", f"optimizer={optimizer}", f"trainer.amp={amp}", *switches
+    )
     trainer.step.model.train()
-    for step in range(2):  # what the first steps allocate
+    # what the first steps allocate
+    for step in range(2):
         trainer.step.update(step)
     torch.cuda.synchronize()
     try:
@@ -50,14 +68,20 @@ def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(tmp
                 trainer.step.update(step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    copies = [event.name for event in profile.events() or () if "Memcpy HtoD" in event.name or "Memcpy DtoH" in event.name]
+    copies = [
+        event.name
+        for event in profile.events() or ()
+        if "Memcpy HtoD" in event.name or "Memcpy DtoH" in event.name
+    ]
     assert copies == []
     trainer.progress.step = 8
     trainer.report_losses()
 
 
 @pytest.mark.parametrize("switches", [(), ("trainer.amp=bf16",), ("trainer.amp=fp16",)])
-def test_a_run_stopped_and_resumed_ends_equal_to_the_bit(call: Cli, switches: tuple[str, ...]) -> None:
+def test_a_run_stopped_and_resumed_ends_equal_to_the_bit(
+    call: Cli, switches: tuple[str, ...]
+) -> None:
     texts = (*RUN, "trainer.deterministic=true", *switches)
     assert call(*texts, "out=straight")[0] == 0
     assert call(*texts, "out=cut", "trainer.limit_steps=7")[0] == 0
@@ -66,7 +90,9 @@ def test_a_run_stopped_and_resumed_ends_equal_to_the_bit(call: Cli, switches: tu
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_what_an_eager_one_does_and_reports_its_warm_up_apart(call: Cli) -> None:
+def test_a_compiled_run_learns_what_an_eager_one_does_and_reports_its_warm_up_apart(
+    call: Cli,
+) -> None:
     code, out, _ = call(*RUN, "trainer.compile=true", "trainer.amp=bf16", "out=compiled")
     assert code == 0
     assert "not counted as training" in out

@@ -26,14 +26,17 @@ def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     ("limit", "cores"),
     [
         ("200000 100000", 2),
-        ("250000 100000", 3),  # a part of a core is a core
+        # a part of a core is a core
+        ("250000 100000", 3),
         ("10000 100000", 1),
         ("400000 200000", 2),
-        ("3200000 100000", CORES),  # more than there are
+        # more than there are
+        ("3200000 100000", CORES),
         ("max 100000", CORES),
         ("max", CORES),
         ("", CORES),
-        ("0 100000", CORES),  # nonsense limits nothing
+        # nonsense limits nothing
+        ("0 100000", CORES),
         ("100000 0", CORES),
         ("two cores", CORES),
     ],
@@ -43,19 +46,30 @@ def test_a_quota_of_version_2(tmp_path: Path, limit: str, cores: int) -> None:
 
 
 def test_the_least_of_the_own_group_and_those_above_counts(tmp_path: Path) -> None:
-    files = {"user.slice/cpu.max": "300000 100000", "user.slice/job/cpu.max": "max 100000", "other/cpu.max": "100000 100000"}
+    files = {
+        "user.slice/cpu.max": "300000 100000",
+        "user.slice/job/cpu.max": "max 100000",
+        "other/cpu.max": "100000 100000",
+    }
     assert num_cores(system(tmp_path, "0::/user.slice/job\n", **files)) == 3
     (tmp_path / "sys/fs/cgroup/user.slice/job/cpu.max").write_text("150000 100000")
     assert num_cores(tmp_path) == 2
 
 
-def test_a_container_that_is_told_its_name_outside_has_its_limit_at_the_root(tmp_path: Path) -> None:
+def test_a_container_that_is_told_its_name_outside_has_its_limit_at_the_root(
+    tmp_path: Path,
+) -> None:
     assert num_cores(system(tmp_path, "0::/docker/0123abc\n", **{"cpu.max": "200000 100000"})) == 2
 
 
 @pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
-@pytest.mark.parametrize(("quota", "period", "cores"), [("150000", "100000", 2), ("-1", "100000", CORES), ("50000", "25000", 2)])
-def test_a_quota_of_version_1(tmp_path: Path, folder: str, quota: str, period: str, cores: int) -> None:
+@pytest.mark.parametrize(
+    ("quota", "period", "cores"),
+    [("150000", "100000", 2), ("-1", "100000", CORES), ("50000", "25000", 2)],
+)
+def test_a_quota_of_version_1(
+    tmp_path: Path, folder: str, quota: str, period: str, cores: int
+) -> None:
     membership = "9:name=systemd:/job\n3:cpuset:/\n4:cpu,cpuacct:/job\n2:memory:/job\n0::/\n"
     files = {f"{folder}/job/cpu.cfs_quota_us": quota, f"{folder}/job/cpu.cfs_period_us": period}
     assert num_cores(system(tmp_path, membership, **files)) == cores
@@ -65,7 +79,8 @@ def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
     assert num_cores(system(tmp_path, "nonsense\n\n0:\n", **{"cpu.max": "100000 100000"})) == CORES
 
 
-# -------------------------------------------------------------------------------------------------------------- threads
+# --------------------------------------------------------------------------------------------------------------
+# threads
 
 
 @pytest.mark.parametrize(
@@ -76,14 +91,16 @@ def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
         ({}, 99, (1, "cores for this process")),
         ({"OMP_NUM_THREADS": "4"}, 1, (4, "OMP_NUM_THREADS=4")),
         ({"OMP_NUM_THREADS": "4,2"}, 1, (4, "OMP_NUM_THREADS=4,2")),
-        ({"OMP_NUM_THREADS": "4"}, 2, (4, "OMP_NUM_THREADS=4")),  # of each process
+        # of each process
+        ({"OMP_NUM_THREADS": "4"}, 2, (4, "OMP_NUM_THREADS=4")),
         ({"OMP_NUM_THREADS": "100000"}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": "0"}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": "many"}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": ""}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "3"}, 1, (3, "MKL_NUM_THREADS=3")),
         ({"SLURM_CPUS_PER_TASK": "6"}, 1, (6, "SLURM_CPUS_PER_TASK=6")),
-        ({"SLURM_CPUS_PER_TASK": "6"}, 2, (3, "SLURM_CPUS_PER_TASK=6")),  # of all of the task's
+        # of all of the task's
+        ({"SLURM_CPUS_PER_TASK": "6"}, 2, (3, "SLURM_CPUS_PER_TASK=6")),
     ],
 )
 def test_threads_are_the_least_of_cores_and_environment(
@@ -95,19 +112,34 @@ def test_threads_are_the_least_of_cores_and_environment(
 def test_a_quota_is_named_as_what_limits_the_threads(tmp_path: Path) -> None:
     root = system(tmp_path, "0::/\n", **{"cpu.max": "150000 100000"})
     assert threads.limit(environment={}, root=root) == (2, "CPU quota of its control group")
-    assert threads.limit(environment={"OMP_NUM_THREADS": "1"}, root=root) == (1, "OMP_NUM_THREADS=1")
+    assert threads.limit(environment={"OMP_NUM_THREADS": "1"}, root=root) == (
+        1,
+        "OMP_NUM_THREADS=1",
+    )
 
 
 def test_threads_follow_the_work_of_a_step() -> None:
     work = threads.LEAST_WORK
-    assert [threads.for_work(flops, most=4) for flops in (0, work, 1.9 * work, 2 * work, 3.5 * work, 99 * work)] == [1, 1, 1, 2, 3, 4]
+    assert [
+        threads.for_work(flops, most=4)
+        for flops in (0, work, 1.9 * work, 2 * work, 3.5 * work, 99 * work)
+    ] == [1, 1, 1, 2, 3, 4]
     assert threads.for_work(99 * work, most=1) == 1
 
 
 @pytest.mark.parametrize(
-    ("device", "expected"), [("cpu, 2 threads", 2), ("2 x cpu, 3 threads", 3), ("NVIDIA H100", None), (None, None), (7, None)]
+    ("device", "expected"),
+    [
+        ("cpu, 2 threads", 2),
+        ("2 x cpu, 3 threads", 3),
+        ("NVIDIA H100", None),
+        (None, None),
+        (7, None),
+    ],
 )
-def test_a_checkpoint_tells_the_threads_that_a_run_had(device: object, expected: int | None) -> None:
+def test_a_checkpoint_tells_the_threads_that_a_run_had(
+    device: object, expected: int | None
+) -> None:
     assert threads.before({"history": {"machine": {"device": device}}}) == expected
     assert threads.before({}) is None
 

@@ -21,11 +21,19 @@ from skiplab.runs import folders
 from skiplab.study import workers
 from skiplab.training.evaluation import BATCH_SIZE
 
-TINY = ("depth=1", "width=8", "batch_size=256", "trainer.threads=1", "pictures=never", "trainer.limit_steps=4")
+TINY = (
+    "depth=1",
+    "width=8",
+    "batch_size=256",
+    "trainer.threads=1",
+    "pictures=never",
+    "trainer.limit_steps=4",
+)
 CPU = torch.device("cpu")
 
 
-# --------------------------------------------------------------------------------------------------------------- memory
+# ---------------------------------------------------------------------------------------------------------------
+# memory
 
 
 def test_memory_is_limited_along_the_whole_path_of_version_2(tmp_path: Path) -> None:
@@ -44,7 +52,9 @@ def test_memory_is_limited_along_the_whole_path_of_version_2(tmp_path: Path) -> 
             "user.slice/job/step/memory.current": 1_000_000,
         },
     )
-    assert memory.available(root) == 5_000_000 - 1_500_000 + 600_000, "files that are only cached make room"
+    assert memory.available(root) == 5_000_000 - 1_500_000 + 600_000, (
+        "files that are only cached make room"
+    )
     (root / "sys/fs/cgroup/user.slice/job/step/memory.high").write_text("1200000\n")
     assert memory.available(root) == 200_000
 
@@ -73,7 +83,9 @@ def test_a_limit_of_the_address_space_is_a_limit() -> None:
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27)); print(memory.available())"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert 0 < int(done.stdout) <= 2**27
 
 
@@ -81,10 +93,15 @@ def test_a_network_that_does_not_fit_is_not_even_built(monkeypatch: pytest.Monke
     config = compose("width=4000", "depth=2")
     monkeypatch.setattr(memory, "available", lambda: 2**30)
     before = peak_memory()
-    with pytest.raises(OutOfMemory, match=r"^width=4000: the network takes \d[\d.]* GiB or more, 1.0 GiB are free; take a smaller width"):
+    with pytest.raises(
+        OutOfMemory,
+        match=r"^width=4000: the network takes \d[\d.]* GiB or more, 1.0 GiB are free; take a smaller width",
+    ):
         build.network(config, CPU)
     assert peak_memory() - before < 2**26, "the weights take 1.1 GiB"
-    with pytest.raises(OutOfMemory, match=r"^width=1000000000000: the weights are too large to be counted"):
+    with pytest.raises(
+        OutOfMemory, match=r"^width=1000000000000: the weights are too large to be counted"
+    ):
         build.network(compose("width=1000000000000"), CPU)
 
 
@@ -104,7 +121,9 @@ def test_what_is_checked_before_it_is_built_is_what_is_built() -> None:
         assert size >= 4 * sum(p.numel() for p in model.parameters())
 
 
-def test_counting_on_the_meta_device_is_counting_the_real_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_on_the_meta_device_is_counting_the_real_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = build.network(compose("model=resnet20", "dataset=cifar10"), CPU)
 
     def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +133,9 @@ def test_counting_on_the_meta_device_is_counting_the_real_thing(monkeypatch: pyt
     real = memory.needed(model, batch, num_images=64, autocast=off)
     monkeypatch.setattr(memory, "LARGE", 0)
     assert memory.needed(model, batch, num_images=64, autocast=off) == pytest.approx(real, rel=0.02)
-    assert all(parameter.device == CPU for parameter in model.parameters()), "the model stays where it is"
+    assert all(parameter.device == CPU for parameter in model.parameters()), (
+        "the model stays where it is"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +145,9 @@ def test_counting_on_the_meta_device_is_counting_the_real_thing(monkeypatch: pyt
         ("dataset.resize=100000", "dataset.resize=100000: 1,437 images of 100000x100000 takes"),
     ],
 )
-def test_what_takes_too_much_is_exit_6_and_leaves_no_folder(text: str, fragment: str, call: Cli) -> None:
+def test_what_takes_too_much_is_exit_6_and_leaves_no_folder(
+    text: str, fragment: str, call: Cli
+) -> None:
     code, _, err = call(*TINY, text)
     assert (code, err.count("\n")) == (6, 1), err
     assert fragment in err
@@ -144,31 +167,56 @@ def test_buffers_follow_what_a_run_can_use(call: Cli) -> None:
     assert code == 0, err
 
 
-def test_losses_are_read_before_their_buffer_is_full(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_read_before_their_buffer_is_full(
+    call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call(*TINY, "trainer.log_every=1000", "out=one")[0] == 0
     monkeypatch.setattr("skiplab.training.step.MOST_PENDING", 3)
     assert call(*TINY, "trainer.log_every=1000", "out=other")[0] == 0
     assert Path("one/metrics.jsonl").read_bytes() == Path("other/metrics.jsonl").read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------- what nobody foresaw
+# -------------------------------------------------------------------------------------------------
+# what nobody foresaw
 
 
 @pytest.mark.parametrize(
     ("error", "code", "fragment"),
     [
-        (OSError(errno.EFBIG, "File too large"), 4, "the system refuses an operation (File too large)"),
-        (OSError(errno.EMFILE, "Too many open files", "x"), 4, "x: cannot be written or read (Too many open files)"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "run/run.log"), 4, "run/run.log: cannot be written or read (Is a directory)"),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            4,
+            "the system refuses an operation (File too large)",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files", "x"),
+            4,
+            "x: cannot be written or read (Too many open files)",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", "run/run.log"),
+            4,
+            "run/run.log: cannot be written or read (Is a directory)",
+        ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 6, "the system gives no more memory"),
         (MemoryError(), 6, "memory is out; take a smaller"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 6, "memory is out ("),
-        (ImportError("libtorch.so: failed to map segment from shared object"), 6, "failed to map segment"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            6,
+            "memory is out (",
+        ),
+        (
+            ImportError("libtorch.so: failed to map segment from shared object"),
+            6,
+            "failed to map segment",
+        ),
         (SkiplabError("ours"), 1, "error: ours"),
         (UsageError("ours"), 2, "error: ours"),
     ],
 )
-def test_what_goes_wrong_is_a_line_and_a_code(error: Exception, code: int, fragment: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_goes_wrong_is_a_line_and_a_code(
+    error: Exception, code: int, fragment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def command() -> int:
         raise error
 
@@ -186,7 +234,10 @@ def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.Monkey
     monkeypatch.setattr(run, "describe", broken)
     code, _, err = call(*TINY, "out=run")
     assert (code, err.count("\n")) == (1, 1), err
-    assert "error: unforeseen, ValueError: two lines; its traceback is in run/run.log; SKIPLAB_TRACEBACK=1" in err
+    assert (
+        "error: unforeseen, ValueError: two lines; its traceback is in run/run.log; SKIPLAB_TRACEBACK=1"
+        in err
+    )
     assert "go on with: train resume=run" in err
     assert "in broken" in Path("run/run.log").read_text()
     monkeypatch.setenv("SKIPLAB_TRACEBACK", "1")
@@ -195,7 +246,9 @@ def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.Monkey
     assert "SKIPLAB_TRACEBACK" not in err.splitlines()[-1]
 
 
-def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("skiplab.placement.choose", broken)
     monkeypatch.setattr("skiplab.cli.list.info", broken)
     for arguments, command in ((TINY, "train"), (("info",), "skiplab")):
@@ -205,7 +258,9 @@ def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(call: Cli, tmp_
     assert (tmp_path / "cache/skiplab/errors.log").read_text().count("in broken") == 2
 
 
-def test_a_fresh_folder_goes_when_the_machine_refuses(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_folder_goes_when_the_machine_refuses(
+    call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", "x")
 
@@ -216,7 +271,9 @@ def test_a_fresh_folder_goes_when_the_machine_refuses(call: Cli, monkeypatch: py
     monkeypatch.undo()
 
 
-def test_a_study_whose_folder_cannot_be_written_is_a_line(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_whose_folder_cannot_be_written_is_a_line(
+    call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EFBIG, "File too large")
 
@@ -227,7 +284,8 @@ def test_a_study_whose_folder_cannot_be_written_is_a_line(call: Cli, monkeypatch
     assert not Path("outputs/studies/x").exists()
 
 
-# -------------------------------------------------------------------------------------------------------------- signals
+# --------------------------------------------------------------------------------------------------------------
+# signals
 
 
 @pytest.mark.parametrize("number", EXIT_CODES)
@@ -240,7 +298,9 @@ def test_every_signal_that_asks_to_leave_is_answered_by_a_save(number: signal.Si
 
 
 def test_batch_systems_are_heard() -> None:
-    assert {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU"} <= {number.name for number in EXIT_CODES}
+    assert {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU"} <= {
+        number.name for number in EXIT_CODES
+    }
 
 
 def test_the_limit_of_cpu_time_is_told_again_and_again(capfd: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +333,8 @@ def test_a_run_that_is_told_to_leave_saves(name: str, tmp_path: Path) -> None:
     assert "stopped and saved at step" in err
 
 
-# ----------------------------------------------------------------------------------------------------- other surroundings
+# -----------------------------------------------------------------------------------------------------
+# other surroundings
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no sockets in files there")
@@ -285,15 +346,23 @@ def test_a_long_temporary_folder_leaves_room_for_sockets(tmp_path: Path) -> None
     folder = tmp_path / ("t" * 129)
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert len(done.stdout.strip()) < 75
     assert len(tempfile.gettempdir()) <= workers.LONGEST_TMPDIR
 
 
-def test_the_instruction_set_is_part_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_instruction_set_is_part_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("model name\t: X\nflags\t\t: fpu sse4_2 smep avx avx2 fma\nflags\t\t: fpu\n")
+    (tmp_path / "proc/cpuinfo").write_text(
+        "model name\t: X\nflags\t\t: fpu sse4_2 smep avx avx2 fma\nflags\t\t: fpu\n"
+    )
     assert cpu.instructions(tmp_path) == "avx avx2 fma sse4_2"
     for name in cpu.LIMITS:
         monkeypatch.delenv(name, raising=False)
@@ -318,8 +387,12 @@ def test_a_run_that_moved_says_so(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_errors_of_the_system_are_errors_of_ours() -> None:
-    assert isinstance(launch.of_system(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError)
-    assert isinstance(launch.of_system(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory)
+    assert isinstance(
+        launch.of_system(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError
+    )
+    assert isinstance(
+        launch.of_system(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,5 +405,7 @@ def test_errors_of_the_system_are_errors_of_ours() -> None:
         (("dataset.resize=20000", "width=8"), 1),
     ],
 )
-def test_an_evaluation_takes_fewer_images_only_where_they_are_huge(texts: tuple[str, ...], expected: int) -> None:
+def test_an_evaluation_takes_fewer_images_only_where_they_are_huge(
+    texts: tuple[str, ...], expected: int
+) -> None:
     assert build.images_at_once(compose(*texts)) == expected

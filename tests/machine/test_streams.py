@@ -35,10 +35,18 @@ def escaping(call: Cli) -> Cli:
 def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A line for the shell in which `train` and `skiplab` are found."""
     where = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(["sh", "-c", line], cwd=cwd, env=os.environ | where | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        ["sh", "-c", line],
+        cwd=cwd,
+        env=os.environ | where | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ runs
+# ------------------------------------------------------------------------------------------------------------------
+# runs
 
 
 @needs_shell
@@ -48,20 +56,28 @@ def test_a_run_without_any_descriptor_goes_on_and_writes_its_log(tmp_path: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "run/run.log").read_text(encoding="utf-8").endswith("skiplab evaluate run\n")
     assert json.loads((tmp_path / "run/result.json").read_text())["steps"] == 4
-    assert all(json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert all(
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    )
 
 
 @needs_shell
 @pytest.mark.slow
-@pytest.mark.parametrize("streams_of_it", ["<&- >&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=needs_full)])
+@pytest.mark.parametrize(
+    "streams_of_it", ["<&- >&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=needs_full)]
+)
 def test_a_study_goes_on_without_them(streams_of_it: str, tmp_path: Path) -> None:
-    done = shell(f"train -m {' '.join(SMALL)} trainer.limit_steps=4 seed=0,1 study=s {streams_of_it}", tmp_path)
+    done = shell(
+        f"train -m {' '.join(SMALL)} trainer.limit_steps=4 seed=0,1 study=s {streams_of_it}",
+        tmp_path,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(list((tmp_path / "outputs/studies/s").glob("seed-*/result.json"))) == 2
     assert (tmp_path / "outputs/studies/s/compare.html").is_file()
 
 
-# ----------------------------------------------------------------------------------------------------------------- verbs
+# -----------------------------------------------------------------------------------------------------------------
+# verbs
 
 
 @needs_shell
@@ -69,16 +85,24 @@ def test_a_study_goes_on_without_them(streams_of_it: str, tmp_path: Path) -> Non
     ("command", "output", "reason"),
     [
         pytest.param("skiplab list .", ">/dev/full", "No space left on device", marks=needs_full),
-        pytest.param("skiplab compare --help", ">/dev/full", "No space left on device", marks=needs_full),
+        pytest.param(
+            "skiplab compare --help", ">/dev/full", "No space left on device", marks=needs_full
+        ),
         pytest.param("train --help", ">/dev/full", "No space left on device", marks=needs_full),
         pytest.param("train --cfg job", ">/dev/full", "No space left on device", marks=needs_full),
         ("skiplab list .", ">&-", "it is closed"),
         ("train --version", "<&- >&-", "it is closed"),
     ],
 )
-def test_words_that_do_not_arrive_are_one_line_and_a_code(command: str, output: str, reason: str, tmp_path: Path) -> None:
+def test_words_that_do_not_arrive_are_one_line_and_a_code(
+    command: str, output: str, reason: str, tmp_path: Path
+) -> None:
     done = shell(f"{command} {output}", tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (4, "", f"error: standard output: cannot be written ({reason})\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        4,
+        "",
+        f"error: standard output: cannot be written ({reason})\n",
+    )
 
 
 @needs_shell
@@ -92,19 +116,27 @@ def test_a_verb_without_any_descriptor_says_so_by_its_code(tmp_path: Path) -> No
 def test_nobody_reads_on_is_no_error_to_tell(tmp_path: Path) -> None:
     done = shell("{ skiplab list .; echo $? >code; } | true", tmp_path)
     assert done.stderr == ""
-    assert (tmp_path / "code").read_text() in ("141\n", "0\n")  # 0: it was said before the reader was gone
+    # 0: it was said before the reader was gone
+    assert (tmp_path / "code").read_text() in ("141\n", "0\n")
 
 
-# ------------------------------------------------------------------------------------------------------------ characters
+# ------------------------------------------------------------------------------------------------------------
+# characters
 
 
 @needs_shell
 @pytest.mark.parametrize(
     "environment",
-    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii:strict"}],
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+    ],
     ids=["ascii", "a C locale", "strict"],
 )
-def test_what_an_output_cannot_show_is_replaced(environment: dict[str, str], tmp_path: Path) -> None:
+def test_what_an_output_cannot_show_is_replaced(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "運行").mkdir()
     done = shell("skiplab list 運行", tmp_path, **environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -125,18 +157,23 @@ def test_a_run_in_a_folder_whose_name_is_no_text(escaping: Cli, tmp_path: Path) 
     assert 'href="./">0</a>' in (tmp_path / name / "compare.html").read_text(encoding="utf-8")
     code, _, err = escaping("compare", name, "--out", "elsewhere", command="skiplab")
     assert code == 0, err
-    assert 'href="../b%E9d/">0</a>' in (tmp_path / "elsewhere/compare.html").read_text(encoding="utf-8")
+    assert 'href="../b%E9d/">0</a>' in (tmp_path / "elsewhere/compare.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_class_names_of_any_language_stand_in_the_report(escaping: Cli, tmp_path: Path) -> None:
-    code, _, err = escaping(*SMALL, "trainer.limit_steps=4", "dataset.classes=['ß',a,b,c,d,e,f,g,h,'é']", "out=run")
+    code, _, err = escaping(
+        *SMALL, "trainer.limit_steps=4", "dataset.classes=['ß',a,b,c,d,e,f,g,h,'é']", "out=run"
+    )
     assert code == 0, err
     text = (tmp_path / "run/report.txt").read_text(encoding="utf-8")
     assert "ß " in text
     assert "é " in text
 
 
-# ------------------------------------------------------------------------------------------------------------- the parts
+# -------------------------------------------------------------------------------------------------------------
+# the parts
 
 
 @needs_full
@@ -156,15 +193,20 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     program = f"import os; content = b''\nwhile part := os.read({reading}, 65536): content += part\nprint(len(content))"
-    reader = subprocess.Popen([sys.executable, "-c", program], pass_fds=[reading], stdout=subprocess.PIPE)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", program], pass_fds=[reading], stdout=subprocess.PIPE
+    )
     with io.BufferedWriter(Patient(writing, "w")) as output:
         output.write(b"x" * 1_000_000)
     os.close(reading)
     assert reader.communicate(timeout=60)[0].strip() == b"1000000"
 
 
-def test_a_command_whose_words_are_kept_elsewhere_ends_as_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = Patient(os.open(os.devnull, os.O_RDONLY), "w")  # which cannot be written to
+def test_a_command_whose_words_are_kept_elsewhere_ends_as_it_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # which cannot be written to
+    raw = Patient(os.open(os.devnull, os.O_RDONLY), "w")
     with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         monkeypatch.setattr(streams, "spared", False)

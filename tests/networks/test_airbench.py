@@ -21,18 +21,27 @@ from skiplab.training.evaluation import Predictor
 
 CPU = torch.device("cpu")
 MUON: dict[str, Any] = {"lr": 0.24, "momentum": 0.6, "nesterov": True, "iterations": 3}
-MUON |= {"head_lr": 0.02, "bias_lr": 106.0, "sgd_momentum": 0.85, "weight_decay": 4e-3, "decay_norm_and_bias": True}
+MUON |= {
+    "head_lr": 0.02,
+    "bias_lr": 106.0,
+    "sgd_momentum": 0.85,
+    "weight_decay": 4e-3,
+    "decay_norm_and_bias": True,
+}
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-# ----------------------------------------------------------------------------------------------------------------- Muon
+# -----------------------------------------------------------------------------------------------------------------
+# Muon
 
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (12, 12)])
-def test_orthogonalize_keeps_the_directions_and_maps_the_singular_values_by_the_quintic(shape: tuple[int, int]) -> None:
+def test_orthogonalize_keeps_the_directions_and_maps_the_singular_values_by_the_quintic(
+    shape: tuple[int, int],
+) -> None:
     """By the singular value decomposition: U p(p(p(S / |S|))) V^T, p(s) = a s + b s^3 + c s^5."""
     matrix = randn(*shape).double()
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -40,7 +49,9 @@ def test_orthogonalize_keeps_the_directions_and_maps_the_singular_values_by_the_
     a, b, c = muon.QUINTIC
     for _ in range(3):
         values = a * values + b * values**3 + c * values**5
-    torch.testing.assert_close(muon.orthogonalize(matrix, iterations=3), u @ values.diag() @ vh, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        muon.orthogonalize(matrix, iterations=3), u @ values.diag() @ vh, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_many_iterations_bring_all_singular_values_near_one() -> None:
@@ -51,7 +62,9 @@ def test_many_iterations_bring_all_singular_values_near_one() -> None:
 def test_muon_updates_filters_by_its_formula_and_the_rest_by_sgd() -> None:
     """In float64, from the definition; the decay of the rest is a share a step, whatever the learning rate."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 4, bias=False)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 4, bias=False)
+    ).double()
     optimizer = optimizers.build("muon", model, device=CPU, **MUON)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
@@ -76,7 +89,8 @@ def test_muon_updates_filters_by_its_formula_and_the_rest_by_sgd() -> None:
         torch.testing.assert_close(p.detach(), weights[name], rtol=1e-9, atol=1e-9)
 
 
-# ---------------------------------------------------------------------------------------------------------- the networks
+# ----------------------------------------------------------------------------------------------------------
+# the networks
 
 
 class PlainAirbench(nn.Module):
@@ -88,7 +102,9 @@ class PlainAirbench(nn.Module):
         self.whiten = nn.Conv2d(3, 24, 2)
         pairs = [pair for a, b in itertools.pairwise(widths) for pair in ((a, b), (b, b))]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairs)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-12, momentum=0.4) for o in widths[1:] for _ in range(2))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(o, eps=1e-12, momentum=0.4) for o in widths[1:] for _ in range(2)
+        )
         self.head = nn.Linear(4 * width, 10, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +116,15 @@ class PlainAirbench(nn.Module):
 
 
 def build(name: str, **changed: Any) -> nn.Sequential:
-    plain: dict[str, Any] = {"depth": 1, "width": 8, "channels": 3, "size": 32, "num_classes": 10, "norm": "batch", "shortcut": True}
+    plain: dict[str, Any] = {
+        "depth": 1,
+        "width": 8,
+        "channels": 3,
+        "size": 32,
+        "num_classes": 10,
+        "norm": "batch",
+        "shortcut": True,
+    }
     plain |= {"bias": False, "projection": "conv", "init": "torch", "dropout": 0.0}
     plain["block"] = "airbench" if name == "airbench" else "airbench_residual"
     torch.manual_seed(0)
@@ -117,14 +141,18 @@ def test_the_network_of_94_percent_is_the_records() -> None:
             parameter.copy_(next(source))
         for i in range(6):
             plain.convs[i].weight.copy_(next(source))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            for _ in range(5):  # of the norm, which is as new in both
+            # of the norm, which is as new in both
+            for _ in range(5):
                 next(source)
         plain.head.weight.copy_(next(source) * plain.head.in_features)
     x = randn(5, 3, 32, 32, seed=1)
     torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)
     assert float(plain.head.weight.detach().std()) == pytest.approx(1.0)
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in model.parameters()) for model in (PlainAirbench(), build("airbench", width=64))]
+        counts = [
+            sum(p.numel() for p in model.parameters())
+            for model in (PlainAirbench(), build("airbench", width=64))
+        ]
     assert counts == [1_972_792, 1_972_792]
 
 
@@ -132,9 +160,23 @@ def test_the_network_of_96_percent_adds_a_residual_block_to_each_stage() -> None
     model = build("airbench96")
     x = F.gelu(model.get_submodule("stem.0")(randn(4, 3, 32, 32)))
     block: Any = model.get_submodule("stage1.0")
-    x0 = F.gelu(F.batch_norm(F.max_pool2d(F.conv2d(x, block.conv1.weight, padding=1), 2), None, None, training=True, eps=1e-12))
-    x1 = F.gelu(F.batch_norm(F.conv2d(x0, block.conv2.weight, padding=1), None, None, training=True, eps=1e-12))
-    x2 = F.batch_norm(F.conv2d(x1, block.conv3.weight, padding=1), None, None, training=True, eps=1e-12)
+    x0 = F.gelu(
+        F.batch_norm(
+            F.max_pool2d(F.conv2d(x, block.conv1.weight, padding=1), 2),
+            None,
+            None,
+            training=True,
+            eps=1e-12,
+        )
+    )
+    x1 = F.gelu(
+        F.batch_norm(
+            F.conv2d(x0, block.conv2.weight, padding=1), None, None, training=True, eps=1e-12
+        )
+    )
+    x2 = F.batch_norm(
+        F.conv2d(x1, block.conv3.weight, padding=1), None, None, training=True, eps=1e-12
+    )
     torch.testing.assert_close(block(x), F.gelu(x2 + x0), rtol=1e-4, atol=1e-5)
     assert [model.get_submodule(f"stage{i}.0.conv3").out_channels for i in (1, 2, 3)] == [8, 24, 32]
     logits = model.get_submodule("head")(randn(2, 32, 3, 3))
@@ -157,40 +199,81 @@ def test_whitening_decorrelates_the_patches_it_was_fitted_to() -> None:
     layer = models.Whitening(3)
     layer.fit(images, eps=1e-6)
     with torch.no_grad():
-        out = F.conv2d(images, layer.weight).transpose(0, 1).flatten(1)  # (24, N * 8 * 8)
+        # (24, N * 8 * 8)
+        out = F.conv2d(images, layer.weight).transpose(0, 1).flatten(1)
     moments = out[:12] @ out[:12].T / out.shape[1]
     torch.testing.assert_close(moments, torch.eye(12), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(out[12:], -out[:12])
     assert not layer.weight.requires_grad
 
 
-# ------------------------------------------------------------------------------------------- flips, slow weights, views
+# ------------------------------------------------------------------------------------------- flips,
+# slow weights, views
 
 
 def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -> None:
-    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1) * torch.tensor([1, 3], dtype=torch.uint8).view(1, 1, 2, 1)  # no symmetry
-    flip = Augment(flip="alternating", crop=0, padding_mode="zeros", cutout=0, cutout_inside=False, fill=torch.zeros(1, dtype=torch.uint8))
+    # no symmetry
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1) * torch.tensor(
+        [1, 3], dtype=torch.uint8
+    ).view(1, 1, 2, 1)
+    flip = Augment(
+        flip="alternating",
+        crop=0,
+        padding_mode="zeros",
+        cutout=0,
+        cutout_inside=False,
+        fill=torch.zeros(1, dtype=torch.uint8),
+    )
     normalize = data.Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
     normalize.scale, normalize.shift = torch.ones(2), torch.zeros(2)
     split = data.Split(images, torch.arange(40))
-    batches = data.Batches(split, batch_size=16, seed=3, shuffle=True, drop_last=False, augment=flip, normalize=normalize)
+    batches = data.Batches(
+        split,
+        batch_size=16,
+        seed=3,
+        shuffle=True,
+        drop_last=False,
+        augment=flip,
+        normalize=normalize,
+    )
     is_mirrored = torch.zeros(4, 40, dtype=torch.bool)
     for step in range(4 * batches.steps_per_epoch):
         x, labels = batches.at(step)
         is_mirrored[step // batches.steps_per_epoch, labels] = x[:, 0, 0, 0] > x[:, 0, 0, 1]
-    seen = is_mirrored[:, 1:]  # image 0 is its own mirror image
+    # image 0 is its own mirror image
+    seen = is_mirrored[:, 1:]
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
     assert torch.equal(seen[0], ~seen[1])
-    assert 8 < int(seen[0].sum()) < 31  # about half
+    # about half
+    assert 8 < int(seen[0].sum()) < 31
 
 
 def test_parts_of_a_batch_are_the_batch() -> None:
-    images = torch.randint(0, 256, (50, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    augment = Augment(flip="random", crop=2, padding_mode="reflect", cutout=2, cutout_inside=True, fill=torch.zeros(3, dtype=torch.uint8))
-    normalize = data.Normalize(mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU)
+    images = torch.randint(
+        0, 256, (50, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    augment = Augment(
+        flip="random",
+        crop=2,
+        padding_mode="reflect",
+        cutout=2,
+        cutout_inside=True,
+        fill=torch.zeros(3, dtype=torch.uint8),
+    )
+    normalize = data.Normalize(
+        mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU
+    )
     split = data.Split(images, torch.arange(50))
-    batches = data.Batches(split, batch_size=16, seed=3, shuffle=True, drop_last=False, augment=augment, normalize=normalize)
+    batches = data.Batches(
+        split,
+        batch_size=16,
+        seed=3,
+        shuffle=True,
+        drop_last=False,
+        augment=augment,
+        normalize=normalize,
+    )
     for step in (0, 3, 5):
         x, labels = batches.at(step)
         for ranks in (2, 3):
@@ -235,25 +318,42 @@ def test_views_of_a_test_image() -> None:
             return x.flatten(1) @ weights.T
 
     images = randn(7, 3, 6, 5, seed=2)
-    padded = torch.from_numpy(np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect"))
+    padded = torch.from_numpy(
+        np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    )
     views = {0.25: [images, images.flip(3)], 0.125: []}
     for moved in (padded[:, :, :6, :5], padded[:, :, 2:, 2:]):
         views[0.125] += [moved, moved.flip(3)]
-    expected = sum(weight * (view.flatten(1) @ weights.T) for weight, some in views.items() for view in some)
+    expected = sum(
+        weight * (view.flatten(1) @ weights.T) for weight, some in views.items() for view in some
+    )
     autocast = torch.autocast("cpu", enabled=False)
-    torch.testing.assert_close(Predictor(Positional(), autocast=autocast, tta="multicrop")(images), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Predictor(Positional(), autocast=autocast, tta="multicrop")(images),
+        expected,
+        rtol=1e-5,
+        atol=1e-5,
+    )
     plain = Predictor(Positional(), autocast=autocast, tta="none")(images)
     mirrored = Predictor(Positional(), autocast=autocast, tta="none")(images.flip(3))
-    torch.testing.assert_close(Predictor(Positional(), autocast=autocast, tta="flip")(images), (plain + mirrored) / 2)
+    torch.testing.assert_close(
+        Predictor(Positional(), autocast=autocast, tta="flip")(images), (plain + mirrored) / 2
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- the experiments
+# --------------------------------------------------------------------------------------------------------
+# the experiments
 
 
 def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
     """Its summed losses over 2000 images, learning rates 0.053 and 0.67, decay 2e-6 * 2000, head over 256, as means and shares."""
     config = compose("experiment=speedrun94")
-    assert (config.batch_size, config.epochs, config.val_fraction, config.trainer.label_smoothing) == (2000, 8, 0.0, 0.2)
+    assert (
+        config.batch_size,
+        config.epochs,
+        config.val_fraction,
+        config.trainer.label_smoothing,
+    ) == (2000, 8, 0.0, 0.2)
     found = dataclasses.asdict(config.optimizer)
     expected = {
         "lr": 0.24,
@@ -268,11 +368,17 @@ def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
     ends = {"stem.0.bias": 75}
     options = {name: value for name, value in found.items() if name != "name"}
     optimizer = optimizers.build("muon", model, device=CPU, ends=ends, **options)
-    rate = optimizers.learning_rate("linear", lr=0.24, num_steps=200, warmup=0.0, start=0.0, final=0.0)
+    rate = optimizers.learning_rate(
+        "linear", lr=0.24, num_steps=200, warmup=0.0, start=0.0, final=0.0
+    )
     for step in (0, 30, 74, 75, 199):
         optimizer.set_rate(rate(step), step)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        by_name = {name: rates[id(p)] for name, p in model.named_parameters() if p.requires_grad or name == "stem.0.bias"}
+        by_name = {
+            name: rates[id(p)]
+            for name, p in model.named_parameters()
+            if p.requires_grad or name == "stem.0.bias"
+        }
         assert by_name["stem.0.bias"] == pytest.approx(106 * max(0, 1 - step / 75))
         assert by_name["stage1.0.conv1.weight"] == pytest.approx(0.24 * (1 - step / 200))
         assert by_name["stage2.0.bn1.bias"] == pytest.approx(106 * (1 - step / 200))
@@ -286,7 +392,12 @@ def test_the_numbers_of_the_96_percent_recipe_are_the_records() -> None:
     assert optimizer.lr == pytest.approx(9 / kilostep * 512, rel=1e-6)
     assert optimizer.lr * optimizer.weight_decay == pytest.approx(0.012 * 1024 / kilostep, rel=1e-5)
     assert optimizer.norm_scale == 64
-    assert (config.epochs, config.batch_size, config.trainer.lookahead, config.trainer.lookahead_decay) == (45, 1024, 5, 0.95)
+    assert (
+        config.epochs,
+        config.batch_size,
+        config.trainer.lookahead,
+        config.trainer.lookahead_decay,
+    ) == (45, 1024, 5, 0.95)
     assert isinstance(config.model, Airbench)
     assert config.model.whiten_bias == pytest.approx(3 / 45)
     assert dataclasses.asdict(config.augment) == {
@@ -302,8 +413,18 @@ def test_the_numbers_of_the_96_percent_recipe_are_the_records() -> None:
 def test_he_et_al_table_6(depth: int) -> None:
     config = compose(f"experiment=he2016_resnet{depth}")
     optimizer: Any = config.optimizer
-    assert (config.steps, config.batch_size, config.val_fraction, config.init) == (64_000, 128, 0.0, "he")
-    assert (optimizer.lr, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.1, 0.9, False, 1e-4)
+    assert (config.steps, config.batch_size, config.val_fraction, config.init) == (
+        64_000,
+        128,
+        0.0,
+        "he",
+    )
+    assert (optimizer.lr, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (
+        0.1,
+        0.9,
+        False,
+        1e-4,
+    )
     assert optimizer.decay_norm_and_bias
     scheduler = dataclasses.asdict(config.scheduler)
     rate = optimizers.learning_rate(scheduler.pop("name"), lr=0.1, num_steps=64_000, **scheduler)
@@ -317,4 +438,6 @@ def test_the_plain_twins_have_no_shortcuts() -> None:
     for depth in (20, 56):
         twin = compose(f"experiment=he2016_plain{depth}")
         assert not twin.shortcut
-        assert dataclasses.replace(twin, shortcut=True) == compose(f"experiment=he2016_resnet{depth}")
+        assert dataclasses.replace(twin, shortcut=True) == compose(
+            f"experiment=he2016_resnet{depth}"
+        )

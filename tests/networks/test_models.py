@@ -24,7 +24,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "airbench": {"bias": False, "projection": "conv", "init": "torch"},
     "airbench96": {"bias": False, "projection": "conv", "init": "torch"},
 }
-COMMON: dict[str, Any] = {"channels": 3, "size": 32, "num_classes": 10, "norm": "batch", "shortcut": True, "dropout": 0.0}
+COMMON: dict[str, Any] = {
+    "channels": 3,
+    "size": 32,
+    "num_classes": 10,
+    "norm": "batch",
+    "shortcut": True,
+    "dropout": 0.0,
+}
 
 
 def build(name: str, **chosen: Any) -> nn.Sequential:
@@ -39,7 +46,8 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# ---------------------------------------------------------------------------------------------------- documents, published
+# ----------------------------------------------------------------------------------------------------
+# documents, published
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -59,8 +67,12 @@ def test_deepcnn_is_document_1s(block: str, depth: int, training: bool):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_resnet_is_document_2s(depth: int, training: bool):
     torch.manual_seed(0)
-    model = plain.shake(build("resnet", block="basic", depth=depth, width=8, channels=1, size=28)).train(training)
-    plain.assert_same(model, lambda tape, x: plain.mnist_resnet(tape, x, depth=depth), images(3, 1, 28).double())
+    model = plain.shake(
+        build("resnet", block="basic", depth=depth, width=8, channels=1, size=28)
+    ).train(training)
+    plain.assert_same(
+        model, lambda tape, x: plain.mnist_resnet(tape, x, depth=depth), images(3, 1, 28).double()
+    )
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -68,17 +80,24 @@ def test_resnet_is_document_2s(depth: int, training: bool):
 def test_cifar_resnet_is_he_et_als(depth: int, training: bool):
     torch.manual_seed(0)
     model = plain.shake(build("cifar_resnet", block="basic", depth=depth, width=4)).train(training)
-    x = images(2, 3, 13).double()  # an odd size, so that every stage's stride meets a border
-    plain.assert_same(model, lambda tape, x: plain.cifar_resnet(tape, x, depth=depth), x, bias=False)
+    # an odd size, so that every stage's stride meets a border
+    x = images(2, 3, 13).double()
+    plain.assert_same(
+        model, lambda tape, x: plain.cifar_resnet(tape, x, depth=depth), x, bias=False
+    )
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("depth", [8, 14])
 def test_cifar_resnet_of_preact_blocks_is_he_et_als_of_2016(depth: int, training: bool):
     torch.manual_seed(0)
-    model = plain.shake(build("cifar_resnet", block="preact", depth=depth, width=4, projection="conv")).train(training)
+    model = plain.shake(
+        build("cifar_resnet", block="preact", depth=depth, width=4, projection="conv")
+    ).train(training)
     x = images(2, 3, 13).double()
-    plain.assert_same(model, lambda tape, x: plain.preact_resnet(tape, x, depth=depth), x, bias=False)
+    plain.assert_same(
+        model, lambda tape, x: plain.preact_resnet(tape, x, depth=depth), x, bias=False
+    )
 
 
 @pytest.mark.parametrize(("depth", "block"), [(18, "basic"), (50, "bottleneck")])
@@ -86,19 +105,24 @@ def test_imagenet_resnet_is_torchvisions_with_a_3x3_stem(depth: int, block: str)
     from torchvision.models import resnet18, resnet50
 
     torch.manual_seed(0)
-    ours = plain.shake(build("imagenet_resnet", block=block, depth=depth, width=64, init="torch")).float()
-    with torch.device("meta"):  # its initialisation would take longer than the rest of this test
+    ours = plain.shake(
+        build("imagenet_resnet", block=block, depth=depth, width=64, init="torch")
+    ).float()
+    # its initialisation would take longer than the rest of this test
+    with torch.device("meta"):
         theirs = {18: resnet18, 50: resnet50}[depth](num_classes=10)
         theirs.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         theirs.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-    weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)  # by order: the names differ
+    # by order: the names differ
+    weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
     theirs.load_state_dict({name: tensor.clone() for name, tensor in weights}, assign=True)
     x = images(2, 3, 9)
     for training in (False, True):
         for model in (ours, theirs):
             F.cross_entropy(model.train(training)(x), torch.tensor([3, 7])).backward()
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a.grad, b.grad)  # the loss in evaluation, then both
+            # the loss in evaluation, then both
+            torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(ours(x), theirs(x))
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(a, b)
@@ -123,7 +147,8 @@ def test_imagenet_resnet_is_torchvisions_with_a_3x3_stem(depth: int, block: str)
     ],
 )
 def test_parameter_counts(name: str, options: dict[str, Any], parameters: int):
-    with torch.device("meta"):  # shapes without memory
+    # shapes without memory
+    with torch.device("meta"):
         assert count(build(name, **options)) == parameters
 
 
@@ -132,8 +157,16 @@ def test_preactivation_networks_end_with_the_activation():
     for name in models.MODELS:
         for block in BLOCKS:
             model = build(name, **smallest(name, block))
-            kinds = [type(module) for module in model.get_submodule("ending").modules() if not list(module.children())]
-            expected = {"preact": [nn.BatchNorm2d, nn.ReLU], "basic": [nn.Identity], "bottleneck": [nn.Identity]}.get(block, [nn.ReLU])
+            kinds = [
+                type(module)
+                for module in model.get_submodule("ending").modules()
+                if not list(module.children())
+            ]
+            expected = {
+                "preact": [nn.BatchNorm2d, nn.ReLU],
+                "basic": [nn.Identity],
+                "bottleneck": [nn.Identity],
+            }.get(block, [nn.ReLU])
             expected = [nn.Identity] if block.startswith("airbench") else expected
             assert kinds == expected + [nn.MaxPool2d] * (name == "deepcnn")
 
@@ -141,25 +174,50 @@ def test_preactivation_networks_end_with_the_activation():
 def test_layers_of_the_deep_networks():
     """`depth` counts the convolutions and the linear layer on the main path."""
     with torch.device("meta"):
-        for depth, block in ((20, "basic"), (110, "basic"), (20, "preact"), (29, "bottleneck"), (20, "conv")):
+        for depth, block in (
+            (20, "basic"),
+            (110, "basic"),
+            (20, "preact"),
+            (29, "bottleneck"),
+            (20, "conv"),
+        ):
             model = build("cifar_resnet", block=block, depth=depth, width=16)
             assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
-        for depth, block in ((18, "basic"), (34, "basic"), (50, "bottleneck"), (101, "bottleneck"), (152, "bottleneck")):
+        for depth, block in (
+            (18, "basic"),
+            (34, "basic"),
+            (50, "bottleneck"),
+            (101, "bottleneck"),
+            (152, "bottleneck"),
+        ):
             model = build("imagenet_resnet", block=block, depth=depth, width=64, shortcut=False)
             assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
 
 
-# ---------------------------------------------------------------------------------------------------- every combination
+# ----------------------------------------------------------------------------------------------------
+# every combination
 
-DATASETS = {"digits": (1, 8, 10), "mnist": (1, 28, 10), "cifar100": (3, 32, 100)}  # channels, size, classes
-DEPTHS = {"deepcnn": 2, "resnet": 1, "cifar_resnet": 8, "imagenet_resnet": 18, "airbench": 1, "airbench96": 1}
+# channels, size, classes
+DATASETS = {"digits": (1, 8, 10), "mnist": (1, 28, 10), "cifar100": (3, 32, 100)}
+DEPTHS = {
+    "deepcnn": 2,
+    "resnet": 1,
+    "cifar_resnet": 8,
+    "imagenet_resnet": 18,
+    "airbench": 1,
+    "airbench96": 1,
+}
 
 
 def smallest(name: str, block: str) -> dict[str, Any]:
     """A block, and the least depth and a width at which no layer is so narrow that a relu may leave it without a gradient."""
     depth = 11 if name == "cifar_resnet" and BLOCKS[block].num_convs == 3 else DEPTHS[name]
     expands = name in ("cifar_resnet", "imagenet_resnet")
-    return {"block": block, "depth": depth, "width": 16 if block == "bottleneck" and not expands else 4}
+    return {
+        "block": block,
+        "depth": depth,
+        "width": 16 if block == "bottleneck" and not expands else 4,
+    }
 
 
 def check_one_step(model: nn.Module, x: Tensor, num_classes: int, *, norm: str) -> None:
@@ -172,12 +230,15 @@ def check_one_step(model: nn.Module, x: Tensor, num_classes: int, *, norm: str) 
     loss.backward()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:  # a whitening's filters, a norm's fixed scale
+            # a whitening's filters, a norm's fixed scale
+            if not parameter.requires_grad:
                 continue
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             # a bias in front of a norm is subtracted again with the mean: its gradient is zero
-            bias_of_conv = name.endswith("bias") and isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Conv2d)
+            bias_of_conv = name.endswith("bias") and isinstance(
+                model.get_submodule(name.rpartition(".")[0]), nn.Conv2d
+            )
             assert parameter.grad.any() or (bias_of_conv and norm == "batch"), name
             parameter -= 0.01 * parameter.grad
         assert not torch.equal(model(x), logits)
@@ -205,10 +266,24 @@ def test_every_combination_trains_a_step_or_says_why_not(name: str, block: str):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_style_trains_a_step(block: str):
-    for bias, projection, init in itertools.product((True, False), ("conv", "conv_bn", "pad"), ("torch", "he")):
+    for bias, projection, init in itertools.product(
+        (True, False), ("conv", "conv_bn", "pad"), ("torch", "he")
+    ):
         torch.manual_seed(0)
-        model = build("resnet", **smallest("resnet", block), size=9, bias=bias, projection=projection, init=init, dropout=0.2)
-        assert all((module.bias is not None) == bias for module in model.modules() if isinstance(module, nn.Conv2d))
+        model = build(
+            "resnet",
+            **smallest("resnet", block),
+            size=9,
+            bias=bias,
+            projection=projection,
+            init=init,
+            dropout=0.2,
+        )
+        assert all(
+            (module.bias is not None) == bias
+            for module in model.modules()
+            if isinstance(module, nn.Conv2d)
+        )
         check_one_step(model, images(4, 3, 9), 10, norm="batch")
 
 
@@ -234,25 +309,65 @@ def test_channels_last_gives_the_same(name: str):
     with torch.inference_mode():
         expected = model(x)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar_resnet", {"block": "basic", "depth": 21}, "depth=21 is no CIFAR ResNet: 6n+2 layers, so 20 or 26"),
-        ("cifar_resnet", {"block": "basic", "depth": 2}, "depth=2 is no CIFAR ResNet: 6n+2 layers, so 8 or 14"),
+        (
+            "cifar_resnet",
+            {"block": "basic", "depth": 21},
+            "depth=21 is no CIFAR ResNet: 6n+2 layers, so 20 or 26",
+        ),
+        (
+            "cifar_resnet",
+            {"block": "basic", "depth": 2},
+            "depth=2 is no CIFAR ResNet: 6n+2 layers, so 8 or 14",
+        ),
         ("cifar_resnet", {"block": "basic", "depth": 0}, "so 8 or 14"),
-        ("cifar_resnet", {"block": "bottleneck", "depth": 21}, "depth=21 is no CIFAR ResNet: 9n+2 layers, so 20 or 29"),
-        ("imagenet_resnet", {"block": "basic", "depth": 20}, "depth=20 is no ImageNet ResNet: take one of 18, 34, 50, 101, 152"),
-        ("resnet", {"block": "basic", "depth": 0}, "depth=0: model=resnet needs at least 1 block a stage"),
-        ("deepcnn", {"block": "conv", "depth": -1}, "depth=-1: model=deepcnn takes 0 blocks or more"),
-        ("deepcnn", {"block": "conv", "depth": 2, "size": 7}, "images of 7x7 are too small, 8x8 is the least"),
-        ("deepcnn", {"block": "residual", "depth": 2, "width": 31}, "width=31 does not suit block=residual"),
-        ("deepcnn", {"block": "bottleneck", "depth": 2, "width": 6}, "width=6 does not suit block=bottleneck"),
+        (
+            "cifar_resnet",
+            {"block": "bottleneck", "depth": 21},
+            "depth=21 is no CIFAR ResNet: 9n+2 layers, so 20 or 29",
+        ),
+        (
+            "imagenet_resnet",
+            {"block": "basic", "depth": 20},
+            "depth=20 is no ImageNet ResNet: take one of 18, 34, 50, 101, 152",
+        ),
+        (
+            "resnet",
+            {"block": "basic", "depth": 0},
+            "depth=0: model=resnet needs at least 1 block a stage",
+        ),
+        (
+            "deepcnn",
+            {"block": "conv", "depth": -1},
+            "depth=-1: model=deepcnn takes 0 blocks or more",
+        ),
+        (
+            "deepcnn",
+            {"block": "conv", "depth": 2, "size": 7},
+            "images of 7x7 are too small, 8x8 is the least",
+        ),
+        (
+            "deepcnn",
+            {"block": "residual", "depth": 2, "width": 31},
+            "width=31 does not suit block=residual",
+        ),
+        (
+            "deepcnn",
+            {"block": "bottleneck", "depth": 2, "width": 6},
+            "width=6 does not suit block=bottleneck",
+        ),
     ],
 )
-def test_what_cannot_be_built_is_refused_in_one_line(name: str, options: dict[str, Any], message: str):
+def test_what_cannot_be_built_is_refused_in_one_line(
+    name: str, options: dict[str, Any], message: str
+):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         build(name, **({"width": 8} | options))
     assert "\n" not in str(caught.value)
@@ -274,11 +389,16 @@ def test_the_first_block_of_resnet_sees_the_raw_image():
         model = build("resnet", block=block, depth=1, width=8, shortcut=False).eval()
         x = images(2, 3, 9)
         assert not torch.allclose(model(x), model(x.relu()))
-        layers = [module for module in model[0].modules() if not list(module.children()) and not isinstance(module, nn.Identity)]
+        layers = [
+            module
+            for module in model[0].modules()
+            if not list(module.children()) and not isinstance(module, nn.Identity)
+        ]
         assert isinstance(layers[0], nn.Conv2d)
 
 
-# --------------------------------------------------------------------------------------------------- initialisation, dropout
+# ---------------------------------------------------------------------------------------------------
+# initialisation, dropout
 
 
 def test_he_initialisation():
@@ -288,14 +408,19 @@ def test_he_initialisation():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
             number, deviation = module.weight.numel(), math.sqrt(2 / fan_out)
-            assert module.weight.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(2 * number))
+            assert module.weight.std().item() == pytest.approx(
+                deviation, rel=5 / math.sqrt(2 * number)
+            )
             assert abs(module.weight.mean().item()) < 5 * deviation / math.sqrt(number)
             assert module.bias is not None
             assert not module.bias.any()
         elif isinstance(module, nn.Linear):
             assert not module.bias.any()
-            assert module.weight.abs().max() <= 1 / math.sqrt(module.in_features)  # torch's own
-            assert module.weight.std().item() == pytest.approx(1 / math.sqrt(3 * module.in_features), rel=0.05)
+            # torch's own
+            assert module.weight.abs().max() <= 1 / math.sqrt(module.in_features)
+            assert module.weight.std().item() == pytest.approx(
+                1 / math.sqrt(3 * module.in_features), rel=0.05
+            )
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert not module.bias.any()
@@ -303,21 +428,71 @@ def test_he_initialisation():
 
 @pytest.mark.parametrize(
     ("name", "block", "channels", "layers"),
-    [  # the documents' layers in the order in which they are made: (in, out, kernel), or (in, out) of the last
-        ("deepcnn", "residual", 3, [(3, 8, 3), (8, 8, 3), (8, 8, 3), (8, 4, 3), (4, 8, 3), (8, 4, 3), (4, 8, 3), (128, 10)]),
-        ("deepcnn", "residual_down", 3, [(3, 8, 3), (8, 8, 3), (8, 8, 3), *[(8, 8, 3)] * 6, (128, 10)]),
-        ("deepcnn", "skip", 3, [(3, 8, 3), (8, 8, 3), (8, 8, 3), (8, 4, 3), (4, 4, 3), (8, 4, 3), (4, 4, 3), (128, 10)]),
+    # the documents' layers in the order in which they are made: (in, out, kernel), or (in, out) of
+    # the last
+    [
+        (
+            "deepcnn",
+            "residual",
+            3,
+            [
+                (3, 8, 3),
+                (8, 8, 3),
+                (8, 8, 3),
+                (8, 4, 3),
+                (4, 8, 3),
+                (8, 4, 3),
+                (4, 8, 3),
+                (128, 10),
+            ],
+        ),
+        (
+            "deepcnn",
+            "residual_down",
+            3,
+            [(3, 8, 3), (8, 8, 3), (8, 8, 3), *[(8, 8, 3)] * 6, (128, 10)],
+        ),
+        (
+            "deepcnn",
+            "skip",
+            3,
+            [
+                (3, 8, 3),
+                (8, 8, 3),
+                (8, 8, 3),
+                (8, 4, 3),
+                (4, 4, 3),
+                (8, 4, 3),
+                (4, 4, 3),
+                (128, 10),
+            ],
+        ),
         (
             "resnet",
             "basic",
             1,
-            [(1, 8, 3), (8, 8, 3), (1, 8, 1), (8, 16, 3), (16, 16, 3), (8, 16, 1), (16, 32, 3), (32, 32, 3), (16, 32, 1), (32, 10)],
+            [
+                (1, 8, 3),
+                (8, 8, 3),
+                (1, 8, 1),
+                (8, 16, 3),
+                (16, 16, 3),
+                (8, 16, 1),
+                (16, 32, 3),
+                (32, 32, 3),
+                (16, 32, 1),
+                (32, 10),
+            ],
         ),
     ],
 )
-def test_torch_initialisation_is_the_documents_under_the_same_seed(name: str, block: str, channels: int, layers: list[Any]):
+def test_torch_initialisation_is_the_documents_under_the_same_seed(
+    name: str, block: str, channels: int, layers: list[Any]
+):
     torch.manual_seed(7)
-    model = build(name, block=block, depth=2 if name == "deepcnn" else 1, width=8, channels=channels)
+    model = build(
+        name, block=block, depth=2 if name == "deepcnn" else 1, width=8, channels=channels
+    )
     torch.manual_seed(7)
     made = [nn.Conv2d(*layer) if len(layer) == 3 else nn.Linear(*layer) for layer in layers]
     expected = [parameter for layer in made for parameter in layer.parameters()]
@@ -342,7 +517,8 @@ def test_dropout_acts_in_training_only():
         assert dropout.p == 0.5
 
 
-# ------------------------------------------------------------------------------------------------------------- summarize
+# -------------------------------------------------------------------------------------------------------------
+# summarize
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -364,7 +540,11 @@ def test_summary_counts_what_torch_counts_and_leaves_no_trace(name: str, trainin
             model.eval()(images(1, 3, size))
         assert summary.flops == counter.get_total_flops()
         assert summary.macs == counter.get_total_flops() / 2
-        assert summary.parameters == count(model) == sum(parameters for _, parameters in summary.stages.values())
+        assert (
+            summary.parameters
+            == count(model)
+            == sum(parameters for _, parameters in summary.stages.values())
+        )
         assert list(summary.stages) == [name for name, _ in model.named_children()]
         x = images(2, 3, size)
         for child, stage in model.named_children():

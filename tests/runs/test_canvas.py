@@ -18,7 +18,8 @@ from helpers import SMALL, Cli
 from skiplab import finish
 from skiplab.runs import canvas, plots
 
-DRAW = finish.draw  # which the fixture `call` leaves out
+# which the fixture `call` leaves out
+DRAW = finish.draw
 HOSTILE: Any = {
     "text.usetex": True,
     "savefig.dpi": 5000,
@@ -29,7 +30,8 @@ HOSTILE: Any = {
     "lines.linewidth": 9.0,
     "image.origin": "lower",
 }
-ODD = ["a_b", "$x$", r"\frac{", "100 %", "$", "a^b", "#&~", "運行", "$\\alpha"]  # what TeX and mathtext stumble over
+# what TeX and mathtext stumble over
+ODD = ["a_b", "$x$", r"\frac{", "100 %", "$", "a^b", "#&~", "運行", "$\\alpha"]
 
 
 def confusion(path: Path, classes: list[str]) -> bytes:
@@ -41,7 +43,8 @@ def test_pictures_are_the_same_whatever_the_callers_settings_are(tmp_path: Path)
     expected = confusion(tmp_path / "a.png", ODD)
     with matplotlib.rc_context(HOSTILE):
         assert confusion(tmp_path / "b.png", ODD) == expected
-        assert all(dict(matplotlib.rcParams)[name] == value for name, value in HOSTILE.items())  # and those are back
+        # and those are back
+        assert all(dict(matplotlib.rcParams)[name] == value for name, value in HOSTILE.items())
     assert matplotlib.rcParams["text.parse_math"] is True
 
 
@@ -60,7 +63,8 @@ def test_warnings_are_kept_back_unless_they_are_asked_for_as_errors() -> None:
         warnings.resetwarnings()
         with canvas.plain():
             warnings.warn("a layout that does not fit", UserWarning, stacklevel=1)
-    with canvas.plain(), pytest.raises(UserWarning):  # as in these tests
+    # as in these tests
+    with canvas.plain(), pytest.raises(UserWarning):
         warnings.warn("a layout that does not fit", UserWarning, stacklevel=1)
 
 
@@ -78,13 +82,23 @@ print(os.environ["MPLBACKEND"], matplotlib.rcParams["lines.linewidth"], "matplot
 @pytest.mark.parametrize(
     ("content", "width"),
     [
-        pytest.param(b"text.usetex: True\nimage.cmap: nosuch\nsavefig.dpi: 5000\nno colon\nlines.linewidth: 7\n", "7.0", id="bad values"),
+        pytest.param(
+            b"text.usetex: True\nimage.cmap: nosuch\nsavefig.dpi: 5000\nno colon\nlines.linewidth: 7\n",
+            "7.0",
+            id="bad values",
+        ),
         pytest.param(b"a\xff\xfe: b\n", "1.5", id="not to be read"),
     ],
 )
-def test_a_file_of_settings_and_a_backend_of_elsewhere_and_no_home(content: bytes, width: str, tmp_path: Path) -> None:
+def test_a_file_of_settings_and_a_backend_of_elsewhere_and_no_home(
+    content: bytes, width: str, tmp_path: Path
+) -> None:
     (tmp_path / "matplotlibrc").write_bytes(content)
-    hostile = {"MPLBACKEND": "module://not_installed.backend", "MPLCONFIGDIR": "/dev/null/nowhere", "HOME": "/nonexistent"}
+    hostile = {
+        "MPLBACKEND": "module://not_installed.backend",
+        "MPLCONFIGDIR": "/dev/null/nowhere",
+        "HOME": "/nonexistent",
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
         cwd=tmp_path,
@@ -103,16 +117,22 @@ def confusion_of_program(path: Path) -> bytes:
     return path.read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------------- the end of a run
+# -------------------------------------------------------------------------------------------------------
+# the end of a run
 
 
-def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(finish, "draw", DRAW)
     run = tmp_path / "run"
     assert call(*SMALL, "trainer.limit_steps=4", "out=run")[0] == 0
-    kept = {name: (run / name).read_bytes() for name in ("report.txt", "metrics.jsonl", "best.ckpt")}
+    kept = {
+        name: (run / name).read_bytes() for name in ("report.txt", "metrics.jsonl", "best.ckpt")
+    }
     for name in ("result.json", "test_reads.jsonl"):
-        (run / name).unlink()  # so that the end is done again, with pictures this time
+        # so that the end is done again, with pictures this time
+        (run / name).unlink()
     (run / "curves.png").mkdir()
     (run / "mistakes.png").mkdir()
     code, out, err = call("resume=run", "pictures=always")
@@ -122,7 +142,8 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(call: Cl
     assert "curves.png not drawn" in told[0]
     assert "mistakes.png not drawn" in told[0]
     assert "skiplab draw run" in told[0]
-    assert out.index("accuracy") < out.index("warning: ")  # what counts comes first
+    # what counts comes first
+    assert out.index("accuracy") < out.index("warning: ")
     assert told[0] in (run / "run.log").read_text(encoding="utf-8")
     assert (run / "confusion.png").is_file()
     assert (run / "samples.png").is_file()
@@ -134,25 +155,44 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(call: Cl
     assert len((run / "test_reads.jsonl").read_text().splitlines()) == 1
     code, out, err = call("draw", "run", command="skiplab")
     assert (code, out) == (1, "")
-    assert err.startswith("error: run: curves.png not drawn (run: cannot write curves.png (Is a directory)); mistakes.png")
+    assert err.startswith(
+        "error: run: curves.png not drawn (run: cannot write curves.png (Is a directory)); mistakes.png"
+    )
     (run / "curves.png").rmdir()
     (run / "mistakes.png").rmdir()
     assert call("draw", "run", command="skiplab")[0] == 0
     assert (run / "curves.png").is_file()
 
 
-def test_pictures_without_matplotlib_are_one_line(call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_without_matplotlib_are_one_line(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(finish, "draw", DRAW)
     monkeypatch.delattr("skiplab.runs.plots")
-    monkeypatch.setitem(sys.modules, "skiplab.runs.plots", None)  # what an import finds that fails
+    # what an import finds that fails
+    monkeypatch.setitem(sys.modules, "skiplab.runs.plots", None)
     code, out, err = call(*SMALL, "trainer.limit_steps=4", "out=run", "pictures=always")
     assert (code, err) == (0, "")
     (told,) = (line for line in out.splitlines() if line.startswith("warning: "))
-    assert told.startswith("warning: curves.png, confusion.png, mistakes.png, samples.png not drawn (")
+    assert told.startswith(
+        "warning: curves.png, confusion.png, mistakes.png, samples.png not drawn ("
+    )
 
 
-@pytest.mark.parametrize("name", ["report.txt", "predictions.npz", "result.json", "metrics.jsonl", "run.log", "test_reads.jsonl"])
-def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(name: str, call: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report.txt",
+        "predictions.npz",
+        "result.json",
+        "metrics.jsonl",
+        "run.log",
+        "test_reads.jsonl",
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(
+    name: str, call: Cli, tmp_path: Path
+) -> None:
     assert call(*SMALL, "trainer.max_time=1e-9", "out=run")[0] == 7
     (tmp_path / "run" / name).unlink(missing_ok=True)
     (tmp_path / "run" / name).mkdir()
@@ -164,7 +204,9 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(nam
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a limit of Unix")
-def test_a_disk_without_room_for_the_end_is_told_before_the_test_set_is_read(call: Cli, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_the_end_is_told_before_the_test_set_is_read(
+    call: Cli, tmp_path: Path
+) -> None:
     import resource
 
     assert call(*SMALL, "trainer.limit_steps=4", "out=run")[0] == 0
@@ -177,9 +219,7 @@ def test_a_disk_without_room_for_the_end_is_told_before_the_test_set_is_read(cal
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 4
-    told = (
-        r"error: run: cannot write its report and predictions, [\d,]+ bytes are needed \(File too large\); go on with: train resume=run\n"
-    )
+    told = r"error: run: cannot write its report and predictions, [\d,]+ bytes are needed \(File too large\); go on with: train resume=run\n"
     assert re.fullmatch(told, err), err
     assert not (tmp_path / "run/test_reads.jsonl").exists()
     assert not list((tmp_path / "run").glob(".*.tmp"))

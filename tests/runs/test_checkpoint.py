@@ -20,7 +20,11 @@ from skiplab.cli import verify
 from skiplab.errors import CheckpointError, FolderError
 from skiplab.runs import checkpoint, folders
 
-TENSORS = {"a/weight": torch.arange(24.0).reshape(2, 3, 4), "a/step": torch.tensor(3), "b": torch.ones(5, dtype=torch.int64)}
+TENSORS = {
+    "a/weight": torch.arange(24.0).reshape(2, 3, 4),
+    "a/step": torch.tensor(3),
+    "b": torch.ones(5, dtype=torch.int64),
+}
 FACTS = {"progress": {"step": 3}, "rates": [0.1, 1e-9], "none": None}
 FORMAT_1 = Path(__file__).parents[1] / "fixtures/format1"
 
@@ -47,7 +51,8 @@ def refusal(path: Path) -> str:
     return message
 
 
-# ---------------------------------------------------------------------------------------------------------------- whole
+# ----------------------------------------------------------------------------------------------------------------
+# whole
 
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
@@ -61,17 +66,24 @@ def test_what_is_saved_is_loaded(path: Path) -> None:
 
 def test_a_save_keeps_the_generation_before(path: Path) -> None:
     checkpoint.save(path, TENSORS, FACTS | {"progress": {"step": 4}})
-    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [4, 3]
+    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [
+        4,
+        3,
+    ]
     assert checkpoint.previous(path).name == "last.prev.ckpt"
     checkpoint.save(path, TENSORS, FACTS | {"progress": {"step": 5}})
-    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [5, 4]
+    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [
+        5,
+        4,
+    ]
     (_, facts), problem = checkpoint.newest(path)
     assert (facts["progress"]["step"], problem) == (5, None)
     path.write_bytes(path.read_bytes()[:-1])
     (_, facts), problem = checkpoint.newest(path)
     assert facts["progress"]["step"] == 4
     assert str(problem).startswith(f"{path}: damaged")
-    path.unlink()  # killed between the two renames
+    # killed between the two renames
+    path.unlink()
     assert checkpoint.peek_newest(path)["progress"]["step"] == 4
 
 
@@ -79,7 +91,10 @@ def test_a_save_that_was_cut_off_after_the_link_leaves_nothing_behind(path: Path
     """Found by kills: both names are then one file, and a rename between them does nothing."""
     checkpoint.keep(path)
     checkpoint.save(path, TENSORS, FACTS | {"progress": {"step": 4}})
-    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [4, 3]
+    assert [checkpoint.peek(each)["progress"]["step"] for each in checkpoint.generations(path)] == [
+        4,
+        3,
+    ]
     assert {each.name for each in path.parent.iterdir()} == {"last.ckpt", "last.prev.ckpt"}
 
 
@@ -92,14 +107,19 @@ def test_no_generation_is_whole(path: Path) -> None:
         checkpoint.peek_newest(path.with_name("nowhere.ckpt"))
 
 
-def test_a_write_that_fails_leaves_all_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_all_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = path.read_bytes()
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FolderError, match=r"cannot write last\.ckpt, \d+ bytes are needed \(No space left on device\)"):
+    with pytest.raises(
+        FolderError,
+        match=r"cannot write last\.ckpt, \d+ bytes are needed \(No space left on device\)",
+    ):
         checkpoint.save(path, TENSORS, FACTS | {"progress": {"step": 4}})
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -107,7 +127,8 @@ def test_a_write_that_fails_leaves_all_as_it_was(path: Path, monkeypatch: pytest
 
 def test_best_is_put_back_to_the_generation_that_the_state_names(tmp_path: Path) -> None:
     best = tmp_path / "best.ckpt"
-    checkpoint.restore(best, step=0)  # none is needed yet
+    # none is needed yet
+    checkpoint.restore(best, step=0)
     with pytest.raises(CheckpointError, match=r"missing; it should hold the weights of step 3"):
         checkpoint.restore(best, step=3)
     for step in (3, 6):
@@ -118,19 +139,26 @@ def test_best_is_put_back_to_the_generation_that_the_state_names(tmp_path: Path)
     assert checkpoint.peek(best)["step"] == 3
     with pytest.raises(CheckpointError, match="step 4"):
         checkpoint.restore(best, step=4)
-    checkpoint.restore(best, step=2)  # that of step 3 shows that the steps to come write it again
+    # that of step 3 shows that the steps to come write it again
+    checkpoint.restore(best, step=2)
     best.write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="not a Skiplab checkpoint"):
         checkpoint.restore(best, step=3)
 
 
-# --------------------------------------------------------------------------------------------------------------- broken
+# ---------------------------------------------------------------------------------------------------------------
+# broken
 
 
 def mutants(content: bytes, chance: random.Random) -> dict[str, bytes]:
     """The same file, broken in every way that disks, transfers and people break files."""
     size = len(content)
-    found: dict[str, bytes] = {"empty": b"", "junk": chance.randbytes(size), "text": b"epoch,loss\n1,0.3\n", "twice": content * 2}
+    found: dict[str, bytes] = {
+        "empty": b"",
+        "junk": chance.randbytes(size),
+        "text": b"epoch,loss\n1,0.3\n",
+        "twice": content * 2,
+    }
     for i in range(500):
         at, bit = chance.randrange(size), 1 << chance.randrange(8)
         found[f"bit {i}"] = content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
@@ -139,18 +167,25 @@ def mutants(content: bytes, chance: random.Random) -> dict[str, bytes]:
         found[f"cut {i}"] = content[:at]
     for i in range(100):
         at, length = chance.randrange(size), chance.randrange(1, 64)
-        found[f"zeroed {i}"] = content[:at] + bytes(len(content[at : at + length])) + content[at + length :]
+        found[f"zeroed {i}"] = (
+            content[:at] + bytes(len(content[at : at + length])) + content[at + length :]
+        )
     for i in range(100):
         one, other = sorted(chance.sample(range(0, size - 16, 16), 2))
         found[f"swapped {i}"] = (
-            content[:one] + content[other : other + 16] + content[one + 16 : other] + content[one : one + 16] + content[other + 16 :]
+            content[:one]
+            + content[other : other + 16]
+            + content[one + 16 : other]
+            + content[one : one + 16]
+            + content[other + 16 :]
         )
     return {name: mutant for name, mutant in found.items() if mutant != content}
 
 
 def test_a_thousand_mutants_are_refused(path: Path) -> None:
     broken = mutants(path.read_bytes(), random.Random(0))
-    assert len(broken) >= 950  # some of the zeroed and swapped bytes were equal
+    # some of the zeroed and swapped bytes were equal
+    assert len(broken) >= 950
     for name, mutant in broken.items():
         path.write_bytes(mutant)
         assert refusal(path), name
@@ -160,17 +195,27 @@ def test_a_thousand_mutants_are_refused(path: Path) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
-def test_a_container_of_anything_is_read_or_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_container_of_anything_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Its SHA-256 right, as an attacker would have it: no exception but ours, and no memory by what a header claims."""
     facts = json.dumps(FACTS).encode()
     body = safetensors.torch.save(TENSORS)
     for _ in range(data.draw(st.integers(1, 3))):
         if data.draw(st.booleans()):
             at = data.draw(st.integers(0, len(body) - 1))
-            body = body[:at] + data.draw(st.binary(max_size=9)) + body[at + data.draw(st.integers(0, 9)) :]
+            body = (
+                body[:at]
+                + data.draw(st.binary(max_size=9))
+                + body[at + data.draw(st.integers(0, 9)) :]
+            )
         else:
             at = data.draw(st.integers(0, len(facts) - 1))
-            facts = facts[:at] + data.draw(st.binary(max_size=9)) + facts[at + data.draw(st.integers(0, 9)) :]
+            facts = (
+                facts[:at]
+                + data.draw(st.binary(max_size=9))
+                + facts[at + data.draw(st.integers(0, 9)) :]
+            )
         body, facts = body or b"\0", facts or b"\0"
     length = data.draw(st.one_of(st.none(), st.integers(0, 2**64 - 1)))
     path = tmp_path_factory.getbasetemp() / "anything.ckpt"
@@ -181,14 +226,22 @@ def test_a_container_of_anything_is_read_or_refused(data: st.DataObject, tmp_pat
         said = str(error)
     else:
         assert isinstance(found, dict)
-        assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= len(body)
+        assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= len(
+            body
+        )
         return
     assert said.startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
     ("facts", "fragment"),
-    [(b"[1]", "not a mapping"), (b"{", "not JSON"), (b"[" * 100_000, "not JSON"), (b"\xff", "not JSON"), (b"{}", "tensors cannot be read")],
+    [
+        (b"[1]", "not a mapping"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"{}", "tensors cannot be read"),
+    ],
 )
 def test_facts_that_are_none(facts: bytes, fragment: str, path: Path) -> None:
     path.write_bytes(sealed(facts, b"tensors"))
@@ -203,7 +256,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "nowhere.ckpt")
 
 
-# --------------------------------------------------------------------------------------------------------- foreign code
+# ---------------------------------------------------------------------------------------------------------
+# foreign code
 
 
 class Canary:
@@ -267,8 +321,14 @@ def test_no_stored_config_runs_foreign_code(line: str, tmp_path: Path, call: Cli
     stored = tmp_path / "run/config.yaml"
     text = stored.read_text()
     key = line.partition(":")[0]
-    stored.write_text("\n".join(row for row in text.splitlines() if not row.startswith(f"{key}:")) + f"\n{line}\n")
-    for arguments, command in ((("resume=run",), "train"), (("evaluate", "run"), "skiplab"), (("verify", "run"), "skiplab")):
+    stored.write_text(
+        "\n".join(row for row in text.splitlines() if not row.startswith(f"{key}:")) + f"\n{line}\n"
+    )
+    for arguments, command in (
+        (("resume=run",), "train"),
+        (("evaluate", "run"), "skiplab"),
+        (("verify", "run"), "skiplab"),
+    ):
         code, _, err = call(*arguments, command=command)
         assert code == 2, err
         assert "run/config.yaml" in err
@@ -279,7 +339,9 @@ def test_hydras_record_is_never_read(tmp_path: Path, call: Cli) -> None:
     shutil.copytree(FORMAT_1, tmp_path / "run")
     (tmp_path / "run/.hydra").mkdir(exist_ok=True)
     for name in ("config", "hydra", "overrides"):
-        (tmp_path / f"run/.hydra/{name}.yaml").write_text("- !!python/object/apply:os.mkdir [canary]\n")
+        (tmp_path / f"run/.hydra/{name}.yaml").write_text(
+            "- !!python/object/apply:os.mkdir [canary]\n"
+        )
     assert call("resume=run")[0] == 0
     assert not Path("canary").exists()
 
@@ -293,7 +355,8 @@ def test_yaml_beside_the_command_is_not_read(tmp_path: Path, call: Cli) -> None:
     assert not Path("canary").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ old formats
+# ------------------------------------------------------------------------------------------------------------
+# old formats
 
 
 def test_a_run_folder_of_format_1_still_loads(tmp_path: Path, call: Cli) -> None:
@@ -308,8 +371,11 @@ def test_a_run_folder_of_format_1_still_loads(tmp_path: Path, call: Cli) -> None
     assert report in out
     code, out, err = call("evaluate", "run", command="skiplab")
     assert code == 0, err
-    accuracies = [float(re.findall(r"^accuracy ([\d.]+) %", text, re.MULTILINE)[0]) for text in (out, report)]
-    assert accuracies[0] == pytest.approx(accuracies[1], abs=1)  # another processor may see an image otherwise
+    accuracies = [
+        float(re.findall(r"^accuracy ([\d.]+) %", text, re.MULTILINE)[0]) for text in (out, report)
+    ]
+    # another processor may see an image otherwise
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1)
     expected = json.loads((FORMAT_1 / "digests.json").read_text())
     found = verify.digests(tmp_path / "run")
     for name in (folders.LAST, folders.BEST):

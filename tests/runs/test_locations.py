@@ -39,11 +39,21 @@ def refusal(text: str, key: str = "dataset.root") -> str:
     return message
 
 
-def test_a_path_becomes_absolute_where_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_becomes_absolute_where_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path))
-    expected = {"../run": "run", "run": "here/run", ".": "here", "~/data": "data", "~": "", "./~x": "here/~x", "a//b/./c": "here/a/b/c"}
+    expected = {
+        "../run": "run",
+        "run": "here/run",
+        ".": "here",
+        "~/data": "data",
+        "~": "",
+        "./~x": "here/~x",
+        "a//b/./c": "here/a/b/c",
+    }
     for text, path in expected.items():
         assert locations.absolute(text, key="dataset.root") == str(tmp_path / path), text
     assert locations.absolute("/data", key="dataset.root") == "/data"
@@ -53,7 +63,9 @@ def test_dots_after_a_link_lead_where_the_system_goes(tmp_path: Path) -> None:
     (tmp_path / "far/away").mkdir(parents=True)
     (tmp_path / "far/data").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "far/away")
-    assert os.path.samefile(locations.absolute("link/../data", key="dataset.root"), tmp_path / "far/data")
+    assert os.path.samefile(
+        locations.absolute("link/../data", key="dataset.root"), tmp_path / "far/data"
+    )
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\x00b", "a\tb", "a\x1bb", "a\u2028b", "a\udcffb"])
@@ -90,7 +102,9 @@ def test_a_root_is_a_folder_or_is_still_to_be_made(tmp_path: Path) -> None:
     assert "is a device" in refusal("/dev/null")
 
 
-def test_the_environments_root_is_named_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_root_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     for given in ("file", "~nosuchuser", "a" * 300):
         monkeypatch.setenv("SKIPLAB_DATA", given)
@@ -106,7 +120,11 @@ def test_the_environments_root_is_named_by_its_variable(tmp_path: Path, monkeypa
 
 def test_a_relative_cache_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for given, expected in (("relative", ".cache/skiplab"), ("~nosuchuser", ".cache/skiplab"), ("~/mine", "mine/skiplab")):
+    for given, expected in (
+        ("relative", ".cache/skiplab"),
+        ("~nosuchuser", ".cache/skiplab"),
+        ("~/mine", "mine/skiplab"),
+    ):
         monkeypatch.setenv("XDG_CACHE_HOME", given)
         assert locations.cache_folder() == tmp_path / expected
 
@@ -122,7 +140,9 @@ def test_without_a_home_the_cache_is_a_private_temporary_folder(homeless: Path) 
 
 
 @pytest.mark.parametrize("trap", ["link", "file", "open to all"])
-def test_a_temporary_folder_that_another_user_may_fill_is_not_trusted(homeless: Path, trap: str) -> None:
+def test_a_temporary_folder_that_another_user_may_fill_is_not_trusted(
+    homeless: Path, trap: str
+) -> None:
     place = homeless / f"skiplab-{os.geteuid()}"
     if trap == "link":
         (homeless / "foreign").mkdir()
@@ -156,7 +176,9 @@ def test_digits_and_info_run_without_a_home_and_whatever_the_environment_names(
     assert "data root  none: $SKIPLAB_DATA=file: is a file" in out
 
 
-def test_what_cannot_be_a_root_is_one_line_before_anything_is_made(call: Cli, tmp_path: Path) -> None:
+def test_what_cannot_be_a_root_is_one_line_before_anything_is_made(
+    call: Cli, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     for arguments, command in (
         (("dataset=mnist",), "train"),
@@ -165,5 +187,8 @@ def test_what_cannot_be_a_root_is_one_line_before_anything_is_made(call: Cli, tm
         (("search", "dataset=mnist", "depth=1,2"), "skiplab"),
     ):
         code, _, err = call(*arguments, "dataset.root=file", command=command)
-        assert (code, err) == (2, f"error: dataset.root={tmp_path / 'file'}: is a file; a folder is expected\n")
+        assert (code, err) == (
+            2,
+            f"error: dataset.root={tmp_path / 'file'}: is a file; a folder is expected\n",
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -15,7 +15,8 @@ from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.study.compare import answers, statistics
 
-# what a hand, another tool or a bad disk may make of a config.yaml: (what stands there, what stands there then)
+# what a hand, another tool or a bad disk may make of a config.yaml: (what stands there, what stands
+# there then)
 CHANGES = [
     ("", ""),
     ("seed: 0\n", "seed: 1\n"),
@@ -65,7 +66,8 @@ def outcome(read: Callable[[], Config]) -> tuple[Config | None, str]:
         config = read()
     except UsageError as error:
         return None, str(error).replace("config.yaml: ", "")
-    return config, repr(config)  # which tells 1 from 1.0
+    # which tells 1 from 1.0
+    return config, repr(config)
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)
@@ -74,10 +76,14 @@ def test_a_config_read_by_its_sections_is_what_the_whole_text_says(before: str, 
     assert before in text
     path = Path("config.yaml")
     path.write_bytes(text.replace(before, after, 1).encode())
-    assert outcome(lambda: configs.load(path)) == outcome(lambda: configs.check(configs.read_tree(path)))
+    assert outcome(lambda: configs.load(path)) == outcome(
+        lambda: configs.check(configs.read_tree(path))
+    )
 
 
-@pytest.mark.parametrize("preset", ["", "experiment=speedrun94", "experiment=resnet_mnist", "experiment=he2016_resnet20"])
+@pytest.mark.parametrize(
+    "preset", ["", "experiment=speedrun94", "experiment=resnet_mnist", "experiment=he2016_resnet20"]
+)
 def test_a_stored_config_is_read_back_as_it_was_and_keeps_its_identity(preset: str) -> None:
     config = compose(*([preset] if preset else []), "name='a b: c # d'", "seed=3", "out=a/b")
     Path("config.yaml").write_text(configs.dump(config), encoding="utf-8")
@@ -87,7 +93,10 @@ def test_a_stored_config_is_read_back_as_it_was_and_keeps_its_identity(preset: s
 
 
 def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [configs.dump(compose(f"seed={seed}", "name=never-before")) for seed in (1_000_001, 1_000_002)]
+    texts = [
+        configs.dump(compose(f"seed={seed}", "name=never-before"))
+        for seed in (1_000_001, 1_000_002)
+    ]
     read: list[str] = []
 
     class Noted(yaml.SafeLoader):
@@ -103,30 +112,43 @@ def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch)
     assert read == ["seed: 1000002"]
 
 
-# ------------------------------------------------------------------------------------------------------------ predictions
+# ------------------------------------------------------------------------------------------------------------
+# predictions
 
 
-def stored(path: Path, *, save: Callable[..., None] = np.savez_compressed, **more: np.ndarray) -> np.ndarray:
+def stored(
+    path: Path, *, save: Callable[..., None] = np.savez_compressed, **more: np.ndarray
+) -> np.ndarray:
     """Predictions of 500 images, and which of them are right."""
     chance = np.random.default_rng(0)
     labels, predictions = chance.integers(0, 10, 500), chance.integers(0, 10, 500)
-    save(path, test_labels=labels, test_predictions=predictions, test_probabilities=chance.random((500, 10)), **more)
+    save(
+        path,
+        test_labels=labels,
+        test_predictions=predictions,
+        test_probabilities=chance.random((500, 10)),
+        **more,
+    )
     return labels == predictions
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_what_was_right_is_read_of_any_archive_with_the_arrays(save: Callable[..., None], tmp_path: Path) -> None:
+def test_what_was_right_is_read_of_any_archive_with_the_arrays(
+    save: Callable[..., None], tmp_path: Path
+) -> None:
     path = tmp_path / "predictions.npz"
     right = stored(path, save=save)
     with path.open("rb") as file:
-        assert answers.members(file, ["test_labels.npy"]) is not None  # the short way
+        # the short way
+        assert answers.members(file, ["test_labels.npy"]) is not None
     assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
     assert answers.correct(path, "val") is None
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = b"packed again"
         archive.writestr("umlaut-\u00e4.txt", "more")
     with path.open("rb") as file:
-        assert answers.members(file, ["test_labels.npy"]) is None  # zipfile's way
+        # zipfile's way
+        assert answers.members(file, ["test_labels.npy"]) is None
     assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
 
 
@@ -135,7 +157,9 @@ def test_of_damaged_predictions_nothing_is_told(tmp_path: Path) -> None:
     right = stored(path)
     content, chance = path.read_bytes(), np.random.default_rng(1)
     for _ in range(300):
-        changed = bytearray(content[: chance.integers(1, len(content) + 1)] if chance.random() < 0.2 else content)
+        changed = bytearray(
+            content[: chance.integers(1, len(content) + 1)] if chance.random() < 0.2 else content
+        )
         changed[chance.integers(len(changed))] ^= 1 << chance.integers(8)
         path.write_bytes(changed)
         found = answers.correct(path, "test")
@@ -149,5 +173,8 @@ def test_of_damaged_predictions_nothing_is_told(tmp_path: Path) -> None:
 
 def test_the_sign_test_of_many_pairs_is_scipys_of_each() -> None:
     ones, others = np.divmod(np.arange(900), 30)
-    expected = [float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0 for a, b in zip(ones.tolist(), others.tolist(), strict=True)]
+    expected = [
+        float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0
+        for a, b in zip(ones.tolist(), others.tolist(), strict=True)
+    ]
     assert statistics.sign_test(ones, others) == expected

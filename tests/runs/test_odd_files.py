@@ -13,7 +13,8 @@ from skiplab.errors import FolderError
 from skiplab.runs import contents
 
 LONG = "a" * 300
-RUN_PATHS = {  # where a command takes the path of a run or of a folder with runs
+# where a command takes the path of a run or of a folder with runs
+RUN_PATHS = {
     "train": ("resume=PATH", "init_from=PATH", "out=PATH"),
     "skiplab": ("evaluate PATH", "draw PATH", "list PATH", "compare PATH", "verify PATH"),
 }
@@ -59,16 +60,27 @@ def one_line(code: int, err: str, *, codes: tuple[int, ...] = (2,)) -> str:
     return err
 
 
-# --------------------------------------------------------------------------------------------------------------------- paths
+# ---------------------------------------------------------------------------------------------------------------------
+# paths
 
 
 @pytest.mark.parametrize("command", ["train", "skiplab"])
 def test_a_path_that_no_file_can_have_is_refused(call: Cli, command: str) -> None:
-    for text, rule in ((LONG, "File name too long"), ("~nosuchuser/x", "no home folder is known for ~nosuchuser"), ("a\nb", "line break")):
+    for text, rule in (
+        (LONG, "File name too long"),
+        ("~nosuchuser/x", "no home folder is known for ~nosuchuser"),
+        ("a\nb", "line break"),
+    ):
         for template in RUN_PATHS[command]:
             arguments = [word.replace("PATH", text) for word in template.split(" ")]
             code, _, err = call(
-                *([*SMALL, "trainer.limit_steps=2"] if template.startswith(("out", "init")) else []), *arguments, command=command
+                *(
+                    [*SMALL, "trainer.limit_steps=2"]
+                    if template.startswith(("out", "init"))
+                    else []
+                ),
+                *arguments,
+                command=command,
             )
             assert rule in one_line(code, err), (template, text)
     assert not Path("outputs").exists() or not list(Path("outputs").rglob("config.yaml"))
@@ -88,25 +100,43 @@ def test_a_path_that_leads_nowhere_says_where_it_ends(call: Cli, template: str) 
 def test_a_study_in_the_place_of_something_else_is_refused(call: Cli) -> None:
     studies = Path("outputs/studies")
     studies.mkdir(parents=True)
-    for name, make in (("folder", make_fifo), ("link", make_broken_link), ("loop", make_circular_link)):
+    for name, make in (
+        ("folder", make_fifo),
+        ("link", make_broken_link),
+        ("loop", make_circular_link),
+    ):
         make(studies / name)
         code, _, err = call("-m", *SMALL, "trainer.limit_steps=2", "seed=0,1", f"study={name}")
         assert f"study={name}: " in one_line(code, err)
-        code, _, err = call("search", *SMALL, "trainer.limit_steps=2", "val_fraction=0.2", "depth=1,2", f"study={name}", command="skiplab")
+        code, _, err = call(
+            "search",
+            *SMALL,
+            "trainer.limit_steps=2",
+            "val_fraction=0.2",
+            "depth=1,2",
+            f"study={name}",
+            command="skiplab",
+        )
         assert f"study={name}: " in one_line(code, err)
 
 
-@pytest.mark.parametrize("arguments", [("train", "depth=1"), ("train", "-m", "seed=0,1"), ("skiplab", "list"), ("skiplab", "info")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "depth=1"), ("train", "-m", "seed=0,1"), ("skiplab", "list"), ("skiplab", "info")],
+)
 def test_a_working_folder_that_is_gone_is_said(arguments: tuple[str, ...], tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     script = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); import sys; "
     script += f"sys.argv = {list(arguments)!r}; from skiplab.cli import main; main.{arguments[0]}()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert "cd to one that is" in one_line(done.returncode, done.stderr)
     assert not gone.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------- in a run's folder
+# ----------------------------------------------------------------------------------------------------------
+# in a run's folder
 
 
 @pytest.mark.parametrize("told", ODD)
@@ -139,13 +169,17 @@ def test_what_is_no_file_is_never_opened_by_a_verb(call: Cli, finished: Path, to
 
 
 @pytest.mark.parametrize("told", ODD)
-def test_a_run_starts_in_no_folder_with_something_odd_in_a_files_place(call: Cli, told: str) -> None:
+def test_a_run_starts_in_no_folder_with_something_odd_in_a_files_place(
+    call: Cli, told: str
+) -> None:
     for name in ("run.log", "metrics.jsonl", "last.ckpt", "result.json", "config.yaml", ".lock"):
         Path("run").mkdir()
         ODD[told](Path("run", name))
         code, _, err = call(*SMALL, "trainer.limit_steps=2", "out=run")
         one_line(code, err, codes=(2, 4))
-        assert os.listdir("run") in ([name], sorted([".lock", name])), "what was there is left as it was"
+        assert os.listdir("run") in ([name], sorted([".lock", name])), (
+            "what was there is left as it was"
+        )
         path = Path("run", name)
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         Path("run/.lock").unlink(missing_ok=True)

@@ -35,7 +35,10 @@ CHANGES = {
 
 def with_value(config: Any, key: str, value: Any) -> Any:
     group, _, leaf = key.rpartition(".")
-    return replace(config, **({group: replace(getattr(config, group), **{leaf: value})} if group else {leaf: value}))
+    return replace(
+        config,
+        **({group: replace(getattr(config, group), **{leaf: value})} if group else {leaf: value}),
+    )
 
 
 def result(folder: str | Path) -> dict[str, Any]:
@@ -50,7 +53,8 @@ def edit(path: str | Path, **values: Any) -> None:
     path.write_text(f"{first}\n{yaml.safe_dump(tree | values, sort_keys=False)}")
 
 
-# -------------------------------------------------------------------------------------------------------------- history
+# --------------------------------------------------------------------------------------------------------------
+# history
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -70,7 +74,12 @@ def test_a_change_on_the_way_is_history_and_another_identity(key: str, tmp_path:
 
 def test_what_changes_no_training_is_no_history() -> None:
     before = compose()
-    for key, value in (("name", "x"), ("trainer.threads", 1), ("trainer.log_every", 3), ("evaluator.split", "val")):
+    for key, value in (
+        ("name", "x"),
+        ("trainer.threads", 1),
+        ("trainer.log_every", 3),
+        ("evaluator.split", "val"),
+    ):
         assert provenance.recorded(before, with_value(before, key, value), step=18).changed == ()
 
 
@@ -87,11 +96,19 @@ def test_what_is_taken_back_at_the_same_step_leaves_no_trace() -> None:
     further = provenance.recorded(there, with_value(there, "epochs", 50), step=18)
     assert provenance.in_words(further.changed) == f"epochs {before.epochs} -> 50 at step 18"
     later = provenance.recorded(there, with_value(there, "epochs", before.epochs), step=20)
-    assert provenance.in_words(later.changed) == f"epochs {before.epochs} -> 40 at step 18, epochs 40 -> {before.epochs} at step 20"
+    assert (
+        provenance.in_words(later.changed)
+        == f"epochs {before.epochs} -> 40 at step 18, epochs 40 -> {before.epochs} at step 20"
+    )
 
 
 def test_changed_is_no_key_of_the_command_line(call: Cli) -> None:
-    for text in ("changed=[]", "+changed=[]", "init_sha256=0", "changed=[{step:1,key:epochs,from:1,to:2}]"):
+    for text in (
+        "changed=[]",
+        "+changed=[]",
+        "init_sha256=0",
+        "changed=[{step:1,key:epochs,from:1,to:2}]",
+    ):
         code, _, err = call(text)
         assert (code, err.count("\n")) == (2, 1), err
 
@@ -105,7 +122,12 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     assert code == 0, err
     assert "changed on the way: epochs 1 -> 2 at step 6" in out
     assert "changed on the way: epochs 1 -> 2 at step 6" in (first / folders.LOG).read_text()
-    assert (first / "report.txt").read_text().splitlines()[0].endswith("; changed on the way: epochs 1 -> 2 at step 6")
+    assert (
+        (first / "report.txt")
+        .read_text()
+        .splitlines()[0]
+        .endswith("; changed on the way: epochs 1 -> 2 at step 6")
+    )
     stretched, history = result(first), [{"step": 6, "key": "epochs", "from": 1, "to": 2}]
     assert stretched["changed"] == history
     assert yaml.safe_load((first / folders.CONFIG).read_text())["changed"] == history
@@ -118,25 +140,34 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     assert call(*study, "seed=0,1", "epochs=2")[0] == 0
     code, out, err = call("compare", "outputs/studies/x", "--by", "epochs", command="skiplab")
     assert code == 0, err
-    assert f"left out, since changed on the way and so no run of these values: {first} (epochs 1 -> 2 at step 6)" in out
+    assert (
+        f"left out, since changed on the way and so no run of these values: {first} (epochs 1 -> 2 at step 6)"
+        in out
+    )
     counted = json.loads(Path("outputs/studies/x/compare.json").read_text())["groups"]
-    straight = {run["folder"] for group in counted if group["key"] == {"epochs": 2} for run in group["runs"]}
+    straight = {
+        run["folder"] for group in counted if group["key"] == {"epochs": 2} for run in group["runs"]
+    }
     assert len(straight) == 2
     assert str(first) not in straight
 
-    code, out, err = call(*study, "seed=0,1", "epochs=1")  # the cell that was taken away is run afresh
+    # the cell that was taken away is run afresh
+    code, out, err = call(*study, "seed=0,1", "epochs=1")
     assert code == 0, err
     assert "2 cells, 1 done before" in out
     assert result(f"{first}-2")["changed"] == []
     code, out, err = call(*study, "seed=0,1", "epochs=1")
     assert "2 cells, 2 done before" in out
-    assert call("compare", str(first), command="skiplab")[0] == 0, "a changed run alone can be looked at"
+    assert call("compare", str(first), command="skiplab")[0] == 0, (
+        "a changed run alone can be looked at"
+    )
 
 
 def test_the_same_command_does_not_go_on_with_a_changed_run(call: Cli) -> None:
     assert call(*TINY, "epochs=3", "trainer.limit_steps=6")[0] == 0
     (run,) = Path("outputs").glob("*/*-digits-*")
-    assert call(f"resume={run}", "trainer.limit_steps=12", "trainer.max_time=1e-9")[0] == 7  # stopped on its way
+    # stopped on its way
+    assert call(f"resume={run}", "trainer.limit_steps=12", "trainer.max_time=1e-9")[0] == 7
     code, out, _ = call(*TINY, "epochs=3", "trainer.limit_steps=12")
     assert code == 0
     assert "going on with" not in out
@@ -162,7 +193,14 @@ def test_a_change_counts_from_the_step_of_the_save_that_it_found(call: Cli) -> N
 
 
 def test_a_rollback_is_a_change(call: Cli) -> None:
-    code, _, err = call(*TINY, "epochs=2", "optimizer.lr=1e6", "trainer.on_nonfinite=rollback", "trainer.limit_steps=8", "out=run")
+    code, _, err = call(
+        *TINY,
+        "epochs=2",
+        "optimizer.lr=1e6",
+        "trainer.on_nonfinite=rollback",
+        "trainer.limit_steps=8",
+        "out=run",
+    )
     assert code in (0, 5), err
     facts = checkpoint.peek(Path("run/last.ckpt"))
     assert facts["progress"]["rollbacks"] == len(facts["rolled_back"]) > 0
@@ -186,7 +224,8 @@ def test_weights_to_start_from_are_part_of_the_identity(call: Cli) -> None:
     assert "has changed since this run was begun" in err
 
 
-# ------------------------------------------------------------------------------------------------------------ hand edits
+# ------------------------------------------------------------------------------------------------------------
+# hand edits
 
 
 @pytest.fixture
@@ -199,7 +238,11 @@ def run(call: Cli) -> Path:
 def test_a_config_that_was_edited_by_hand_is_refused_by_every_reader(run: Path, call: Cli) -> None:
     (run / folders.RESULT).rename("kept")
     edit(run / folders.CONFIG, seed=5, batch_size=128)
-    for arguments in ((f"resume={run}",), (f"resume={run}", "trainer.log_every=3"), (*TINY, "epochs=2", f"out={run}")):
+    for arguments in (
+        (f"resume={run}",),
+        (f"resume={run}", "trainer.log_every=3"),
+        (*TINY, "epochs=2", f"out={run}"),
+    ):
         code, _, err = call(*arguments)
         assert code == 2, arguments
         assert "edited by hand (batch_size=128, was 256; seed=5, was 0)" in err
@@ -214,7 +257,9 @@ def test_a_config_that_was_edited_by_hand_is_refused_by_every_reader(run: Path, 
     assert f"{run}  (config.yaml was edited by hand)" in call("list", ".", command="skiplab")[1]
 
 
-def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(run: Path, call: Cli) -> None:
+def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(
+    run: Path, call: Cli
+) -> None:
     (run / folders.RESULT).unlink()
     (run / folders.CONFIG).write_text(configs.dump(replace(provenance.load(run), seed=5)))
     code, _, err = call(f"resume={run}")

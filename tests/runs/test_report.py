@@ -25,23 +25,36 @@ from skiplab.training.evaluation import BATCH_SIZE, Predictor, Scores, evaluate,
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = 4, 5
-NORMALIZE = Normalize(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=SIZE, channels_last=False, device=CPU)
+NORMALIZE = Normalize(
+    mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=SIZE, channels_last=False, device=CPU
+)
 
 
-# ------------------------------------------------------------------------------------------------------------ evaluation
+# ------------------------------------------------------------------------------------------------------------
+# evaluation
 
 
 def split_of(num_images: int, seed: int = 0) -> Split:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (num_images, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (num_images, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8
+    )
     return Split(images, torch.randint(0, CLASSES, (num_images,), generator=generator))
 
 
 def network() -> nn.Module:
     """Has all that differs between training and evaluation: BatchNorm and dropout."""
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(1), nn.Dropout(0.5), nn.Linear(24, CLASSES))
-    body(torch.randn(16, 3, SIZE, SIZE))  # statistics of its own
+    body = nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(1),
+        nn.Dropout(0.5),
+        nn.Linear(24, CLASSES),
+    )
+    # statistics of its own
+    body(torch.randn(16, 3, SIZE, SIZE))
     return body
 
 
@@ -51,14 +64,20 @@ def predictor_of(model: nn.Module, tta: str = "none") -> Predictor:
 
 def by_hand(model: nn.Module, split: Split, tta: str) -> Tensor:
     """The logits, image by image, each normalised pixel by pixel: float32 (N, K)."""
-    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
+        torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1),
+    )
     rows = []
     with torch.no_grad():
         for image in split.images:
-            x = ((image.permute(2, 0, 1).float() / 255 - mean) / std).unsqueeze(0)  # (H, W, C) -> (1, C, H, W)
+            # (H, W, C) -> (1, C, H, W)
+            x = ((image.permute(2, 0, 1).float() / 255 - mean) / std).unsqueeze(0)
             logits = model(x)
             if tta == "flip":
-                mirrored = torch.stack([x[..., SIZE - 1 - column] for column in range(SIZE)], dim=-1)
+                mirrored = torch.stack(
+                    [x[..., SIZE - 1 - column] for column in range(SIZE)], dim=-1
+                )
                 logits = (logits + model(mirrored)) / 2
             rows.append(logits[0])
     return torch.stack(rows)
@@ -77,8 +96,13 @@ def test_evaluation_is_the_plain_loop(num_images: int, tta: str):
     assert torch.equal(scores.confusion, confusion)
     assert scores.loss == pytest.approx(loss / num_images, rel=1e-5)
     predicted = logits.argmax(1).numpy()
-    assert np.array_equal(scores.confusion.numpy(), sk.confusion_matrix(split.labels.numpy(), predicted, labels=range(CLASSES)))
-    assert scores.accuracy == pytest.approx(sk.accuracy_score(split.labels.numpy(), predicted), abs=1e-15)
+    assert np.array_equal(
+        scores.confusion.numpy(),
+        sk.confusion_matrix(split.labels.numpy(), predicted, labels=range(CLASSES)),
+    )
+    assert scores.accuracy == pytest.approx(
+        sk.accuracy_score(split.labels.numpy(), predicted), abs=1e-15
+    )
     assert scores.confusion.dtype == torch.int64
 
 
@@ -89,7 +113,12 @@ def test_probabilities_are_the_plain_loops(tta: str):
     assert (probabilities.dtype, probabilities.shape) == (torch.float32, (BATCH_SIZE + 3, CLASSES))
     logits = by_hand(model.eval(), split, tta)
     torch.testing.assert_close(probabilities, logits.softmax(1), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(losses, F.cross_entropy(logits.double(), split.labels, reduction="none"), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        losses,
+        F.cross_entropy(logits.double(), split.labels, reduction="none"),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_flip_is_the_mean_of_both_logits():
@@ -105,7 +134,9 @@ def test_flip_is_the_mean_of_both_logits():
 def test_logits_are_float32_under_autocast():
     model = network().eval()
     x = torch.randn(9, 3, SIZE, SIZE)
-    half = Predictor(model, autocast=torch.autocast("cpu", torch.bfloat16, enabled=True), tta="none")
+    half = Predictor(
+        model, autocast=torch.autocast("cpu", torch.bfloat16, enabled=True), tta="none"
+    )
     with torch.inference_mode():
         logits = half(x)
         assert logits.dtype == torch.float32
@@ -132,10 +163,13 @@ def test_accuracy_of_a_confusion_matrix():
     assert Scores(torch.tensor([[3, 1], [2, 4]]), 0.0).accuracy == 0.7
 
 
-# --------------------------------------------------------------------------------------------------------------- metrics
+# ---------------------------------------------------------------------------------------------------------------
+# metrics
 
 
-def predictions_of(num_images: int, num_classes: int, *, seed: int = 0, skill: float = 2.0) -> Predictions:
+def predictions_of(
+    num_images: int, num_classes: int, *, seed: int = 0, skill: float = 2.0
+) -> Predictions:
     """Random labels and softmaxed logits that lean towards them by `skill`."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num_images)
@@ -157,12 +191,18 @@ def names(num_classes: int) -> list[str]:
 
 def metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """The report's figures, with the loss that float64 finds in the probabilities."""
-    chosen = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels].astype(np.float64)
+    chosen = predictions.probabilities[
+        np.arange(len(predictions.labels)), predictions.labels
+    ].astype(np.float64)
     return report.metrics(predictions, classes, loss=-np.log(chosen).mean())
 
 
 def check_against_sklearn(predictions: Predictions, num_classes: int) -> dict[str, Any]:
-    labels, predicted, classes = predictions.labels, predictions.probabilities.argmax(1), names(num_classes)
+    labels, predicted, classes = (
+        predictions.labels,
+        predictions.probabilities.argmax(1),
+        names(num_classes),
+    )
     found = metrics(predictions, classes)
     close: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
     assert found["images"] == len(labels)
@@ -173,18 +213,28 @@ def check_against_sklearn(predictions: Predictions, num_classes: int) -> dict[st
     for name, row in zip(classes, rows, strict=True):
         assert list(found["classes"][name]) == ["precision", "recall", "f1", "support"]
         assert list(found["classes"][name].values()) == pytest.approx(row.tolist(), **close)
-    assert found["f1_macro"] == pytest.approx(sk.f1_score(labels, predicted, average="macro", **every), **close)
-    assert found["f1_weighted"] == pytest.approx(sk.f1_score(labels, predicted, average="weighted", **every), **close)
+    assert found["f1_macro"] == pytest.approx(
+        sk.f1_score(labels, predicted, average="macro", **every), **close
+    )
+    assert found["f1_weighted"] == pytest.approx(
+        sk.f1_score(labels, predicted, average="weighted", **every), **close
+    )
     probabilities = predictions.probabilities.astype(np.float64)
     assert found["loss"] == pytest.approx(
-        sk.log_loss(labels, probabilities / probabilities.sum(1, keepdims=True), labels=range(num_classes))
+        sk.log_loss(
+            labels, probabilities / probabilities.sum(1, keepdims=True), labels=range(num_classes)
+        )
     )
-    assert found["expected_calibration_error"] == pytest.approx(calibration_by_hand(labels, predictions.probabilities), **close)
+    assert found["expected_calibration_error"] == pytest.approx(
+        calibration_by_hand(labels, predictions.probabilities), **close
+    )
     assert all(math.isfinite(value) for value in found.values() if isinstance(value, float))
     return found
 
 
-@pytest.mark.parametrize(("num_images", "num_classes"), [(1000, 2), (1000, 10), (2000, 11), (3000, 100), (40, 10)])
+@pytest.mark.parametrize(
+    ("num_images", "num_classes"), [(1000, 2), (1000, 10), (2000, 11), (3000, 100), (40, 10)]
+)
 @pytest.mark.parametrize("skill", [-3.0, 0.0, 3.0])
 def test_metrics_are_scikit_learns(num_images: int, num_classes: int, skill: float):
     check_against_sklearn(predictions_of(num_images, num_classes, skill=skill), num_classes)
@@ -193,12 +243,18 @@ def test_metrics_are_scikit_learns(num_images: int, num_classes: int, skill: flo
 @pytest.mark.parametrize(
     ("labels", "predicted"),
     [
-        ([0, 0, 2, 2, 0], [0, 2, 2, 2, 0]),  # class 1 is absent and never predicted
-        ([0, 0, 2, 2, 0], [0, 1, 2, 1, 0]),  # class 1 is absent but predicted
-        ([0, 1, 2, 1], [0, 0, 2, 2]),  # class 1 is never predicted
-        ([0, 1, 2], [0, 1, 2]),  # all correct
-        ([0, 1, 2], [1, 2, 0]),  # all wrong
-        ([2], [2]),  # one image
+        # class 1 is absent and never predicted
+        ([0, 0, 2, 2, 0], [0, 2, 2, 2, 0]),
+        # class 1 is absent but predicted
+        ([0, 0, 2, 2, 0], [0, 1, 2, 1, 0]),
+        # class 1 is never predicted
+        ([0, 1, 2, 1], [0, 0, 2, 2]),
+        # all correct
+        ([0, 1, 2], [0, 1, 2]),
+        # all wrong
+        ([0, 1, 2], [1, 2, 0]),
+        # one image
+        ([2], [2]),
         ([2], [0]),
     ],
 )
@@ -218,21 +274,34 @@ def test_a_loss_is_that_of_the_logits_however_large(gap: float):
         def forward(self, images: Tensor) -> Tensor:
             return torch.tensor([gap, 0.0, 0.0]).expand(len(images), 3)
 
-    split = Split(torch.zeros(BATCH_SIZE + 1, SIZE, SIZE, 3, dtype=torch.uint8), torch.tensor([1] * BATCH_SIZE + [0]))
+    split = Split(
+        torch.zeros(BATCH_SIZE + 1, SIZE, SIZE, 3, dtype=torch.uint8),
+        torch.tensor([1] * BATCH_SIZE + [0]),
+    )
     probabilities, losses = predict(predictor_of(Sure()), split, NORMALIZE)
     assert losses.dtype == torch.float64
     expected = gap + math.log1p(2 * math.exp(-gap))
     assert losses[:-1].numpy() == pytest.approx(np.full(BATCH_SIZE, expected), rel=1e-12)
-    assert losses.mean().item() == pytest.approx(evaluate(predictor_of(Sure()), split, NORMALIZE, num_classes=3).loss, rel=1e-6)
-    found = report.metrics(Predictions(split.labels.numpy(), probabilities.numpy()), ["a", "b", "c"], loss=losses.mean().item())
-    assert f"loss {expected * BATCH_SIZE / (BATCH_SIZE + 1):.4f}," in report.text(found, heading="a")
+    assert losses.mean().item() == pytest.approx(
+        evaluate(predictor_of(Sure()), split, NORMALIZE, num_classes=3).loss, rel=1e-6
+    )
+    found = report.metrics(
+        Predictions(split.labels.numpy(), probabilities.numpy()),
+        ["a", "b", "c"],
+        loss=losses.mean().item(),
+    )
+    assert f"loss {expected * BATCH_SIZE / (BATCH_SIZE + 1):.4f}," in report.text(
+        found, heading="a"
+    )
 
 
 @pytest.mark.parametrize("num_classes", [11, 100])
 def test_top_5_is_scikit_learns_above_ten_classes(num_classes: int):
     predictions = predictions_of(500, num_classes, skill=1.0)
     found = metrics(predictions, names(num_classes))
-    expected = sk.top_k_accuracy_score(predictions.labels, predictions.probabilities, k=5, labels=range(num_classes))
+    expected = sk.top_k_accuracy_score(
+        predictions.labels, predictions.probabilities, k=5, labels=range(num_classes)
+    )
     assert 0 < found["accuracy"] < expected < 1
     assert found["top5_accuracy"] == pytest.approx(expected, abs=1e-12)
     assert f"top-5 accuracy {100 * expected:.2f} %" in report.text(found, heading="a")
@@ -252,34 +321,51 @@ def calibration_by_hand(labels: NDArray[np.int64], probabilities: NDArray[np.flo
     confidence, correct = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == labels
     total = 0.0
     for i in range(15):
-        members = [j for j in range(len(labels)) if i <= 15 * confidence[j] and (15 * confidence[j] < i + 1 or i == 14)]
+        members = [
+            j
+            for j in range(len(labels))
+            if i <= 15 * confidence[j] and (15 * confidence[j] < i + 1 or i == 14)
+        ]
         if members:
-            gap = sum(correct[j] for j in members) / len(members) - sum(confidence[j] for j in members) / len(members)
+            gap = sum(correct[j] for j in members) / len(members) - sum(
+                confidence[j] for j in members
+            ) / len(members)
             total += len(members) / len(labels) * abs(gap)
     return total
 
 
 def test_calibration_by_hand():
     probabilities = np.array([[0.9, 0.1]] * 4 + [[0.3, 0.7]] * 2, np.float32)
-    assert report.calibration_error(Predictions(np.array([0, 0, 0, 1, 1, 0]), probabilities)) == pytest.approx(
-        (4 * 0.15 + 2 * 0.2) / 6, abs=1e-7
+    assert report.calibration_error(
+        Predictions(np.array([0, 0, 0, 1, 1, 0]), probabilities)
+    ) == pytest.approx((4 * 0.15 + 2 * 0.2) / 6, abs=1e-7)
+    # the last bin holds 1
+    assert (
+        report.calibration_error(
+            Predictions(np.array([0, 0]), np.array([[1.0, 0.0]] * 2, np.float32))
+        )
+        == 0.0
     )
-    assert report.calibration_error(Predictions(np.array([0, 0]), np.array([[1.0, 0.0]] * 2, np.float32))) == 0.0  # the last bin holds 1
 
 
 @pytest.mark.parametrize("trials", [1, 2, 10, 360, 10_000])
 def test_the_interval_is_scipys(trials: int):
     for successes in sorted({0, 1, trials // 3, trials - 1, trials}):
-        expected = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+        expected = binomtest(successes, trials).proportion_ci(
+            confidence_level=0.95, method="wilson"
+        )
         low, high = report.wilson_interval(successes, trials)
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert 0 <= low <= successes / trials <= high <= 1
     predictions = predictions_of(trials, 3)
     found = metrics(predictions, names(3))
-    assert found["accuracy_95"] == list(report.wilson_interval(round(found["accuracy"] * trials), trials))
+    assert found["accuracy_95"] == list(
+        report.wilson_interval(round(found["accuracy"] * trials), trials)
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ text
+# ------------------------------------------------------------------------------------------------------------------
+# text
 
 TEXT = """\
 toys, test set
@@ -309,14 +395,29 @@ def test_the_text_byte_for_byte():
 @given(
     num_classes=st.integers(2, 12),
     pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=60),
-    name=st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20),
+    name=st.text(
+        st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20
+    ),
 )
-def test_the_table_is_scikit_learns_to_the_character(num_classes: int, pairs: list[tuple[int, int]], name: str):
-    pairs = [*pairs, (0, 0)]  # where nothing at all is right, scikit-learn writes its counts as 1.0
+def test_the_table_is_scikit_learns_to_the_character(
+    num_classes: int, pairs: list[tuple[int, int]], name: str
+):
+    # where nothing at all is right, scikit-learn writes its counts as 1.0
+    pairs = [*pairs, (0, 0)]
     labels, predicted = (np.array(side) % num_classes for side in zip(*pairs, strict=True))
-    predictions, classes = certain(labels.tolist(), predicted.tolist(), num_classes), [name, *names(num_classes)[1:]]
-    every: dict[str, Any] = {"labels": range(num_classes), "target_names": classes, "zero_division": 0, "digits": 4}
-    assert report.table(metrics(predictions, classes)) == sk.classification_report(labels, predicted, **every)
+    predictions, classes = (
+        certain(labels.tolist(), predicted.tolist(), num_classes),
+        [name, *names(num_classes)[1:]],
+    )
+    every: dict[str, Any] = {
+        "labels": range(num_classes),
+        "target_names": classes,
+        "zero_division": 0,
+        "digits": 4,
+    }
+    assert report.table(metrics(predictions, classes)) == sk.classification_report(
+        labels, predicted, **every
+    )
 
 
 def test_a_report_on_10_000_images_takes_less_than_a_millisecond():
@@ -341,6 +442,12 @@ def test_the_text_names_the_classes_but_neither_clock_nor_machine():
         assert text.endswith("\n")
         assert not re.search(r"\d:\d\d|\d{4}-\d\d|second|img/s", text)
         words = set(re.split(r"[^\w.-]+", text))
-        assert not words & {platform.node(), platform.system(), platform.machine(), getpass.getuser(), torch.__version__}
+        assert not words & {
+            platform.node(),
+            platform.system(),
+            platform.machine(),
+            getpass.getuser(),
+            torch.__version__,
+        }
         copy = Predictions(predictions.labels.copy(), predictions.probabilities.copy())
         assert report.text(metrics(copy, classes), heading="digits test set") == text

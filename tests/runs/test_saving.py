@@ -16,10 +16,13 @@ from skiplab.runs import checkpoint
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
 
-LARGE = ("model=resnet18", "width=32", "trainer.threads=1", "batch_size=16")  # 2.8 million weights
+# 2.8 million weights
+LARGE = ("model=resnet18", "width=32", "trainer.threads=1", "batch_size=16")
 
 
-def test_a_snapshot_is_of_one_step_whatever_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_of_one_step_whatever_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk is slow, and the loop goes on meanwhile."""
     gate, write = threading.Event(), checkpoint.write_atomically
 
@@ -51,15 +54,23 @@ def test_a_snapshot_is_of_one_step_whatever_follows(tmp_path: Path, monkeypatch:
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_a_failed_write_is_raised_at_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_raised_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, *_: object, **__: object) -> None:
         raise FolderError(f"{path.parent}: full")
 
     with closing(Log(tmp_path, console=False)) as log:
-        config = compose("depth=1", "width=8", "trainer.threads=1", "steps=40", "trainer.save_every=0.5")
+        config = compose(
+            "depth=1", "width=8", "trainer.threads=1", "steps=40", "trainer.save_every=0.5"
+        )
         trainer, _ = prepare(config, on_cpu(tmp_path, log))
         first = trainer.step.update
-        monkeypatch.setattr(trainer.step, "update", lambda step, **options: (time.sleep(0.01), first(step, **options)))
+        monkeypatch.setattr(
+            trainer.step,
+            "update",
+            lambda step, **options: (time.sleep(0.01), first(step, **options)),
+        )
         monkeypatch.setattr(checkpoint, "write_atomically", full)
         with pytest.raises(FolderError, match="full"):
             trainer.fit()
@@ -87,5 +98,7 @@ def test_a_save_stalls_the_loop_for_a_copy_of_the_state(tmp_path: Path) -> None:
                 saves.append(seconds_of(trainer.save))
                 writes.append(seconds_of(trainer.saver.writer.wait))
     save, copy, write = (statistics.median(values) for values in (saves, copies, writes))
-    print(f"\nsave {1000 * save:.1f} ms, one copy {1000 * copy:.1f} ms, the write behind it {1000 * write:.0f} ms")
+    print(
+        f"\nsave {1000 * save:.1f} ms, one copy {1000 * copy:.1f} ms, the write behind it {1000 * write:.0f} ms"
+    )
     assert save < 1.5 * copy + 0.005

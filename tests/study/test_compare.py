@@ -40,7 +40,13 @@ def make(tmp_path: Path) -> Make:
     """Write a finished run folder."""
     numbers = itertools.count()
 
-    def run(*texts: str, right: NDArray[np.bool_] | None = None, seed: int = 0, folder: str | None = None, **changed: Any) -> Path:
+    def run(
+        *texts: str,
+        right: NDArray[np.bool_] | None = None,
+        seed: int = 0,
+        folder: str | None = None,
+        **changed: Any,
+    ) -> Path:
         config = compose(*texts, f"seed={seed}")
         path = tmp_path / "study" / (folder or f"run-{next(numbers)}")
         path.mkdir(parents=True)
@@ -49,7 +55,12 @@ def make(tmp_path: Path) -> Make:
         result = {
             "identity": configs.identity(config),
             "data_sha256": "0" * 64,
-            "test": {"accuracy": float(right.mean()), "loss": 0.3, "f1_macro": 0.5, "expected_calibration_error": 0.01},
+            "test": {
+                "accuracy": float(right.mean()),
+                "loss": 0.3,
+                "f1_macro": 0.5,
+                "expected_calibration_error": 0.01,
+            },
             "best_val_accuracy": float(right.mean()) - 0.01,
             "best_val_loss": 0.4,
             "train_seconds": 10.0 + config.depth,
@@ -57,9 +68,20 @@ def make(tmp_path: Path) -> Make:
         }
         (path / folders.RESULT).write_text(json.dumps(result | changed))
         labels = np.arange(IMAGES) % 10
-        np.savez(path / "predictions.npz", test_labels=labels, test_predictions=np.where(right, labels, (labels + 1) % 10))
+        np.savez(
+            path / "predictions.npz",
+            test_labels=labels,
+            test_predictions=np.where(right, labels, (labels + 1) % 10),
+        )
         rows = [
-            {"step": 5 * e, "epoch": float(e), "train_loss": 1 / e, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.1 * e}
+            {
+                "step": 5 * e,
+                "epoch": float(e),
+                "train_loss": 1 / e,
+                "train_accuracy": 0.5,
+                "val_loss": 1.0,
+                "val_accuracy": 0.1 * e,
+            }
             for e in (1, 2, 3)
         ]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -72,19 +94,25 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
     """A group for each block, whose accuracy differs a little from seed to seed."""
     for block, share in shares.items():
         for seed in seeds:
-            make(f"block={block}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed)
+            make(
+                f"block={block}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed
+            )
 
 
-def found(*folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None) -> tables.Comparison:
+def found(
+    *folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None
+) -> tables.Comparison:
     keys = None if by is None else results.keys_of(",".join(by))
     return tables.compare(results.read(list(folders_) or [Path("study")]), by=keys, metric=metric)
 
 
-# ------------------------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------------------------------------------------------------
+# groups
 
 
 def test_groups_differ_in_the_fewest_keys_and_average_over_seeds(make: Make) -> None:
-    study(make, {"conv": 0.5, "residual_down": 0.7})  # which differ in the bias of the projection too
+    # which differ in the bias of the projection too
+    study(make, {"conv": 0.5, "residual_down": 0.7})
     made = found()
     assert made.keys == ["block.name"]
     assert [group.label for group in made.groups] == ["block=conv", "block=residual_down"]
@@ -94,13 +122,15 @@ def test_groups_differ_in_the_fewest_keys_and_average_over_seeds(make: Make) -> 
     assert group.mean == pytest.approx(statistics.fmean(values))
     assert group.deviation == pytest.approx(statistics.stdev(values))
     assert group.interval is not None
-    half = 4.302652729911275 * statistics.stdev(values) / math.sqrt(3)  # Student's t of 2 degrees of freedom, 97.5 %
+    # Student's t of 2 degrees of freedom, 97.5 %
+    half = 4.302652729911275 * statistics.stdev(values) / math.sqrt(3)
     assert group.interval == pytest.approx((group.mean - half, group.mean + half))
 
 
 def test_a_value_that_follows_from_the_others_is_no_key_of_a_group(make: Make) -> None:
     for depth, width in ((2, 32), (4, 16), (8, 8)):
-        make(f"depth={depth}", f"width={width}", "match=params", "target=30k")  # a budget has chosen the width
+        # a budget has chosen the width
+        make(f"depth={depth}", f"width={width}", "match=params", "target=30k")
     assert found().keys == ["depth"]
     assert found(by=["width"]).keys == ["width"]
 
@@ -110,7 +140,10 @@ def test_one_seed_has_no_interval_and_says_so(make: Make) -> None:
     made = found()
     assert all(group.deviation is None and group.interval is None for group in made.groups)
     assert any("one seed in a group: no interval over seeds" in line for line in made.lines())
-    assert any(re.match(r"block=skip beats block=conv by \d+\.\d+ points, 95 % interval .*, n = 1, ", line) for line in made.lines())
+    assert any(
+        re.match(r"block=skip beats block=conv by \d+\.\d+ points, 95 % interval .*, n = 1, ", line)
+        for line in made.lines()
+    )
 
 
 def test_equal_runs_are_counted_once(make: Make) -> None:
@@ -125,10 +158,13 @@ def test_equal_runs_are_counted_once(make: Make) -> None:
 def test_one_identity_on_other_data_is_no_repeat(make: Make) -> None:
     make("block=conv", folder="a")
     make("block=conv", folder="b", data_sha256="1" * 64)
-    with pytest.raises(UsageError, match=r"the files of digits differ between study/a and study/b \(data_sha256\)"):
+    with pytest.raises(
+        UsageError, match=r"the files of digits differ between study/a and study/b \(data_sha256\)"
+    ):
         found()
     make("block=conv", "evaluator.split=val", folder="c", data_sha256="1" * 64, test=None)
-    assert len(results.read([Path("study")]).results) == 2  # b and c are one
+    # b and c are one
+    assert len(results.read([Path("study")]).results) == 2
 
 
 def test_files_must_not_differ_within_a_data_set_either(make: Make) -> None:
@@ -140,12 +176,14 @@ def test_files_must_not_differ_within_a_data_set_either(make: Make) -> None:
         found(by=["dataset"])
 
 
-# ------------------------------------------------------------------------------------------------------------- statistics
+# -------------------------------------------------------------------------------------------------------------
+# statistics
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     a, b = np.zeros(50, bool), np.zeros(50, bool)
-    a[:9], b[9:11] = True, True  # nine that only a got right, two that only b did
+    # nine that only a got right, two that only b did
+    a[:9], b[9:11] = True, True
     expected = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
     assert verdict.mcnemar_test([(a, b)]) == pytest.approx(expected)
     assert verdict.mcnemar_test([(a, b), (a, a), (a, b)]) == pytest.approx(min(1, 2 * expected))
@@ -158,7 +196,9 @@ def test_the_bootstrap_over_images_is_near_the_normal_interval() -> None:
     low, high = verdict.Answers([a], [b], [(a, b)]).interval()
     difference = a.astype(float) - b.astype(float)
     half = 1.96 * difference.std() / math.sqrt(4000)
-    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.15 * half)
+    assert (low, high) == pytest.approx(
+        (difference.mean() - half, difference.mean() + half), abs=0.15 * half
+    )
     assert verdict.Answers([a], [a], [(a, a)]).interval() == (0.0, 0.0)
 
 
@@ -169,12 +209,20 @@ def test_the_paired_test_over_seeds_is_students() -> None:
     interval, p = verdict.seed_test(a, b, is_paired=True)
     assert interval == pytest.approx((0.02 - half, 0.02 + half))
     assert p is not None
-    assert 0.05 < p < 0.1  # t = 3.46 at 2 degrees of freedom
+    # t = 3.46 at 2 degrees of freedom
+    assert 0.05 < p < 0.1
     assert verdict.seed_test(a[:1], b[:1], is_paired=False) == (None, None)
-    interval, p = verdict.seed_test(a, [0.70], is_paired=False)  # one against several: their spread for both
+    # one against several: their spread for both
+    interval, p = verdict.seed_test(a, [0.70], is_paired=False)
     half = 4.302652729911275 * statistics.stdev(a) * math.sqrt(1 / 3 + 1)
-    assert interval == pytest.approx((statistics.mean(a) - 0.7 - half, statistics.mean(a) - 0.7 + half))
-    assert verdict.seed_test([0.5, 0.6], [0.4, 0.5], is_paired=True) == (pytest.approx((0.1, 0.1)), None)  # no spread says nothing
+    assert interval == pytest.approx(
+        (statistics.mean(a) - 0.7 - half, statistics.mean(a) - 0.7 + half)
+    )
+    # no spread says nothing
+    assert verdict.seed_test([0.5, 0.6], [0.4, 0.5], is_paired=True) == (
+        pytest.approx((0.1, 0.1)),
+        None,
+    )
 
 
 def test_a_difference_stands_against_seeds_and_images_after_correction(make: Make) -> None:
@@ -187,19 +235,36 @@ def test_a_difference_stands_against_seeds_and_images_after_correction(make: Mak
         ("block=residual", "block=skip"): True,
     }
     ps = sorted(each.p for each in made.differences if each.p is not None)
-    adjusted = [min(p * len(ps) / rank for rank, p in list(enumerate(ps, 1))[i:]) for i, _ in enumerate(ps)]  # Benjamini and Hochberg
-    assert sorted(each.corrected for each in made.differences if each.corrected is not None) == pytest.approx(adjusted)
+    # Benjamini and Hochberg
+    adjusted = [
+        min(p * len(ps) / rank for rank, p in list(enumerate(ps, 1))[i:]) for i, _ in enumerate(ps)
+    ]
+    assert sorted(
+        each.corrected for each in made.differences if each.corrected is not None
+    ) == pytest.approx(adjusted)
     lines = made.lines()
-    assert any(re.match(r"block=residual beats block=conv by 3\d\.\d\d points, 95 % interval .* n = 3, p = ", line) for line in lines)
+    assert any(
+        re.match(
+            r"block=residual beats block=conv by 3\d\.\d\d points, 95 % interval .* n = 3, p = ",
+            line,
+        )
+        for line in lines
+    )
     assert "not distinguishable from each other: block=conv and block=skip" in lines
     assert any(
-        line.startswith("beware: picking the best of 3 by its test accuracy") and line.endswith("validation picks it too") for line in lines
+        line.startswith("beware: picking the best of 3 by its test accuracy")
+        and line.endswith("validation picks it too")
+        for line in lines
     )
 
 
 def test_validation_may_pick_another_winner(make: Make) -> None:
     for block, accuracy in (("conv", 0.99), ("skip", 0.1), ("residual", 0.1)):
-        make(f"block={block}", right=answers(0.9 if block == "skip" else 0.5, seed=0), best_val_accuracy=accuracy)
+        make(
+            f"block={block}",
+            right=answers(0.9 if block == "skip" else 0.5, seed=0),
+            best_val_accuracy=accuracy,
+        )
     assert any(line.endswith("validation picks block=conv") for line in found().lines())
 
 
@@ -227,8 +292,12 @@ def test_partly_matching_seeds_never_turn_a_verdict_round(make: Make) -> None:
     assert found().lines()[0] == "not distinguishable from the best, block=conv: block=skip"
 
 
-@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 1, 2, 3), (7, 8, 9)], ids=["the same", "one more", "others"])
-def test_a_difference_of_two_images_is_none_whatever_the_seeds(make: Make, seeds: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "seeds", [(0, 1, 2), (0, 1, 2, 3), (7, 8, 9)], ids=["the same", "one more", "others"]
+)
+def test_a_difference_of_two_images_is_none_whatever_the_seeds(
+    make: Make, seeds: tuple[int, ...]
+) -> None:
     """It stands against the seeds, which hardly differ, and not against the images."""
     for seed in (0, 1, 2):
         make("block=conv", right=np.arange(IMAGES) >= 40 + seed, seed=seed)
@@ -251,12 +320,25 @@ def test_every_pair_of_a_few_groups_is_told(make: Make) -> None:
 
 
 def test_beside_the_best_only_pairs_with_all_else_equal_are_told(make: Make) -> None:
-    for (block, depth), share in {("conv", 2): 0.6, ("conv", 6): 0.4, ("skip", 2): 0.95, ("skip", 6): 0.8}.items():
+    for (block, depth), share in {
+        ("conv", 2): 0.6,
+        ("conv", 6): 0.4,
+        ("skip", 2): 0.95,
+        ("skip", 6): 0.8,
+    }.items():
         for seed in (0, 1, 2):
-            make(f"block={block}", f"depth={depth}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed)
+            make(
+                f"block={block}",
+                f"depth={depth}",
+                right=answers(share + 0.005 * seed, seed=seed, flips=4),
+                seed=seed,
+            )
     told = [line.partition(" by ")[0] for line in found().lines() if "beats" in line]
     assert told == [
-        *(f"block=skip depth=2 beats block={other}" for other in ("skip depth=6", "conv depth=2", "conv depth=6")),
+        *(
+            f"block=skip depth=2 beats block={other}"
+            for other in ("skip depth=6", "conv depth=2", "conv depth=6")
+        ),
         "block=conv depth=2 beats block=conv depth=6",
         "block=skip depth=6 beats block=conv depth=6",
     ]
@@ -267,11 +349,20 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_group(make: Make, call: C
     make("block=conv", "depth=2")
     make("block=conv", "depth=3", seed=1)
     code, _, err = call("compare", "study", "--by", "block", command="skiplab")
-    assert (code, err) == (2, "error: --by block: runs of one group differ in depth; add it: --by block,depth\n")
+    assert (code, err) == (
+        2,
+        "error: --by block: runs of one group differ in depth; add it: --by block,depth\n",
+    )
     for seed, target, width in ((0, 2_000, 8), (1, 2_000, 8), (2, 8_000, 16), (3, 8_000, 16)):
         for block, more in (("conv", 0), ("skip", 2)):
             budget = ("match=params", f"target={target}")
-            make(f"block={block}", f"width={width + more}", *budget, seed=seed, folder=f"../budgets/{block}-{seed}")
+            make(
+                f"block={block}",
+                f"width={width + more}",
+                *budget,
+                seed=seed,
+                folder=f"../budgets/{block}-{seed}",
+            )
     made = found(Path("budgets"))
     assert made.keys == ["block.name", "width"]
     assert [group.n for group in made.groups] == [2, 2, 2, 2]
@@ -317,11 +408,17 @@ def test_a_run_that_got_its_probe_on_the_way_has_no_first_step(make: Make) -> No
     for seed, steps in ((0, (1, 101)), (1, (101, 201))):
         path = make("block=conv", seed=seed)
         with (path / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps({"step": step, "gradient_norm": {"a": float(step), "b": 1.0}}) + "\n" for step in steps)
+            file.writelines(
+                json.dumps({"step": step, "gradient_norm": {"a": float(step), "b": 1.0}}) + "\n"
+                for step in steps
+            )
     made = found()
     picture = layer_plots.flow(made.groups, made.keys, "gradient_norm")
     assert picture is not None
-    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in picture.figure.axes[0].lines}
+    drawn = {
+        line.get_label(): np.asarray(line.get_ydata()).tolist()
+        for line in picture.figure.axes[0].lines
+    }
     assert drawn == {"all, last record": pytest.approx([101, 1])}
 
 
@@ -333,7 +430,10 @@ def test_keys_that_some_runs_lack_or_that_are_null_are_compared_too(make: Make, 
     assert len(found().groups) == 4
     assert call("compare", "study", command="skiplab")[0] == 0
     code, _, err = call("compare", "study", "--x", "optimizer.momentum", command="skiplab")
-    assert (code, err) == (2, "error: --x optimizer.momentum: holds no numbers; choices: params, macs, seconds\n")
+    assert (code, err) == (
+        2,
+        "error: --x optimizer.momentum: holds no numbers; choices: params, macs, seconds\n",
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
@@ -355,8 +455,15 @@ def test_many_groups_are_compared_with_the_best_alone(make: Make) -> None:
 
 def test_what_happens_along_depth(make: Make) -> None:
     for block, shares in (("conv", (0.9, 0.92, 0.5)), ("residual", (0.9, 0.92, 0.9))):
-        for (depth, share), seed in itertools.product(zip((2, 6, 18), shares, strict=True), (0, 1, 2)):
-            make(f"block={block}", f"depth={depth}", right=answers(share + 0.004 * (seed - depth % 5), seed=seed, flips=4), seed=seed)
+        for (depth, share), seed in itertools.product(
+            zip((2, 6, 18), shares, strict=True), (0, 1, 2)
+        ):
+            make(
+                f"block={block}",
+                f"depth={depth}",
+                right=answers(share + 0.004 * (seed - depth % 5), seed=seed, flips=4),
+                seed=seed,
+            )
     told = [line for line in found().lines() if "from depth=2 to 18" in line]
     assert re.match(
         r"block=conv: from depth=2 to 18 test accuracy falls \(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
@@ -365,18 +472,25 @@ def test_what_happens_along_depth(make: Make) -> None:
     assert "test accuracy is not shown to change (" in told[1]
 
 
-# ---------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------------------------------
+# refusals
 
 
 def test_runs_of_different_questions_are_not_mixed(make: Make) -> None:
     make("block=conv")
     make("block=skip", "val_fraction=0.2")
-    with pytest.raises(UsageError, match=r"val_fraction differs \(0\.1 in study/run-0, 0\.2 in study/run-1\): .* --by val_fraction"):
+    with pytest.raises(
+        UsageError,
+        match=r"val_fraction differs \(0\.1 in study/run-0, 0\.2 in study/run-1\): .* --by val_fraction",
+    ):
         found()
     assert len(found(by=["block", "val_fraction"]).groups) == 2
     shutil.rmtree("study/run-1")
     make("block=skip", data_sha256="1" * 64)
-    with pytest.raises(UsageError, match=r"the files of digits differ between study/run-0 and study/run-2 \(data_sha256\)"):
+    with pytest.raises(
+        UsageError,
+        match=r"the files of digits differ between study/run-0 and study/run-2 \(data_sha256\)",
+    ):
         found()
 
 
@@ -396,13 +510,23 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     assert "--by blok: no such key; did you mean block?" in refusal("study", "--by", "blok")
     assert "--by seed: the groups are averaged over seeds" in refusal("study", "--by", "seed")
     make("block=conv", "depth=3")
-    assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal("study", "--by", "depth")
-    assert "--x width: the groups do not differ in it; choices: depth, params, macs, seconds" in refusal("study", "--x", "width")
+    assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal(
+        "study", "--by", "depth"
+    )
+    assert (
+        "--x width: the groups do not differ in it; choices: depth, params, macs, seconds"
+        in refusal("study", "--x", "width")
+    )
     assert "did you mean test.accuracy?" in refusal("study", "--metric", "accuracy")
     (run / folders.RESULT).write_text('{"identity": "x"}')
-    assert "study/old: its result.json is damaged or of another version of the format; run it anew" in refusal("study")
+    assert (
+        "study/old: its result.json is damaged or of another version of the format; run it anew"
+        in refusal("study")
+    )
     (run / folders.RESULT).unlink()
-    assert "left out, since not finished: study/old" in call("compare", "study", command="skiplab")[1]
+    assert (
+        "left out, since not finished: study/old" in call("compare", "study", command="skiplab")[1]
+    )
 
 
 def test_a_config_changed_by_hand_is_noticed(make: Make) -> None:
@@ -413,19 +537,27 @@ def test_a_config_changed_by_hand_is_noticed(make: Make) -> None:
         found()
 
 
-# ------------------------------------------------------------------------------------------------------------ files and page
+# ------------------------------------------------------------------------------------------------------------
+# files and page
 
 
 def test_the_training_loss_is_compared_without_label_smoothing(make: Make) -> None:
     make()
     path = make("trainer.label_smoothing=0.3")
     rows = (path / "metrics.jsonl").read_text()
-    row = {"step": 20, "epoch": 4.0, "train_loss": 0.9, "train_accuracy": 0.5, "train_plain_loss": 0.2}
+    row = {
+        "step": 20,
+        "epoch": 4.0,
+        "train_loss": 0.9,
+        "train_accuracy": 0.5,
+        "train_plain_loss": 0.2,
+    }
     (path / "metrics.jsonl").write_text(rows + json.dumps(row) + "\n")
     made = found(metric="train.loss")
     assert sorted(group.mean for group in made.groups) == pytest.approx([0.2, 1 / 3])
     assert not any("label-smoothed" in note for note in made.notes)
-    (path / "metrics.jsonl").write_text(rows)  # as a version wrote it that recorded none without
+    # as a version wrote it that recorded none without
+    (path / "metrics.jsonl").write_text(rows)
     note = "train.loss is label-smoothed in 1 run, as an earlier version recorded it: study/run-1 the first"
     assert note in found(metric="train.loss").notes
 
@@ -434,7 +566,9 @@ def test_the_files_hold_what_the_table_shows(make: Make, call: Cli) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
     code, out, err = call("compare", "study", command="skiplab")
     assert (code, err) == (0, "")
-    assert re.search(r"^block=residual +3 +\d\d\.\d\d +0\.\d\d +\d\d\.\d\d to \d\d\.\d\d ", out, re.MULTILINE)
+    assert re.search(
+        r"^block=residual +3 +\d\d\.\d\d +0\.\d\d +\d\d\.\d\d to \d\d\.\d\d ", out, re.MULTILINE
+    )
     rows = list(csv.DictReader(Path("study/compare.csv").read_text().splitlines()))
     assert [row["block.name"] for row in rows] == ["conv", "residual"]
     stored = json.loads(Path("study/compare.json").read_text())
@@ -456,22 +590,31 @@ def test_a_picture_that_fails_is_a_warning_and_hides_nothing(make: Make, call: C
     assert code == 0
     assert "block=residual beats block=conv" in out
     assert "compare.png" not in out.partition("written: ")[2]
-    assert err == "warning: compare.png not drawn (study: cannot write compare.png (Is a directory)); skiplab compare draws it again\n"
+    assert (
+        err
+        == "warning: compare.png not drawn (study: cannot write compare.png (Is a directory)); skiplab compare draws it again\n"
+    )
     text = Path("study/compare.md").read_text()
     assert "](compare_cost.png)" in text
     assert "](compare.png)" not in text
-    assert Path("study/compare.html").read_text().count("<svg") == 3  # there it needs no file of its own
+    # there it needs no file of its own
+    assert Path("study/compare.html").read_text().count("<svg") == 3
     assert json.loads(Path("study/compare.json").read_text())["verdict"]
 
 
-def test_a_comparison_is_made_without_matplotlib_too(make: Make, call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_is_made_without_matplotlib_too(
+    make: Make, call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
     for name in ("pictures", "layer_plots"):
         monkeypatch.delattr(f"skiplab.study.compare.{name}", raising=False)
-        monkeypatch.setitem(sys.modules, f"skiplab.study.compare.{name}", None)  # what an import finds that fails
+        # what an import finds that fails
+        monkeypatch.setitem(sys.modules, f"skiplab.study.compare.{name}", None)
     code, out, err = call("compare", "study", command="skiplab")
     assert code == 0
-    assert out.endswith("written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md\n")
+    assert out.endswith(
+        "written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md\n"
+    )
     assert err.startswith("warning: no picture drawn (")
     assert err.count("\n") == 1
 
@@ -487,25 +630,36 @@ def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
     assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
     monkeypatch.setattr(tables, "text", lambda made: made.nothing)
     assert sweep.answer(Path("study"), missing=0, of=6) == 1
-    assert "error: the cells are done, but not their comparison: AttributeError" in capsys.readouterr().err
+    assert (
+        "error: the cells are done, but not their comparison: AttributeError"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_page_needs_nothing_else_and_links_to_the_runs(make: Make, call: Cli) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
     assert call("compare", "study", command="skiplab")[0] == 0
     text = Path("study/compare.html").read_text()
-    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", re.sub(r"xmlns[^ >]*|http://www\.w3\.org/\S+", "", text))
+    assert not re.search(
+        r"(?:src|href)=[\"'](?:https?:)?//",
+        re.sub(r"xmlns[^ >]*|http://www\.w3\.org/\S+", "", text),
+    )
     tips = json.loads(re.search(r'id="tips">(.*?)</script>', text, re.DOTALL)[1])  # pyright: ignore[reportOptionalSubscript]
     assert all(f'id="{name}"' in text for name in tips)
     assert any("block=residual: " in tip and "n = 3" in tip for tip in tips.values())
     for link in re.findall(r'<td class="runs">(.*?)</td>', text):
-        assert all((Path("study") / target).is_dir() for target in re.findall(r'href="([^"]+)"', link))
+        assert all(
+            (Path("study") / target).is_dir() for target in re.findall(r'href="([^"]+)"', link)
+        )
 
 
 def test_the_pareto_front() -> None:
     points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9)]
     assert pictures.pareto(points, more_is_better=True) == [(1.0, 0.5), (2.0, 0.7), (4.0, 0.9)]
-    assert pictures.pareto([(1.0, 0.5), (2.0, 0.6), (3.0, 0.4)], more_is_better=False) == [(1.0, 0.5), (3.0, 0.4)]
+    assert pictures.pareto([(1.0, 0.5), (2.0, 0.6), (3.0, 0.4)], more_is_better=False) == [
+        (1.0, 0.5),
+        (3.0, 0.4),
+    ]
 
 
 def test_axes_are_logarithmic_where_it_helps(make: Make) -> None:
@@ -525,13 +679,19 @@ def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
     """Without what is exactly 0, for which a logarithmic axis has no place."""
     for block, factor in (("conv", 0.1), ("residual", 1.0)):
         path = make(f"block={block}")
-        row = {"step": 1, kind: {"first": 0.0 if block == "residual" else 1.0} | {f"layer{i}": factor**i for i in range(1, 4)}}
+        row = {
+            "step": 1,
+            kind: {"first": 0.0 if block == "residual" else 1.0}
+            | {f"layer{i}": factor**i for i in range(1, 4)},
+        }
         with (path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     made = found()
     picture = layer_plots.flow(made.groups, made.keys, kind)
     assert picture is not None
-    assert [each.name for make_one in layer_plots.makers(made.groups, made.keys) if (each := make_one())] == [picture.name]
+    assert [
+        each.name for make_one in layer_plots.makers(made.groups, made.keys) if (each := make_one())
+    ] == [picture.name]
     (axes,) = picture.figure.axes
     assert axes.get_yscale() == "log"
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
@@ -545,7 +705,9 @@ def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["wide", "phone"])
-def test_the_page_in_a_browser(make: Make, call: Cli, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_the_page_in_a_browser(
+    make: Make, call: Cli, tmp_path: Path, size: tuple[int, int]
+) -> None:
     """It sorts, tells values under the pointer, and does not stick out of a phone."""
     selenium = pytest.importorskip("selenium.webdriver")
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
@@ -562,15 +724,20 @@ def test_the_page_in_a_browser(make: Make, call: Cli, tmp_path: Path, size: tupl
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
+    driver = selenium.Chrome(
+        options=options, service=selenium.ChromeService(shutil.which("chromedriver"))
+    )
     try:
         driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 500}
+            "Emulation.setDeviceMetricsOverride",
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 500},
         )
         driver.get((tmp_path / "study/compare.html").as_uri())
 
         def first_cells() -> list[str]:
-            return [row.text for row in driver.find_elements("css selector", "tbody td:first-child")]
+            return [
+                row.text for row in driver.find_elements("css selector", "tbody td:first-child")
+            ]
 
         assert first_cells() == ["block=conv", "block=residual", "block=skip"]
         mean = driver.find_elements("css selector", "th button")[2]

@@ -29,7 +29,12 @@ def stored(folder: Path) -> optuna.Study:
 
 
 def test_the_space_is_what_the_command_line_says() -> None:
-    texts = ["optimizer.lr=tag(log,interval(1e-3,1))", "trainer.ema=interval(0.0,0.9)", "depth=range(1,8,2)", "width=interval(8,32)"]
+    texts = [
+        "optimizer.lr=tag(log,interval(1e-3,1))",
+        "trainer.ema=interval(0.0,0.9)",
+        "depth=range(1,8,2)",
+        "width=interval(8,32)",
+    ]
     assert search_space.space_of(grid.parsed([*texts, "block=conv,skip", "epochs=3"])) == {
         "optimizer.lr": FloatDistribution(1e-3, 1.0, log=True),
         "trainer.ema": FloatDistribution(0.0, 0.9),
@@ -37,22 +42,39 @@ def test_the_space_is_what_the_command_line_says() -> None:
         "width": IntDistribution(8, 32),
         "block": CategoricalDistribution(["conv", "skip"]),
     }
-    for bad, words in (("depth=3", "nothing to search"), ("optimizer.lr=interval(1,0.1)", "from a smaller to a larger number")):
+    for bad, words in (
+        ("depth=3", "nothing to search"),
+        ("optimizer.lr=interval(1,0.1)", "from a smaller to a larger number"),
+    ):
         with pytest.raises(UsageError, match=words):
             search_space.space_of(grid.parsed([bad]))
 
 
 def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(call: Cli) -> None:
     """Of widths, every second one cannot be built with this block: those trials are recorded as failed, and survived."""
-    search_space = (*SMALL, "epochs=1", "depth=1", "block=residual", "width=interval(7,10)", "optimizer.lr=tag(log,interval(1e-2,0.1))")
+    search_space = (
+        *SMALL,
+        "epochs=1",
+        "depth=1",
+        "block=residual",
+        "width=interval(7,10)",
+        "optimizer.lr=tag(log,interval(1e-2,0.1))",
+    )
     code, out, err = call("search", *search_space, "--trials", "4", command="skiplab")
     assert (code, err) == (0, "")
     trials = stored(Path("outputs/studies/s")).trials
     assert len(trials) == 4
     for trial in trials:
-        assert trial.state == (TrialState.FAIL if trial.params["width"] % 2 else TrialState.COMPLETE)
-        assert trial.value is None or trial.value == folders.state_of(Path(trial.user_attrs["folder"])).val_accuracy
-    best = max((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0)
+        assert trial.state == (
+            TrialState.FAIL if trial.params["width"] % 2 else TrialState.COMPLETE
+        )
+        assert (
+            trial.value is None
+            or trial.value == folders.state_of(Path(trial.user_attrs["folder"])).val_accuracy
+        )
+    best = max(
+        (trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0
+    )
     assert f"the best again:  train {' '.join(SMALL[:3][1:])}" in out
     assert f"width={best.params['width']} optimizer.lr={best.params['optimizer.lr']}" in out
     assert ("so a rough guess" in out) == ("importance: " in out)
@@ -64,8 +86,13 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
     assert code == 0
     assert "4 of 5 trials done before" in out
     assert len(stored(Path("outputs/studies/s")).trials) == 5
-    code, _, err = call("search", *search_space, "width=interval(4,10)", "--trials", "6", command="skiplab")
-    assert (code, err) == (2, "error: study=s: was searched over width, optimizer.lr in other ranges; take another study=NAME\n")
+    code, _, err = call(
+        "search", *search_space, "width=interval(4,10)", "--trials", "6", command="skiplab"
+    )
+    assert (code, err) == (
+        2,
+        "error: study=s: was searched over width, optimizer.lr in other ranges; take another study=NAME\n",
+    )
 
 
 def test_what_cannot_be_searched(call: Cli) -> None:
@@ -76,10 +103,16 @@ def test_what_cannot_be_searched(call: Cli) -> None:
         return err
 
     assert "nothing to search; give a key several values" in refusal("depth=2")
-    assert "val_fraction=0: a search goes by validation accuracy" in refusal("depth=1,2", "val_fraction=0")
+    assert "val_fraction=0: a search goes by validation accuracy" in refusal(
+        "depth=1,2", "val_fraction=0"
+    )
     assert "optimizer.lr=-1: must be above 0" in refusal("optimizer.lr=0.1,-1")
-    assert "--trials 0: a whole number from 1 on is expected" in refusal("depth=1,2", "--trials", "0")
-    assert "sweep=blocks: a preset is a grid for train" in refusal("sweep=blocks", "optimizer.lr=0.1,0.2")
+    assert "--trials 0: a whole number from 1 on is expected" in refusal(
+        "depth=1,2", "--trials", "0"
+    )
+    assert "sweep=blocks: a preset is a grid for train" in refusal(
+        "sweep=blocks", "optimizer.lr=0.1,0.2"
+    )
     assert "optimizer.sgd_lr" in refusal("optimizer.sgd_lr=interval(0.1,1)")
     told = refusal("optimizer.momentum=interval(0.5,1.2)")
     assert told.startswith("error: optimizer.momentum=1.2: must be below 1")
@@ -92,12 +125,17 @@ def test_a_search_keeps_to_its_settings_and_survives_a_torn_journal(tmp_path: Pa
     search_space, options = {"depth": IntDistribution(1, 9)}, search.Options((), 20)
     searched = search.Search(optuna, tmp_path, ["epochs=10"], search_space, options)
     searched.study.tell(searched.study.ask(search_space), 0.5)
-    with pytest.raises(UsageError, match=r"was searched with other values \(epochs=10, epochs=3\); take another study=NAME"):
+    with pytest.raises(
+        UsageError,
+        match=r"was searched with other values \(epochs=10, epochs=3\); take another study=NAME",
+    ):
         search.Search(optuna, tmp_path, ["epochs=3"], search_space, options)
     journal = tmp_path / search.JOURNAL
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 6, "wor')
-    assert len(search.Search(optuna, tmp_path, ["epochs=10"], search_space, options).study.trials) == 1
+    assert (
+        len(search.Search(optuna, tmp_path, ["epochs=10"], search_space, options).study.trials) == 1
+    )
     assert b'"wor' not in journal.read_bytes().replace(b'"worker', b"")
     journal.write_bytes(b"garbage\n" + whole)
     with pytest.raises(UsageError, match=r"search\.journal: damaged; its runs are kept"):
@@ -106,7 +144,9 @@ def test_a_search_keeps_to_its_settings_and_survives_a_torn_journal(tmp_path: Pa
 
 def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> None:
     """By Optuna's median pruner, at the same share of each run, and not in its first fifth."""
-    searched = search.Search(optuna, tmp_path, ["epochs=10"], {"depth": IntDistribution(1, 9)}, search.Options((), 20))
+    searched = search.Search(
+        optuna, tmp_path, ["epochs=10"], {"depth": IntDistribution(1, 9)}, search.Options((), 20)
+    )
     for _ in range(search.STARTUP_TRIALS):
         trial = searched.study.ask({"depth": IntDistribution(1, 9)})
         for share in range(10, 101, 10):
@@ -126,7 +166,8 @@ def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> Non
         return searched.is_hopeless(job)
 
     job = fresh()
-    assert not searched.is_hopeless(job)  # nothing is known yet
+    # nothing is known yet
+    assert not searched.is_hopeless(job)
     assert not stands(job, 1, 0.1)
     assert not stands(job, 3, 0.95)
     job = fresh()
@@ -138,12 +179,24 @@ def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_with_its_trials(tmp_path: Path) -> None:
-    command = ("search", *SMALL, "epochs=60", "depth=1", "optimizer.lr=tag(log,interval(1e-2,0.1))", "--trials", "4")
+    command = (
+        "search",
+        *SMALL,
+        "epochs=60",
+        "depth=1",
+        "optimizer.lr=tag(log,interval(1e-2,0.1))",
+        "--trials",
+        "4",
+    )
     process = start(*command, cwd=tmp_path, command="skiplab")
     folder, deadline = tmp_path / "outputs/studies/s", time.monotonic() + 60
 
     def saved() -> list[Path]:
-        return [path.parent for path in folder.glob("trial-*/last.ckpt") if (folders.standing(path.parent).step or 0) > 0]
+        return [
+            path.parent
+            for path in folder.glob("trial-*/last.ckpt")
+            if (folders.standing(path.parent).step or 0) > 0
+        ]
 
     while len(saved()) < 2:
         assert time.monotonic() < deadline

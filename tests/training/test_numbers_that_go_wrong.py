@@ -24,7 +24,15 @@ from skiplab.training.rollback import MAX_ROLLBACKS
 from skiplab.training.trainer import Trainer
 
 # 18 steps; a save and an evaluation every sixth
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "trainer.threads=1", "trainer.log_every=3", "scheduler=constant")
+SMALL = (
+    "depth=1",
+    "width=8",
+    "batch_size=256",
+    "epochs=3",
+    "trainer.threads=1",
+    "trainer.log_every=3",
+    "scheduler=constant",
+)
 
 
 def trainer_in(folder: Path, *texts: str) -> Trainer:
@@ -35,7 +43,8 @@ def trainer_in(folder: Path, *texts: str) -> Trainer:
 
         def update(step: int, **options: float) -> None:
             poisoned(step, **options)
-            if step == 8 and trainer.progress.rollbacks < 2:  # twice, then it is well
+            # twice, then it is well
+            if step == 8 and trainer.progress.rollbacks < 2:
                 with torch.no_grad():
                     trainer.step.parameters[0].fill_(torch.nan)
 
@@ -49,12 +58,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_what_is_not(tmp_path:
         trainer_in(tmp_path / "run")
     message = str(caught.value)
     assert re.fullmatch(
-        r"the loss is nan at step 10 \(learning rate 0\.05; not finite: [\w.]+, [\w.]+, [\w.]+ and \d+ more of \d+\)", message
+        r"the loss is nan at step 10 \(learning rate 0\.05; not finite: [\w.]+, [\w.]+, [\w.]+ and \d+ more of \d+\)",
+        message,
     )
     tensors, facts = checkpoint.load(tmp_path / "run" / folders.LAST)
     assert facts["progress"]["step"] == 6
     assert checkpoint.not_finite(tensors) == ""
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 9 + 1  # nothing of the steps that went wrong
+    # nothing of the steps that went wrong
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 9 + 1
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
@@ -72,7 +83,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
                     trainer.step.parameters[0].fill_(torch.inf)
 
         trainer.step.update = update
-        with pytest.raises(Diverged, match=rf"the state cannot be saved at step {last + 1} \(not finite: model/"):
+        with pytest.raises(
+            Diverged, match=rf"the state cannot be saved at step {last + 1} \(not finite: model/"
+        ):
             trainer.fit()
     for name in (folders.LAST, folders.BEST):
         tensors, _ = checkpoint.load(tmp_path / "run" / name)
@@ -90,10 +103,14 @@ def test_rollback_goes_back_and_lowers_the_rate(tmp_path: Path) -> None:
     assert trainer.progress.rollbacks == 2
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
-    assert list(rates) == list(range(1, 19))  # each step once
+    # each step once
+    assert list(rates) == list(range(1, 19))
     assert [rates[step] for step in (1, 6, 7, 18)] == [0.05, 0.05, 0.0125, 0.0125]
     said = (tmp_path / "run/run.log").read_text()
-    assert "going back to step 6, from there with 0.5 of the learning rate (rollback 1 of at most 5)" in said
+    assert (
+        "going back to step 6, from there with 0.5 of the learning rate (rollback 1 of at most 5)"
+        in said
+    )
     assert "with 0.25 of the learning rate (rollback 2 of at most 5)" in said
     # what it ended with is what a run resumed from its last save ends with
     assert checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["rollbacks"] == 2
@@ -111,7 +128,8 @@ def test_rollback_gives_up(call: Cli) -> None:
     assert (result["rollbacks"], result["lr_factor"]) == (MAX_ROLLBACKS, 0.5**MAX_ROLLBACKS)
 
 
-# --------------------------------------------------------------------------------------------------------------- memory
+# ---------------------------------------------------------------------------------------------------------------
+# memory
 
 
 def network(width: int = 16) -> nn.Sequential:
@@ -137,7 +155,9 @@ def test_the_estimate_is_what_autograd_keeps_and_grows_with_the_batch() -> None:
     # the activation that every layer of the first stage keeps is float32 (B, 16, 16, 16)
     assert kept[64] > 5 * 64 * 16 * 16 * 16 * 4
     weights = sum(tensor.numel() * tensor.element_size() for tensor in before.values())
-    assert memory.needed(model, batch, num_images=64, autocast=OFF) == pytest.approx(kept[64] + 3 * weights, rel=0.03)
+    assert memory.needed(model, batch, num_images=64, autocast=OFF) == pytest.approx(
+        kept[64] + 3 * weights, rel=0.03
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), "the model must stay as it was"
 
@@ -174,37 +194,53 @@ def test_available_memory_is_the_least_of_system_and_cgroup(tmp_path: Path) -> N
     ],
 )
 def test_fewest_parts(batch_size: int, least: int, largest: int, expected: int | None) -> None:
-    assert memory.fewest_parts(batch_size, least=least, fits=lambda count: count <= largest) == expected
+    assert (
+        memory.fewest_parts(batch_size, least=least, fits=lambda count: count <= largest)
+        == expected
+    )
 
 
-def test_a_step_that_does_not_fit_the_host_is_found_before_it(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_does_not_fit_the_host_is_found_before_it(
+    call: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "available", lambda: 2_000_000)
     code, _, err = call(*SMALL, "out=run", "trainer.accumulate=1", "batch_size=1000")
     assert code == 6
-    assert re.search(r"batch_size=1000: a step takes \d+ MiB or more, \d+ MiB are free; trainer\.accumulate=\d+ fits", err), err
+    assert re.search(
+        r"batch_size=1000: a step takes \d+ MiB or more, \d+ MiB are free; trainer\.accumulate=\d+ fits",
+        err,
+    ), err
     assert not Path("run/metrics.jsonl").exists() or Path("run/metrics.jsonl").read_bytes() == b""
     code, _, err = call(*SMALL, "out=run", "trainer.accumulate=1", "batch_size=1000")
-    assert code == 6  # the same again, not "exists and is not a run folder"
+    # the same again, not "exists and is not a run folder"
+    assert code == 6
 
 
 def test_accumulate_auto_is_recorded_and_kept(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose(*SMALL, "trainer.accumulate=auto")
     training, _, _ = build.training_data(config, torch.device("cpu"))
     model = build.network(config, torch.device("cpu"))
-    needs = memory.needed(model, lambda n: (torch.randn(n, 1, 8, 8), torch.zeros(n, dtype=torch.int64)), num_images=256, autocast=OFF)
+    needs = memory.needed(
+        model,
+        lambda n: (torch.randn(n, 1, 8, 8), torch.zeros(n, dtype=torch.int64)),
+        num_images=256,
+        autocast=OFF,
+    )
     for free, expected in ((10 * needs, 1), (needs, 2), (needs // 2, 4)):
         monkeypatch.setattr(memory, "available", lambda free=free: free)
         assert build.accumulation(config, model, training, torch.device("cpu")) == expected
     code, out, _ = call(*SMALL, "trainer.accumulate=auto", "out=run", "trainer.max_time=1e-9")
     assert code == 7
     assert "of 256 images in 4 parts" in out
-    monkeypatch.setattr(memory, "available", lambda: 10 * needs)  # more memory later: the numbers must not change
+    # more memory later: the numbers must not change
+    monkeypatch.setattr(memory, "available", lambda: 10 * needs)
     code, out, err = call("resume=run", "trainer.max_time=null")
     assert code == 0, err
     assert json.loads(Path("run/result.json").read_text())["accumulate"] == 4
 
 
-# ------------------------------------------------------------------------------------------------------ what resume tells
+# ------------------------------------------------------------------------------------------------------
+# what resume tells
 
 
 def test_another_network_or_data_set_is_refused_with_both_names(call: Cli) -> None:
@@ -215,11 +251,17 @@ def test_another_network_or_data_set_is_refused_with_both_names(call: Cli) -> No
         Path("one", name).write_bytes(Path("other", name).read_bytes())
     code, _, err = call("resume=one")
     assert code == 2
-    assert "one/last.ckpt: of another run than config.yaml (block.name=residual, was conv; width=8, was 10)" in err
+    assert (
+        "one/last.ckpt: of another run than config.yaml (block.name=residual, was conv; width=8, was 10)"
+        in err
+    )
     assert call(*SMALL, "out=whole")[0] == 0
     code, _, err = call(*SMALL, "init_from=whole", "width=10")
     assert code == 2
-    assert "width 8, on digits, which does not fit this run's deepcnn of residual blocks, depth 1, width 10" in err
+    assert (
+        "width 8, on digits, which does not fit this run's deepcnn of residual blocks, depth 1, width 10"
+        in err
+    )
 
 
 def test_what_breaks_equality_is_said_once(call: Cli) -> None:
@@ -227,8 +269,13 @@ def test_what_breaks_equality_is_said_once(call: Cli) -> None:
     code, out, _ = call("resume=run", "trainer.threads=2", "trainer.max_time=1e-9")
     assert code == 7
     (line,) = [line for line in out.splitlines() if "equal to the bit" in line]
-    assert line == "device was cpu, 1 threads, is cpu, 2 threads: the end will not be equal to the bit to that of an uninterrupted run"
-    code, out, _ = call("resume=run", "trainer.log_every=5", "trainer.save_every=0.5", "trainer.max_time=null")
+    assert (
+        line
+        == "device was cpu, 1 threads, is cpu, 2 threads: the end will not be equal to the bit to that of an uninterrupted run"
+    )
+    code, out, _ = call(
+        "resume=run", "trainer.log_every=5", "trainer.save_every=0.5", "trainer.max_time=null"
+    )
     assert code == 0
 
 
@@ -239,7 +286,8 @@ def test_max_time_is_of_one_sitting(call: Cli) -> None:
     for _ in range(2):
         assert call(*command)[0] == 7
         steps.append(folders.standing(Path("run")).step or 0)
-    assert steps[1] - steps[0] > 0.2 * steps[0] > 2  # not one step and out
+    # not one step and out
+    assert steps[1] - steps[0] > 0.2 * steps[0] > 2
 
 
 def test_metrics_that_were_cut_are_said(call: Cli) -> None:
@@ -279,7 +327,8 @@ def test_a_damaged_last_falls_back_and_ends_equal(tmp_path: Path) -> None:
                 assert torch.equal(tensor, expected[key]), key
 
 
-# ------------------------------------------------------------------------------------------- what a resumed run must not do
+# ------------------------------------------------------------------------------------------- what a
+# resumed run must not do
 
 
 def test_a_folder_of_other_things_is_never_taken_or_removed(call: Cli) -> None:
@@ -305,7 +354,10 @@ def test_rows_of_a_start_that_never_saved_are_forgotten(tmp_path: Path) -> None:
 
 def test_a_refused_change_leaves_a_finished_run_as_it_was(call: Cli) -> None:
     assert call(*SMALL, "out=run")[0] == 0
-    before = {name: Path("run", name).read_bytes() for name in ("result.json", "config.yaml", "last.ckpt", "best.ckpt")}
+    before = {
+        name: Path("run", name).read_bytes()
+        for name in ("result.json", "config.yaml", "last.ckpt", "best.ckpt")
+    }
     code, _, err = call("resume=run", "epochs=4", f"device=cuda:{torch.cuda.device_count()}")
     assert code == 2
     assert {name: Path("run", name).read_bytes() for name in before} == before
@@ -325,19 +377,31 @@ def test_after_a_fall_back_the_good_generation_stays(tmp_path: Path) -> None:
     with closing(Log(tmp_path, console=False)) as log:
         prepare(compose(*SMALL), on_cpu(tmp_path, log))
     assert checkpoint.peek(last)["progress"]["step"] == 6
-    checkpoint.keep(last)  # killed here, in the next save
+    # killed here, in the next save
+    checkpoint.keep(last)
     assert checkpoint.peek_newest(last)["progress"]["step"] == 6
 
 
 def test_early_stop_saves_where_it_stops(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    texts = ("epochs=60", "trainer.early_stop=1", "trainer.eval_every=0.34", "trainer.save_every=50", "optimizer.lr=0.5")
+    texts = (
+        "epochs=60",
+        "trainer.early_stop=1",
+        "trainer.eval_every=0.34",
+        "trainer.save_every=50",
+        "optimizer.lr=0.5",
+    )
     with closing(Log(tmp_path / "run", console=False)) as log:
         trainer, _ = prepare(compose(*SMALL, *texts), on_cpu(tmp_path / "run", log))
         trainer.fit()
         assert trainer.progress.step < 360
-        assert checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["step"] == trainer.progress.step
-        rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        assert (
+            checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["step"]
+            == trainer.progress.step
+        )
+        rows = [
+            json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+        ]
         assert max(row["step"] for row in rows) == trainer.progress.step
 
 
@@ -350,7 +414,8 @@ def test_precision_and_length_may_change_on_resume(call: Cli) -> None:
     assert code == 2
     assert "stands at step 2, beyond the 1 steps" in err
     code, _, err = call("resume=run", "trainer.limit_steps=2", "trainer.max_time=null")
-    assert code == 0, err  # evaluated where it stands
+    # evaluated where it stands
+    assert code == 0, err
     assert json.loads(Path("run/result.json").read_text())["best_step"] == 2
 
 
@@ -371,7 +436,8 @@ def test_a_stop_that_meets_a_rollback_is_not_forgotten(tmp_path: Path) -> None:
         with pytest.raises(Stopped) as stopped:
             rollback.fit(trainer)
     assert stopped.value.exit_code == 143
-    assert trainer.progress.step == 7  # back to 6, then the step after which it stops
+    # back to 6, then the step after which it stops
+    assert trainer.progress.step == 7
 
 
 def test_a_torn_row_of_metrics_is_no_obstacle(call: Cli) -> None:
@@ -398,14 +464,19 @@ def test_a_torn_row_of_metrics_is_no_obstacle(call: Cli) -> None:
     ],
     ids=str,
 )
-def test_facts_of_other_types_are_refused_in_one_line(change: dict[str, object], call: Cli, tmp_path: Path) -> None:
+def test_facts_of_other_types_are_refused_in_one_line(
+    change: dict[str, object], call: Cli, tmp_path: Path
+) -> None:
     """Their SHA-256 is right, so nothing but their reader can refuse them."""
     shutil.copytree(Path(__file__).parents[1] / "fixtures/format1", "run")
     Path("run/result.json").unlink()
     tensors, facts = checkpoint.load(Path("run/last.ckpt"))
     for name, value in change.items():
-        facts[name] = facts[name] | value if name == "progress" and isinstance(value, dict) else value
-    for _ in range(2):  # both generations
+        facts[name] = (
+            facts[name] | value if name == "progress" and isinstance(value, dict) else value
+        )
+    # both generations
+    for _ in range(2):
         checkpoint.save(Path("run/last.ckpt"), tensors, facts)
     code, _, err = call("resume=run", "epochs=3")
     assert code in (2, 3), err

@@ -20,12 +20,17 @@ from skiplab.runs import checkpoint
 from skiplab.training import averages, optimizers
 
 CPU = torch.device("cpu")
-FULL: dict[str, Any] = {"gamma": 0.1, "low": 1.0, "low_until": 0.0}  # of multistep: no low start
-WARM_UP = "ignore:The epoch parameter:UserWarning"  # torch before 2.9 warns of its own SequentialLR
+# of multistep: no low start
+FULL: dict[str, Any] = {"gamma": 0.1, "low": 1.0, "low_until": 0.0}
+# torch before 2.9 warns of its own SequentialLR
+WARM_UP = "ignore:The epoch parameter:UserWarning"
 LENGTHS = [1, 2, 3, 7, 20, 101]
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}),
-    "sgd_heavy_ball": ("sgd", {"lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}),
+    "sgd_heavy_ball": (
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+    ),
     "sgd_plain": ("sgd", {"lr": 0.05, "momentum": 0.0, "nesterov": False, "weight_decay": 5e-4}),
     "adam": ("adam", {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}),
     "adamw": ("adamw", {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.05}),
@@ -45,10 +50,13 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- schedules
+# -------------------------------------------------------------------------------------------------------------
+# schedules
 
 
-def torchs(num_steps: int, make: Callable[[torch.optim.Optimizer], theirs.LRScheduler]) -> list[float]:
+def torchs(
+    num_steps: int, make: Callable[[torch.optim.Optimizer], theirs.LRScheduler]
+) -> list[float]:
     """The learning rates of the steps under a scheduler of torch's, around a peak of 0.3."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     scheduler = make(optimizer)
@@ -71,7 +79,9 @@ def after_warmup(num_warmup: int, make: Callable[[torch.optim.Optimizer], theirs
     def chained(optimizer: torch.optim.Optimizer) -> theirs.LRScheduler:
         if num_warmup == 0:
             return make(optimizer)
-        warmup = theirs.LinearLR(optimizer, start_factor=1 / num_warmup, total_iters=max(1, num_warmup - 1))
+        warmup = theirs.LinearLR(
+            optimizer, start_factor=1 / num_warmup, total_iters=max(1, num_warmup - 1)
+        )
         return theirs.SequentialLR(optimizer, [warmup, make(optimizer)], [num_warmup])
 
     return chained
@@ -81,18 +91,27 @@ def after_warmup(num_warmup: int, make: Callable[[torch.optim.Optimizer], theirs
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3, 0.9])
 def test_constant_is_torchs(warmup: float):
     for num_steps in LENGTHS:
-        expected = torchs(num_steps, after_warmup(round(warmup * num_steps), lambda o: theirs.ConstantLR(o, factor=1.0)))
+        expected = torchs(
+            num_steps,
+            after_warmup(round(warmup * num_steps), lambda o: theirs.ConstantLR(o, factor=1.0)),
+        )
         assert ours("constant", num_steps, warmup=warmup) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.filterwarnings(WARM_UP)
-@pytest.mark.parametrize(("warmup", "final"), [(0.0, 0.0), (0.0, 0.1), (0.05, 0.0), (0.3, 0.01), (0.9, 1.0)])
+@pytest.mark.parametrize(
+    ("warmup", "final"), [(0.0, 0.0), (0.0, 0.1), (0.05, 0.0), (0.3, 0.01), (0.9, 1.0)]
+)
 def test_cosine_is_torchs(warmup: float, final: float):
     for num_steps in LENGTHS:
         num_warmup = round(warmup * num_steps)
-        cosine = functools.partial(theirs.CosineAnnealingLR, T_max=max(1, num_steps - num_warmup), eta_min=0.3 * final)
+        cosine = functools.partial(
+            theirs.CosineAnnealingLR, T_max=max(1, num_steps - num_warmup), eta_min=0.3 * final
+        )
         expected = torchs(num_steps, after_warmup(num_warmup, cosine))
-        assert ours("cosine", num_steps, warmup=warmup, final=final) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert ours("cosine", num_steps, warmup=warmup, final=final) == pytest.approx(
+            expected, rel=1e-9, abs=1e-12
+        )
 
 
 @pytest.mark.filterwarnings(WARM_UP)
@@ -102,35 +121,66 @@ def test_multistep_is_torchs(warmup: float, milestones: tuple[float, ...]):
     for num_steps in LENGTHS:
         num_warmup = round(warmup * num_steps)
         at = [round(fraction * num_steps) - num_warmup for fraction in milestones]
-        expected = torchs(num_steps, after_warmup(num_warmup, functools.partial(theirs.MultiStepLR, milestones=at, gamma=0.2)))
-        assert ours("multistep", num_steps, warmup=warmup, milestones=milestones, gamma=0.2, low=1.0, low_until=0.0) == pytest.approx(
-            expected, rel=1e-9
+        expected = torchs(
+            num_steps,
+            after_warmup(
+                num_warmup, functools.partial(theirs.MultiStepLR, milestones=at, gamma=0.2)
+            ),
         )
+        assert ours(
+            "multistep",
+            num_steps,
+            warmup=warmup,
+            milestones=milestones,
+            gamma=0.2,
+            low=1.0,
+            low_until=0.0,
+        ) == pytest.approx(expected, rel=1e-9)
 
 
 def test_milestones_by_hand():
     """He et al. 2015: divide by ten at a half and at three quarters; a milestone within the warm-up counts after it."""
-    assert ours("multistep", 8, warmup=0.0, milestones=(0.5, 0.75), **FULL) == pytest.approx([0.3] * 4 + [0.03] * 2 + [0.003] * 2)
+    assert ours("multistep", 8, warmup=0.0, milestones=(0.5, 0.75), **FULL) == pytest.approx(
+        [0.3] * 4 + [0.03] * 2 + [0.003] * 2
+    )
     rates = ours("multistep", 10, warmup=0.4, milestones=(0.2, 0.8), **FULL)
     assert rates == pytest.approx([0.075, 0.15, 0.225, 0.3] + [0.03] * 4 + [0.003] * 2)
 
 
 def test_he_2015_start_resnet_110_low():
     """Section 4.2: a tenth of the learning rate for the first 400 of 64,000 steps."""
-    rates = ours("multistep", 64_000, warmup=0.0, milestones=(0.5, 0.75), gamma=0.1, low=0.1, low_until=0.00625)
+    rates = ours(
+        "multistep",
+        64_000,
+        warmup=0.0,
+        milestones=(0.5, 0.75),
+        gamma=0.1,
+        low=0.1,
+        low_until=0.00625,
+    )
     changes = [step for step in range(1, 64_000) if rates[step] != rates[step - 1]]
     assert changes == [400, 32_000, 48_000]
-    assert [rates[step] for step in (0, 400, 32_000, 48_000)] == pytest.approx([0.03, 0.3, 0.03, 0.003])
+    assert [rates[step] for step in (0, 400, 32_000, 48_000)] == pytest.approx(
+        [0.03, 0.3, 0.03, 0.003]
+    )
 
 
-@pytest.mark.parametrize(("warmup", "start", "final"), [(0.0, 0.0, 0.0), (0.1, 0.2, 0.0), (0.3, 0.5, 0.1)])
-def test_linear_is_a_line_up_and_a_line_down_that_ends_at_the_end(warmup: float, start: float, final: float):
+@pytest.mark.parametrize(
+    ("warmup", "start", "final"), [(0.0, 0.0, 0.0), (0.1, 0.2, 0.0), (0.3, 0.5, 0.1)]
+)
+def test_linear_is_a_line_up_and_a_line_down_that_ends_at_the_end(
+    warmup: float, start: float, final: float
+):
     """By interpolation between (0, start), (W, 1) and (S, final); what airbench's two scripts do."""
     for num_steps in LENGTHS:
         peak = int(warmup * num_steps)
-        corners = ([0, peak, num_steps], [start, 1.0, final]) if peak else ([0, num_steps], [1.0, final])
+        corners = (
+            ([0, peak, num_steps], [start, 1.0, final]) if peak else ([0, num_steps], [1.0, final])
+        )
         expected = 0.3 * np.interp(range(num_steps), *corners)
-        assert ours("linear", num_steps, warmup=warmup, start=start, final=final) == pytest.approx(expected.tolist(), rel=1e-12)
+        assert ours("linear", num_steps, warmup=warmup, start=start, final=final) == pytest.approx(
+            expected.tolist(), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("warmup", [0.2, 0.23, 0.5, 0.9])
@@ -148,7 +198,9 @@ def test_onecycle_is_torchs(warmup: float, start: float, final: float):
             final_div_factor=start / final,
         )
         expected = torchs(num_steps, cycle)
-        assert ours("onecycle", num_steps, warmup=warmup, start=start, final=final) == pytest.approx(expected, rel=1e-9)
+        assert ours(
+            "onecycle", num_steps, warmup=warmup, start=start, final=final
+        ) == pytest.approx(expected, rel=1e-9)
 
 
 def test_onecycle_begins_at_start_and_ends_at_final():
@@ -165,7 +217,10 @@ def test_onecycle_begins_at_start_and_ends_at_final():
     [
         ("constant", {}),
         ("cosine", {"final": 0.0}),
-        ("multistep", {"milestones": (0.01, 0.5, 0.75), "gamma": 0.1, "low": 0.5, "low_until": 0.1}),
+        (
+            "multistep",
+            {"milestones": (0.01, 0.5, 0.75), "gamma": 0.1, "low": 0.5, "low_until": 0.1},
+        ),
         ("onecycle", {"start": 0.1, "final": 0.001}),
     ],
 )
@@ -174,11 +229,17 @@ def test_tiny_runs_stay_in_range(name: str, options: dict[str, Any]):
         for warmup in (0.0, 0.2, 0.5, 0.99):
             rates = ours(name, num_steps, warmup=warmup, **options)
             assert len(rates) == num_steps
-            assert all(math.isfinite(rate) and 0 < rate <= 0.3 * (1 + 1e-12) for rate in rates), rates
+            assert all(math.isfinite(rate) and 0 < rate <= 0.3 * (1 + 1e-12) for rate in rates), (
+                rates
+            )
 
 
 def test_the_learning_rate_is_lr_times_the_schedule():
-    for name, options in {"constant": {}, "cosine": {"final": 0.1}, "onecycle": {"start": 0.1, "final": 0.1}}.items():
+    for name, options in {
+        "constant": {},
+        "cosine": {"final": 0.1},
+        "onecycle": {"start": 0.1, "final": 0.1},
+    }.items():
         factor = optimizers.SCHEDULERS[name](30, warmup=0.2, **options)
         for lr in (1.0, 0.05):
             rate = optimizers.learning_rate(name, lr=lr, num_steps=30, warmup=0.2, **options)
@@ -186,14 +247,24 @@ def test_the_learning_rate_is_lr_times_the_schedule():
     assert optimizers.SCHEDULERS.keys() == {"constant", "cosine", "multistep", "onecycle", "linear"}
 
 
-# ---------------------------------------------------------------------------------------------- a small network that trains
+# ---------------------------------------------------------------------------------------------- a
+# small network that trains
 
 
 def network(seed: int, memory_format: torch.memory_format) -> nn.Sequential:
     """3x3 and 1x1 convolutions, norms, a linear layer; three channels in, so that channels_last strides differ."""
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"norm": "batch", "shortcut": True, "bias": True, "projection": "conv", "init": "torch", "dropout": 0.0}
-    model = models.build("resnet", block="basic", depth=1, width=4, channels=3, size=6, num_classes=10, **options)
+    options: dict[str, Any] = {
+        "norm": "batch",
+        "shortcut": True,
+        "bias": True,
+        "projection": "conv",
+        "init": "torch",
+        "dropout": 0.0,
+    }
+    model = models.build(
+        "resnet", block="basic", depth=1, width=4, channels=3, size=6, num_classes=10, **options
+    )
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
@@ -215,7 +286,8 @@ def optimizer_of(kind: str, model: nn.Module) -> optimizers.Optimizer:
     return optimizers.build(name, model, device=CPU, decay_norm_and_bias=False, **options)
 
 
-# ------------------------------------------------------------------------------------------------------------ optimizers
+# ------------------------------------------------------------------------------------------------------------
+# optimizers
 
 
 @pytest.mark.parametrize("decay_norm_and_bias", [True, False])
@@ -224,8 +296,17 @@ def test_norms_and_biases_decay_only_if_asked(name: str, decay_norm_and_bias: bo
     """Without a gradient only the decay moves a weight: decoupled or plain SGD, by 1 - lr * weight_decay."""
     model = network(0, torch.contiguous_format)
     options: dict[str, Any] = {"momentum": 0.0} if name == "sgd" else {}
-    optimizer = optimizers.build(name, model, device=CPU, weight_decay=0.1, decay_norm_and_bias=decay_norm_and_bias, lr=0.5, **options)
-    assert optimizers.OPTIMIZERS == ("sgd", "adam", "adamw", "muon")  # muon's oracle is in test_airbench.py
+    optimizer = optimizers.build(
+        name,
+        model,
+        device=CPU,
+        weight_decay=0.1,
+        decay_norm_and_bias=decay_norm_and_bias,
+        lr=0.5,
+        **options,
+    )
+    # muon's oracle is in test_airbench.py
+    assert optimizers.OPTIMIZERS == ("sgd", "adam", "adamw", "muon")
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -233,28 +314,46 @@ def test_norms_and_biases_decay_only_if_asked(name: str, decay_norm_and_bias: bo
     for key, parameter in model.named_parameters():
         if parameter.ndim == 1 and not decay_norm_and_bias:
             assert torch.equal(parameter, before[key]), key
-        elif name == "adam":  # the decay is a gradient here, so the step's length is the learning rate
+        # the decay is a gradient here, so the step's length is the learning rate
+        elif name == "adam":
             assert not torch.equal(parameter, before[key]) or not before[key].any(), key
         else:
             torch.testing.assert_close(parameter.detach(), 0.95 * before[key])
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters())  # each once
+    # each once
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
 def test_a_model_without_norms_and_biases_has_one_group():
     optimizer = optimizers.build(
-        "sgd", nn.Linear(3, 2, bias=False), device=CPU, weight_decay=0.1, decay_norm_and_bias=False, lr=0.1, momentum=0.0
+        "sgd",
+        nn.Linear(3, 2, bias=False),
+        device=CPU,
+        weight_decay=0.1,
+        decay_norm_and_bias=False,
+        lr=0.1,
+        momentum=0.0,
     )
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
 
 
-KINDS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+KINDS: dict[str, Any] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "memory_format",
+    [torch.contiguous_format, torch.channels_last],
+    ids=["contiguous", "channels_last"],
+)
 @pytest.mark.parametrize("kind", [kind for kind in OPTIMIZERS if kind != "muon"])
-def test_an_update_is_that_of_torchs_optimizer(kind: str, memory_format: torch.memory_format, fused: bool):
+def test_an_update_is_that_of_torchs_optimizer(
+    kind: str, memory_format: torch.memory_format, fused: bool
+):
     """To the bit that of its fused one, and in value that of its plain one."""
     model, reference = network(0, memory_format), network(0, memory_format)
     optimizer = optimizer_of(kind, model)
@@ -281,7 +380,13 @@ def test_norms_may_learn_faster_and_decay_no_faster_for_it():
     """Plain SGD over a zero gradient: the decay alone moves a weight, by lr * weight_decay for all."""
     model = network(0, torch.contiguous_format)
     plain.shake(model)
-    options: dict[str, Any] = {"lr": 0.5, "weight_decay": 0.1, "momentum": 0.0, "norm_scale": 8.0, "decay_norm_and_bias": True}
+    options: dict[str, Any] = {
+        "lr": 0.5,
+        "weight_decay": 0.1,
+        "momentum": 0.0,
+        "norm_scale": 8.0,
+        "decay_norm_and_bias": True,
+    }
     optimizer = optimizers.build("sgd", model, device=CPU, **options)
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -296,7 +401,12 @@ def test_norms_may_learn_faster_and_decay_no_faster_for_it():
 def test_what_ends_falls_to_zero_there_and_is_frozen_from_then_on():
     model = network(0, torch.contiguous_format)
     name, parameter = next((n, p) for n, p in model.named_parameters() if p.ndim == 1)
-    options: dict[str, Any] = {"lr": 0.5, "weight_decay": 0.0, "momentum": 0.0, "decay_norm_and_bias": True}
+    options: dict[str, Any] = {
+        "lr": 0.5,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "decay_norm_and_bias": True,
+    }
     optimizer = optimizers.build("sgd", model, device=CPU, ends={name: 4}, **options)
     (group,) = (g for g in optimizer.param_groups if g["ends"] is not None)
     assert [id(p) for p in group["params"]] == [id(parameter)]
@@ -307,21 +417,28 @@ def test_what_ends_falls_to_zero_there_and_is_frozen_from_then_on():
         assert parameter.requires_grad == (step < 4)
     assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0, 0.0])
     assert all(g["lr"] == pytest.approx(0.1) for g in optimizer.param_groups if g["ends"] is None)
-    optimizer.set_rate(0.1, 2)  # a run that goes back to a step before
+    # a run that goes back to a step before
+    optimizer.set_rate(0.1, 2)
     assert parameter.requires_grad
 
 
 @pytest.mark.parametrize(("kind", "waits"), [("sgd", False), ("adamw", False), ("muon", True)])
 def test_a_scaled_gradient_gives_the_same_update_and_an_infinite_one_none(kind: str, waits: bool):
     """What torch's GradScaler relies on; the fused rules need no host to look at what was found."""
-    plain_model, scaled_model = network(0, torch.contiguous_format), network(0, torch.contiguous_format)
+    plain_model, scaled_model = (
+        network(0, torch.contiguous_format),
+        network(0, torch.contiguous_format),
+    )
     one, other = optimizer_of(kind, plain_model), optimizer_of(kind, scaled_model)
     assert other._step_supports_amp_scaling is not waits
     scaler: Any = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for factor in (1.0, math.inf, 1.0):
         for p, q in zip(plain_model.parameters(), scaled_model.parameters(), strict=True):
             gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-            p.grad, q.grad = gradient.clone(), gradient * float(scaler.scale(torch.ones(()))) * factor
+            p.grad, q.grad = (
+                gradient.clone(),
+                gradient * float(scaler.scale(torch.ones(()))) * factor,
+            )
         if factor == 1.0:
             one.step()
         scaler.step(other)
@@ -332,19 +449,29 @@ def test_a_scaled_gradient_gives_the_same_update_and_an_infinite_one_none(kind: 
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- the state
+# -------------------------------------------------------------------------------------------------------------
+# the state
 
 
 @pytest.mark.parametrize("through_a_file", [True, False], ids=["file", "memory"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "memory_format",
+    [torch.contiguous_format, torch.channels_last],
+    ids=["contiguous", "channels_last"],
+)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_going_on_is_bit_equal_to_not_having_stopped(kind: str, memory_format: torch.memory_format, through_a_file: bool, tmp_path: Path):
+def test_going_on_is_bit_equal_to_not_having_stopped(
+    kind: str, memory_format: torch.memory_format, through_a_file: bool, tmp_path: Path
+):
     """A file holds contiguous tensors: a fused CPU kernel would pair them wrongly with channels_last weights."""
     straight = network(0, memory_format)
     optimizer = optimizer_of(kind, straight)
     train(straight, optimizer, range(3))
     weights = {f"model/{key}": tensor.clone() for key, tensor in straight.state_dict().items()}
-    moments = {f"optimizer/{key}": tensor.clone() for key, tensor in optimizers.state_of(optimizer, straight).items()}
+    moments = {
+        f"optimizer/{key}": tensor.clone()
+        for key, tensor in optimizers.state_of(optimizer, straight).items()
+    }
     if through_a_file:
         checkpoint.save(tmp_path / "a.ckpt", weights | moments, {"step": 3})
         tensors, facts = checkpoint.load(tmp_path / "a.ckpt")
@@ -356,7 +483,9 @@ def test_going_on_is_bit_equal_to_not_having_stopped(kind: str, memory_format: t
     resumed = network(1, memory_format)
     resumed.load_state_dict({key.removeprefix("model/"): tensor for key, tensor in weights.items()})
     fresh = optimizer_of(kind, resumed)
-    optimizers.load_state(fresh, resumed, {key.removeprefix("optimizer/"): tensor for key, tensor in moments.items()})
+    optimizers.load_state(
+        fresh, resumed, {key.removeprefix("optimizer/"): tensor for key, tensor in moments.items()}
+    )
     for parameter in resumed.parameters():
         for value in fresh.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.ndim:
@@ -364,7 +493,9 @@ def test_going_on_is_bit_equal_to_not_having_stopped(kind: str, memory_format: t
                 assert not value.requires_grad
     train(straight, optimizer, range(3, 7))
     train(resumed, fresh, range(3, 7))
-    for (name, found), expected in zip(resumed.state_dict().items(), straight.state_dict().values(), strict=True):
+    for (name, found), expected in zip(
+        resumed.state_dict().items(), straight.state_dict().values(), strict=True
+    ):
         assert torch.equal(found, expected), name
         assert found.stride() == expected.stride(), name
     found, expected = optimizers.state_of(fresh, resumed), optimizers.state_of(optimizer, straight)
@@ -384,9 +515,12 @@ def test_the_state_is_named_by_parameter():
     }.items():
         optimizer = optimizer_of(kind, model)
         assert optimizers.state_of(optimizer, model) == {}
-        assert not optimizer.state  # asking leaves nothing behind
+        # asking leaves nothing behind
+        assert not optimizer.state
         train(model, optimizer, range(1))
-        assert optimizers.state_of(optimizer, model).keys() == {f"{name}/{key}" for name in names for key in keys}
+        assert optimizers.state_of(optimizer, model).keys() == {
+            f"{name}/{key}" for name in names for key in keys
+        }
 
 
 def test_what_was_loaded_is_a_copy():
@@ -408,7 +542,8 @@ def test_a_state_of_another_network_is_refused():
         optimizers.load_state(optimizer, model, {"stage9.weight/momentum_buffer": torch.zeros(3)})
 
 
-# ----------------------------------------------------------------------------------------------------------- the average
+# -----------------------------------------------------------------------------------------------------------
+# the average
 
 
 def test_without_decay_the_average_is_the_model():
@@ -420,7 +555,11 @@ def test_without_decay_the_average_is_the_model():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "memory_format",
+    [torch.contiguous_format, torch.channels_last],
+    ids=["contiguous", "channels_last"],
+)
 def test_the_average_is_its_formula(memory_format: torch.memory_format):
     model = network(0, memory_format)
     optimizer = optimizer_of("sgd", model)
@@ -439,7 +578,8 @@ def test_the_average_is_its_formula(memory_format: torch.memory_format):
     assert statistics
     for key, tensor in state.items():
         if key in counters:
-            assert tensor.item() == 5  # a count is copied, not averaged
+            # a count is copied, not averaged
+            assert tensor.item() == 5
         else:
             torch.testing.assert_close(tensor, expected[key].float(), rtol=1e-5, atol=1e-6)
             assert tensor.stride() == model.state_dict()[key].stride()
@@ -451,8 +591,12 @@ def test_the_average_is_its_formula(memory_format: torch.memory_format):
 def test_a_warmed_up_average_is_torchs_with_the_decays_of_tensorflow(decay: float, num_steps: int):
     """And its share of the initial weights is what the average holds of a network that starts at 1 and is 0 ever after."""
     model = nn.Linear(1, 1, bias=False)
-    oracle = AveragedModel(model, avg_fn=lambda a, w, n: a + (1 - min(decay, n / (9 + n))) * (w - a))  # n: updates, the copy included
-    oracle.update_parameters(model)  # which takes a copy
+    # n: updates, the copy included
+    oracle = AveragedModel(
+        model, avg_fn=lambda a, w, n: a + (1 - min(decay, n / (9 + n))) * (w - a)
+    )
+    # which takes a copy
+    oracle.update_parameters(model)
     average = averages.Average(model, decay=decay, warmup=True)
     generator = torch.Generator().manual_seed(0)
     for step in range(num_steps):
@@ -460,7 +604,9 @@ def test_a_warmed_up_average_is_torchs_with_the_decays_of_tensorflow(decay: floa
             model.weight.fill_(torch.randn((), generator=generator))
         oracle.update_parameters(model)
         average.update(step)
-        torch.testing.assert_close(average.model.state_dict()["weight"], oracle.module.weight, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            average.model.state_dict()["weight"], oracle.module.weight, rtol=1e-5, atol=1e-6
+        )
     with torch.no_grad():
         model.weight.fill_(1.0)
     for warmup in (True, False):
@@ -484,7 +630,9 @@ def test_the_average_shares_nothing_with_the_model_and_takes_no_gradient():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in average.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[key]) for key, tensor in average.model.state_dict().items()
+    )
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     average.update(0)

@@ -20,7 +20,11 @@ class Clock:
         monkeypatch.setattr(Pace, "clocks", lambda _: (self.wall, self.computed, self.waited))
 
     def forward(self, seconds: float, *, computed: float = 1.0, waited: float = 0.0) -> None:
-        self.wall, self.computed, self.waited = self.wall + seconds, self.computed + seconds * computed, self.waited + seconds * waited
+        self.wall, self.computed, self.waited = (
+            self.wall + seconds,
+            self.computed + seconds * computed,
+            self.waited + seconds * waited,
+        )
 
 
 @pytest.fixture
@@ -40,12 +44,20 @@ class Notes(Silence):
 
 
 def told(
-    clock: Clock, *, per_step: float, epochs: int | None, stop_at: int, first: int = 0, threads: int = 2, synced: bool = True
+    clock: Clock,
+    *,
+    per_step: float,
+    epochs: int | None,
+    stop_at: int,
+    first: int = 0,
+    threads: int = 2,
+    synced: bool = True,
 ) -> list[str]:
     log = Notes()
     made = Pace(log, steps_per_epoch=100, epochs=epochs, stop_at=stop_at, threads=threads)
     for step in range(first + 1, first + 12):
-        clock.forward(20 * per_step if step == first + 1 else per_step)  # the first step prepares the others
+        # the first step prepares the others
+        clock.forward(20 * per_step if step == first + 1 else per_step)
         made.after(step, is_synced=synced)
     return log.lines
 
@@ -66,9 +78,15 @@ def test_what_is_offered_is_fewer_epochs_or_nothing(clock: Clock) -> None:
     assert told(clock, per_step=60, epochs=2, stop_at=200) == [
         "about 3 h 15 min to go, evaluations not counted; epochs=1 would take about 1 h 40 min"
     ]
-    assert told(clock, per_step=60, epochs=1, stop_at=100) == ["about 1 h 35 min to go, evaluations not counted"]
-    assert told(clock, per_step=6, epochs=None, stop_at=1000) == ["about 1 h 40 min to go, evaluations not counted"]
-    assert told(clock, per_step=6, epochs=10, stop_at=1000, first=300) == ["about 1 h 10 min to go, evaluations not counted"]
+    assert told(clock, per_step=60, epochs=1, stop_at=100) == [
+        "about 1 h 35 min to go, evaluations not counted"
+    ]
+    assert told(clock, per_step=6, epochs=None, stop_at=1000) == [
+        "about 1 h 40 min to go, evaluations not counted"
+    ]
+    assert told(clock, per_step=6, epochs=10, stop_at=1000, first=300) == [
+        "about 1 h 10 min to go, evaluations not counted"
+    ]
 
 
 def test_a_short_run_says_nothing(clock: Clock) -> None:
@@ -85,12 +103,25 @@ def test_a_device_is_asked_only_where_it_was_waited_for(clock: Clock) -> None:
     [
         (1.9, 0.0, 2, None),
         (1.1, 0.3, 2, None),
-        (1.0, 0.5, 2, "slow: 50% of the last 5 s went by waiting for a core, since other processes use them; a run with trainer.threads=1"),
-        (0.6, 0.4, 1, "slow: 40% of the last 5 s went by waiting for a core, since other processes use them; run fewer at once"),
-        (0.2, 0.0, 1, "slow: 80% of the last 5 s"),  # where the system does not tell how long a thread waits
+        (
+            1.0,
+            0.5,
+            2,
+            "slow: 50% of the last 5 s went by waiting for a core, since other processes use them; a run with trainer.threads=1",
+        ),
+        (
+            0.6,
+            0.4,
+            1,
+            "slow: 40% of the last 5 s went by waiting for a core, since other processes use them; run fewer at once",
+        ),
+        # where the system does not tell how long a thread waits
+        (0.2, 0.0, 1, "slow: 80% of the last 5 s"),
     ],
 )
-def test_a_run_that_waits_for_a_core_says_so_once(clock: Clock, computed: float, waited: float, threads: int, expected: str | None) -> None:
+def test_a_run_that_waits_for_a_core_says_so_once(
+    clock: Clock, computed: float, waited: float, threads: int, expected: str | None
+) -> None:
     log = Notes()
     made = Pace(log, steps_per_epoch=100, epochs=1, stop_at=100, threads=threads)
     for step in range(1, 40):
@@ -102,7 +133,14 @@ def test_a_run_that_waits_for_a_core_says_so_once(clock: Clock, computed: float,
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(1, "1 min"), (700, "12 min"), (3570, "1 h"), (3700, "1 h"), (23400, "6 h 30 min"), (86400 * 3, "3.0 days")],
+    [
+        (1, "1 min"),
+        (700, "12 min"),
+        (3570, "1 h"),
+        (3700, "1 h"),
+        (23400, "6 h 30 min"),
+        (86400 * 3, "3.0 days"),
+    ],
 )
 def test_times_in_words(seconds: float, words: str) -> None:
     assert pace.in_words(seconds) == words
@@ -118,5 +156,15 @@ def test_the_system_tells_how_long_this_thread_waited(tmp_path: Path) -> None:
 def test_a_run_writes_it_into_its_log(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(pace, "LONG", 0)
-    assert call("depth=1", "width=8", "trainer.threads=1", "trainer.limit_steps=8", "pictures=never", "out=run")[0] == 0
+    assert (
+        call(
+            "depth=1",
+            "width=8",
+            "trainer.threads=1",
+            "trainer.limit_steps=8",
+            "pictures=never",
+            "out=run",
+        )[0]
+        == 0
+    )
     assert "about 1 min to go, evaluations not counted" in Path("run/run.log").read_text()

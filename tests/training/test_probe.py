@@ -19,13 +19,25 @@ from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
 from skiplab.training.probe import KINDS, norm_of
 
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "model.dropout=0.0", "trainer.threads=1", "trainer.log_every=4")
+SMALL = (
+    "depth=1",
+    "width=8",
+    "batch_size=256",
+    "epochs=3",
+    "model.dropout=0.0",
+    "trainer.threads=1",
+    "trainer.log_every=4",
+)
 PROBE = ("trainer.probe=gradients,activations,updates", "trainer.probe_every=5")
 TEXTS = (*SMALL, "trainer.probe='gradients,activations,updates'", "trainer.probe_every=5")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [row for line in (folder / "metrics.jsonl").read_text().splitlines() if "gradient_norm" in (row := json.loads(line))]
+    return [
+        row
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+        if "gradient_norm" in (row := json.loads(line))
+    ]
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1.0, 1e25])
@@ -40,11 +52,14 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
         trainer, _ = prepare(compose(*TEXTS), on_cpu(tmp_path / "run", log))
         model = copy.deepcopy(trainer.step.model).train()
         trainer.step.model.train()
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+        layers = {
+            name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+        }
         deviations: dict[str, float] = {}
 
         def note(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            deviations[next(name for name, m in layers.items() if m is layer)] = output.std().item()  # before an activation in place
+            # before an activation in place
+            deviations[next(name for name, m in layers.items() if m is layer)] = output.std().item()
 
         for layer in layers.values():
             layer.register_forward_hook(note)
@@ -59,7 +74,9 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
     for name, layer in layers.items():
         assert layer.weight.grad is not None
         weight = f"{name}.weight"
-        assert row["gradient_norm"][name] == pytest.approx(layer.weight.grad.norm().item(), rel=1e-4)
+        assert row["gradient_norm"][name] == pytest.approx(
+            layer.weight.grad.norm().item(), rel=1e-4
+        )
         assert row["activation_deviation"][name] == pytest.approx(deviations[name], rel=1e-4)
         ratio = ((after[weight] - before[weight]).norm() / before[weight].norm()).item()
         assert row["update_ratio"][name] == pytest.approx(ratio, rel=1e-4)
@@ -74,7 +91,9 @@ def test_a_probe_changes_no_number_and_its_rows_survive_stops(tmp_path: Path) ->
     sit(probed, tmp_path / "cut")
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
     assert [row["step"] for row in rows(tmp_path / "straight")] == [1, 6, 11, 16]
-    weights, others = (checkpoint.load(tmp_path / name / folders.LAST)[0] for name in ("plain", "straight"))
+    weights, others = (
+        checkpoint.load(tmp_path / name / folders.LAST)[0] for name in ("plain", "straight")
+    )
     assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 
 
@@ -92,7 +111,9 @@ def test_a_probe_is_written_as_a_list_with_commas(call: Cli) -> None:
     assert all(math.isfinite(value) for value in rows(Path("run"))[0]["update_ratio"].values())
     code, _, err = call(*SMALL, "trainer.probe=gradient")
     assert code == 2
-    assert err.startswith("error: trainer.probe=gradient: none, or some of gradients, activations, updates with commas between is expected")
+    assert err.startswith(
+        "error: trainer.probe=gradient: none, or some of gradients, activations, updates with commas between is expected"
+    )
     code, _, err = call(*SMALL, "trainer.probe=activations", "trainer.compile=true")
     assert code == 2
     assert "activations cannot be seen in compiled code" in err

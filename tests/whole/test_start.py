@@ -13,7 +13,8 @@ import pytest
 from helpers import SMALL, Train, compose, last_of
 from skiplab.config import validate as configs
 
-# Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that a run does not.
+# Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that
+# a run does not.
 PROBE = """
 import gc, json, sys
 import torch
@@ -86,30 +87,49 @@ def test_a_run_never_loads_what_it_has_no_use_for(seen: dict[str, Any]) -> None:
 def test_the_collector_rests_at_the_start_and_at_the_end_only(seen: dict[str, Any]) -> None:
     assert seen["first step"]["collects"]
     assert not seen["end of training"]["frozen"]
-    assert seen["end"]["frozen"] == ("triton" not in seen["end"]["loaded"])  # it would complain of leaks on stderr
+    # it would complain of leaks on stderr
+    assert seen["end"]["frozen"] == ("triton" not in seen["end"]["loaded"])
 
 
-# ----------------------------------------------------------------------------------------------------------------- CPU time
+# -----------------------------------------------------------------------------------------------------------------
+# CPU time
 
 
 def cpu_seconds(*command: str, **environment: str) -> float:
     """User and system time of a process: what other processes do at the same time hardly changes it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    subprocess.run(
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
     """Twice what is promised, because machines are noisy: help and version 0.1, a mistake and a tab 0.25 of `import torch`."""
-    train, tab = str(Path(sys.executable).parent / "train"), {"COMP_LINE": "train mod", "COMP_POINT": "9", "COMP_TYPE": "9"}
+    train, tab = (
+        str(Path(sys.executable).parent / "train"),
+        {"COMP_LINE": "train mod", "COMP_POINT": "9", "COMP_TYPE": "9"},
+    )
     whole = cpu_seconds(sys.executable, "-c", "import torch")
-    for limit, arguments in ((0.1, ("--help",)), (0.1, ("--version",)), (0.25, ("depth=x",)), (0.25, ("-sc", "query=bash"))):
+    for limit, arguments in (
+        (0.1, ("--help",)),
+        (0.1, ("--version",)),
+        (0.25, ("depth=x",)),
+        (0.25, ("-sc", "query=bash")),
+    ):
         taken = min(cpu_seconds(train, *arguments, **tab) for _ in range(2))
-        assert taken < 2 * limit * whole, f"train {' '.join(arguments)}: {taken:.2f} s of CPU time, import torch {whole:.2f} s"
+        assert taken < 2 * limit * whole, (
+            f"train {' '.join(arguments)}: {taken:.2f} s of CPU time, import torch {whole:.2f} s"
+        )
 
 
-# ---------------------------------------------------------------------------------------------------- launchers of Hydra's
+# ----------------------------------------------------------------------------------------------------
+# launchers of Hydra's
 
 FORKED = """
 import os, sys
@@ -137,14 +157,23 @@ ConfigStore.instance().store(group="hydra/launcher", name="forked", node={"_targ
 
 
 @pytest.mark.slow
-def test_a_launcher_may_run_a_sweep_in_other_processes(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_may_run_a_sweep_in_other_processes(
+    tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "extra/hydra_plugins").mkdir(parents=True)
     (tmp_path / "extra/hydra_plugins/forked.py").write_text(FORKED)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH")))))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join(filter(None, (str(tmp_path / "extra"), os.environ.get("PYTHONPATH")))),
+    )
     (tmp_path / "run-1/foreign").mkdir(parents=True)
     finished = tmp_path / "run-0"
     finished.mkdir()
-    for name, text in (("config.yaml", configs.dump(compose(*SMALL))), ("report.txt", "its report\n"), ("result.json", "{}\n")):
+    for name, text in (
+        ("config.yaml", configs.dump(compose(*SMALL))),
+        ("report.txt", "its report\n"),
+        ("result.json", "{}\n"),
+    ):
         (finished / name).write_text(text)
     sweep = ("-m", "hydra/launcher=forked", *SMALL, "out=run-${seed}")
     failed = train(*sweep, "seed=0,1")

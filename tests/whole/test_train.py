@@ -32,17 +32,25 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     code, out, _ = call("epochs=1", "width=8", "evaluator.split=val", "out=run")
     assert code == 0
     assert "digits validation set" in out
-    assert out.endswith("the test set was not read; into this run's result it comes by: train resume=run evaluator.split=test\n")
+    assert out.endswith(
+        "the test set was not read; into this run's result it comes by: train resume=run evaluator.split=test\n"
+    )
     folder = Path("run")
     assert not (folder / "test_reads.jsonl").exists()
     result = json.loads((folder / folders.RESULT).read_text())
     assert (result["test"], result["test_seconds"]) == (None, None)
-    assert f"\nloss {result['best_val_loss']:.4f}, " in (folder / "report.txt").read_text()  # evaluation in training found it too
+    # evaluation in training found it too
+    assert f"\nloss {result['best_val_loss']:.4f}, " in (folder / "report.txt").read_text()
     with np.load(folder / "predictions.npz") as predictions:
         assert sorted(predictions) == ["val_labels", "val_predictions", "val_probabilities"]
-        assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result["best_val_accuracy"]
+        assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result[
+            "best_val_accuracy"
+        ]
     assert folders.state_of(folder).test_accuracy is None
-    assert "has no test.accuracy (evaluator.split=val): compare --metric val.accuracy" in call("compare", "run", command="skiplab")[2]
+    assert (
+        "has no test.accuracy (evaluator.split=val): compare --metric val.accuracy"
+        in call("compare", "run", command="skiplab")[2]
+    )
     assert call("compare", "run", "--metric", "val.accuracy", command="skiplab")[0] == 0
     assert call("draw", "run", command="skiplab")[0] == 0
     assert not (folder / "test_reads.jsonl").exists()
@@ -71,8 +79,14 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     checkpoints = "last.ckpt last.prev.ckpt best.ckpt best.prev.ckpt"
     files = "config.yaml run.log metrics.jsonl timing.jsonl predictions.npz result.json report.txt test_reads.jsonl"
     pictures = "curves.png confusion.png mistakes.png samples.png"
-    assert set(f"{checkpoints} {files} {pictures} .hydra .lock".split()) == {path.name for path in folder.iterdir()}
-    assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert set(f"{checkpoints} {files} {pictures} .hydra .lock".split()) == {
+        path.name for path in folder.iterdir()
+    }
+    assert {path.name for path in (folder / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
 
     result = json.loads((folder / "result.json").read_text())
     assert result["name"] == "first"
@@ -80,21 +94,37 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert result["steps"] == 12
     assert result["identity"] == folders.identity_of(folder)
     assert result["test"]["images"] == 360
-    for key in ("versions", "device", "threads", "seed", "train_seconds", "images_per_second", "data_sha256", "git_commit"):
+    for key in (
+        "versions",
+        "device",
+        "threads",
+        "seed",
+        "train_seconds",
+        "images_per_second",
+        "data_sha256",
+        "git_commit",
+    ):
         assert key in result
 
     predictions = np.load(folder / "predictions.npz")
-    assert (predictions["test_predictions"] == predictions["test_labels"]).mean() == result["test"]["accuracy"]
+    assert (predictions["test_predictions"] == predictions["test_labels"]).mean() == result["test"][
+        "accuracy"
+    ]
     assert predictions["val_probabilities"].shape == (144, 10)
-    assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result["best_val_accuracy"]
+    assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result[
+        "best_val_accuracy"
+    ]
 
     report = (folder / "report.txt").read_text()
     assert report in done.stdout
     code, out, _ = call("evaluate", str(folder), command="skiplab")
     assert code == 0
-    assert out.splitlines()[1:] == [*report.splitlines()[1:], ""]  # all but the heading
+    # all but the heading
+    assert out.splitlines()[1:] == [*report.splitlines()[1:], ""]
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
-    code, out, _ = call("evaluate", str(folder), "--split", "val", "--checkpoint", "last", command="skiplab")
+    code, out, _ = call(
+        "evaluate", str(folder), "--split", "val", "--checkpoint", "last", command="skiplab"
+    )
     assert code == 0
     assert "144" in out
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
@@ -105,7 +135,9 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert f"{100 * result['best_val_accuracy']:.2f} %" in out
 
 
-def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Path, call: Cli) -> None:
+def test_interrupted_then_the_same_command_goes_on_then_starts_anew(
+    tmp_path: Path, call: Cli
+) -> None:
     command = (*SMALL, "epochs=300", "trainer.eval_every=1000")
     process = start(*command, cwd=tmp_path)
     assert process.stdout is not None
@@ -130,7 +162,10 @@ def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Pa
 
     code, out, err = call(*command, "trainer.max_time=1e-9")
     assert code == 7, err
-    assert out.splitlines()[0] == f"going on with {folder} at step {step} of 1,800; resume=never starts afresh"
+    assert (
+        out.splitlines()[0]
+        == f"going on with {folder} at step {step} of 1,800; resume=never starts afresh"
+    )
     assert out.count("going on") == 1
     assert checkpoint.load(folder / folders.LAST)[1]["progress"]["step"] == step + 1
     assert run_folders() == [folder]
@@ -142,7 +177,13 @@ def test_interrupted_then_the_same_command_goes_on_then_starts_anew(tmp_path: Pa
 def test_sigterm_in_a_background_job_with_sigint_ignored(tmp_path: Path) -> None:
     arguments = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "out=run"))
     script = f"trap '' INT; exec {Path(sys.executable).parent / 'train'} {' '.join(arguments)}"
-    process = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (tmp_path / "run" / folders.LAST).exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -210,7 +251,9 @@ def test_two_runs_in_one_folder_the_second_is_refused(call: Cli) -> None:
 
 def test_init_from_takes_weights_alone(call: Cli) -> None:
     assert call(*SMALL, "out=first")[0] == 0
-    code, _, err = call(*SMALL, "out=second", "init_from=first", "optimizer.lr=1e-12", "epochs=1", "trainer.ema=0.5")
+    code, _, err = call(
+        *SMALL, "out=second", "init_from=first", "optimizer.lr=1e-12", "epochs=1", "trainer.ema=0.5"
+    )
     assert code == 0, err
     first, second = (checkpoint.load(Path(name) / folders.BEST)[0] for name in ("first", "second"))
     torch.testing.assert_close(first["model/head.2.weight"], second["model/head.2.weight"])
@@ -224,7 +267,13 @@ def test_init_from_takes_weights_alone(call: Cli) -> None:
 
 @pytest.mark.parametrize("log_every", [1, 5, 50])
 def test_divergence_ends_with_5_and_never_reaches_best(log_every: int, call: Cli) -> None:
-    code, _, err = call(*SMALL, "optimizer.lr=1e18", "scheduler=constant", "out=run", f"trainer.log_every={log_every}")
+    code, _, err = call(
+        *SMALL,
+        "optimizer.lr=1e18",
+        "scheduler=constant",
+        "out=run",
+        f"trainer.log_every={log_every}",
+    )
     assert code == 5
     assert len(err.splitlines()) == 1
     assert "learning rate" in err
@@ -235,17 +284,29 @@ def test_divergence_ends_with_5_and_never_reaches_best(log_every: int, call: Cli
 
 
 def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> None:
-    code, out, err = call("-m", *SMALL, "block=conv,skip", "optimizer.lr=0.05,1e18", "scheduler=constant")
+    code, out, err = call(
+        "-m", *SMALL, "block=conv,skip", "optimizer.lr=0.05,1e18", "scheduler=constant"
+    )
     assert (code, err) == (1, "")
     assert "sweep: 2 of 4 cells done, 2 failed" in out
-    assert sum("the loss is" in line for line in out.splitlines() if line.startswith("failed ")) == 2
+    assert (
+        sum("the loss is" in line for line in out.splitlines() if line.startswith("failed ")) == 2
+    )
     names = sorted(folder.name.rsplit("_", 1)[0] for folder in run_folders())
-    assert names == [f"block-{block}_lr-{lr}_seed-0" for block in ("conv", "skip") for lr in ("0.05", "1e_18")]
+    assert names == [
+        f"block-{block}_lr-{lr}_seed-0" for block in ("conv", "skip") for lr in ("0.05", "1e_18")
+    ]
     assert sum(folders.is_finished(folder) for folder in run_folders()) == 2
-    for folder in run_folders():  # in the table at the end
-        block, lr = folder.name.split("_")[0].split("-")[1], "0.05" if "lr-0.05" in folder.name else r"1e\+18"
+    # in the table at the end
+    for folder in run_folders():
+        block, lr = (
+            folder.name.split("_")[0].split("-")[1],
+            "0.05" if "lr-0.05" in folder.name else r"1e\+18",
+        )
         state = "done" if folders.is_finished(folder) else "failed"
-        assert re.search(rf"^{state} +block={block} optimizer.lr={lr} .* \S*{folder.name}", out, re.MULTILINE)
+        assert re.search(
+            rf"^{state} +block={block} optimizer.lr={lr} .* \S*{folder.name}", out, re.MULTILINE
+        )
 
 
 def test_train_alone_is_a_run(tmp_path: Path) -> None:
@@ -306,13 +367,22 @@ def test_what_makes_a_figure_say_little_is_told_at_the_start_and_in_the_report(c
         "note: val_fraction=0.001: validation has 1 image for 10 classes: the accuracy there, by which the best weights are chosen, "
         "says little",
     ]
-    assert Path("run/report.txt").read_text().endswith(notes[1].replace("val_fraction=0.001: ", "") + "\n")
-    code, out, err = call(*SMALL, "trainer.ema=0.999", "trainer.ema_warmup=true", "epochs=1", "out=warm")
+    assert (
+        Path("run/report.txt")
+        .read_text()
+        .endswith(notes[1].replace("val_fraction=0.001: ", "") + "\n")
+    )
+    code, out, err = call(
+        *SMALL, "trainer.ema=0.999", "trainer.ema_warmup=true", "epochs=1", "out=warm"
+    )
     assert (code, err) == (0, "")
     assert "note: " not in out
     assert "note: " not in Path("warm/report.txt").read_text()
     code, _, err = call(*SMALL, "trainer.ema_warmup=true", "out=none")
-    assert (code, err) == (2, "error: trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0\n")
+    assert (code, err) == (
+        2,
+        "error: trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0\n",
+    )
 
 
 def test_debug_trainer_and_steps(call: Cli) -> None:
@@ -327,7 +397,9 @@ def test_debug_trainer_and_steps(call: Cli) -> None:
 def test_the_test_set_of_an_unfinished_run_is_read_with_a_note(call: Cli) -> None:
     assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
     for split, note in (("val", False), ("test", True)):
-        code, out, err = call("evaluate", "run", "--checkpoint", "last", "--split", split, command="skiplab")
+        code, out, err = call(
+            "evaluate", "run", "--checkpoint", "last", "--split", split, command="skiplab"
+        )
         assert code == 0
         assert "accuracy" in out
         assert ("note: run is not finished: the test set is for its end" in err) == note
@@ -336,7 +408,14 @@ def test_the_test_set_of_an_unfinished_run_is_read_with_a_note(call: Cli) -> Non
 @pytest.mark.realdata
 @pytest.mark.parametrize(("dataset", "images"), [("mnist", 54_000), ("cifar10", 45_000)])
 def test_the_real_data_sets_train(dataset: str, images: int, real_root: Path, call: Cli) -> None:
-    code, out, err = call(f"dataset={dataset}", f"dataset.root={real_root}", "width=16", "depth=1", "steps=60", "out=run")
+    code, out, err = call(
+        f"dataset={dataset}",
+        f"dataset.root={real_root}",
+        "width=16",
+        "depth=1",
+        "steps=60",
+        "out=run",
+    )
     assert code == 0, err
     assert f"{dataset}: {images:,} training" in out
     result = json.loads(Path("run/result.json").read_text())
@@ -378,11 +457,18 @@ def test_a_label_shows_in_the_folder_the_list_and_the_report(call: Cli) -> None:
     assert call(*SMALL, "name='first try'", "trainer.max_time=1e-9")[0] == 7
     (folder,) = run_folders()
     assert folder.name.endswith("-digits-deepcnn-residual-first_try")
-    code, out, _ = call(*SMALL, "name=second")  # the same run: a label changes no number
+    # the same run: a label changes no number
+    code, out, _ = call(*SMALL, "name=second")
     assert code == 0
     assert out.startswith(f"going on with {folder} at step ")
-    assert (folder / "report.txt").read_text().startswith("second: digits test set, deepcnn of residual blocks (")
-    assert call("evaluate", str(folder), command="skiplab")[1].startswith("second: digits test set, ")
+    assert (
+        (folder / "report.txt")
+        .read_text()
+        .startswith("second: digits test set, deepcnn of residual blocks (")
+    )
+    assert call("evaluate", str(folder), command="skiplab")[1].startswith(
+        "second: digits test set, "
+    )
     assert " (second)  " in call("list", command="skiplab")[1]
     assert run_folders() == [folder]
 

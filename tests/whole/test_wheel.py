@@ -16,7 +16,16 @@ from helpers import ROOT
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(ROOT),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(folder.glob("*.whl"))
@@ -32,16 +41,44 @@ def test_the_wheel_holds_every_preset_and_no_tests(wheel: Path) -> None:
 def test_the_installed_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "elsewhere"
     venv.create(home, symlinks=os.name != "nt")
-    site = next(home.glob("lib/python*/site-packages")) if os.name != "nt" else home / "Lib/site-packages"
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # its own .pth files, our editable one among them, stay unread
+    site = (
+        next(home.glob("lib/python*/site-packages"))
+        if os.name != "nt"
+        else home / "Lib/site-packages"
+    )
+    # its own .pth files, our editable one among them, stay unread
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     python = str(home / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", str(wheel)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        str(wheel),
+    ]
     subprocess.run(pip, check=True)
     work = tmp_path / "empty"
     work.mkdir()
-    where = subprocess.run([python, "-c", "import skiplab; print(skiplab.__file__)"], cwd=work, capture_output=True, text=True, check=True)
+    where = subprocess.run(
+        [python, "-c", "import skiplab; print(skiplab.__file__)"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert Path(where.stdout.strip()).is_relative_to(home)
-    command = [str(Path(python).parent / "train"), "model=resnet20", "trainer=debug", "trainer.threads=1", "out=run"]
+    command = [
+        str(Path(python).parent / "train"),
+        "model=resnet20",
+        "trainer=debug",
+        "trainer.threads=1",
+        "out=run",
+    ]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "cifar_resnet of basic blocks, depth 20" in done.stdout

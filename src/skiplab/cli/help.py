@@ -49,7 +49,17 @@ def train() -> str:
     from skiplab.paths import conf_folder
 
     lines = [HEAD.format(version=__version__)]
-    for group in ("dataset", "model", "block", "optimizer", "scheduler", "augment", "trainer", "experiment", "sweep"):
+    for group in (
+        "dataset",
+        "model",
+        "block",
+        "optimizer",
+        "scheduler",
+        "augment",
+        "trainer",
+        "experiment",
+        "sweep",
+    ):
         lines.append(f"  {group}")
         for path in sorted((conf_folder() / group).glob("*.yaml")):
             lines.append(f"    {path.stem:<24} {describe(path)}")
@@ -59,6 +69,8 @@ def train() -> str:
 def describe(path: Path) -> str:
     """The sentence that a preset's first comment begins with."""
     comments = [
-        line[2:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ") and "@package" not in line
+        line[2:].strip()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("# ") and "@package" not in line
     ]
     return comments[0].partition("   train ")[0].rstrip() if comments else ""

@@ -15,20 +15,39 @@ from skiplab.runs import folders
 from skiplab.study import record
 from skiplab.words import counted, duration, percent, printable
 
-LONGEST_LABEL = 40  # characters of name= in the table
+# characters of name= in the table
+LONGEST_LABEL = 40
 STATES = ("finished", "running", "stopped", "broken", "not begun")
-HEADINGS = ("state", "data", "model", "lr", "epochs", "steps", "best val", "test", "time", "run folder")
+HEADINGS = (
+    "state",
+    "data",
+    "model",
+    "lr",
+    "epochs",
+    "steps",
+    "best val",
+    "test",
+    "time",
+    "run folder",
+)
 
 
 def under(root: Path) -> str:
     """The table of all runs under `root`, and how to go on with those that stopped."""
     if (rule := regular.no_folder(root)) is not None:
-        raise UsageError(f"{root}: {rule}; runs go to outputs/ under the folder that train is started in")
+        raise UsageError(
+            f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
+        )
     found = record.under(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
     shown = aligned(list(rows.values())) if rows else f"no runs under {printable(root)}"
-    lines = [shown, *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else [])]
-    return "\n".join([*lines, *studies(found.studies, {run: cells[0] for run, cells in rows.items()})])
+    lines = [
+        shown,
+        *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else []),
+    ]
+    return "\n".join(
+        [*lines, *studies(found.studies, {run: cells[0] for run, cells in rows.items()})]
+    )
 
 
 def studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[str]:
@@ -69,7 +88,10 @@ def aligned(found: Sequence[tuple[str, ...]]) -> str:
     """Rows below their headings."""
     rows = [HEADINGS, *found]
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADINGS) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[-1]]) for cells in rows)
+    return "\n".join(
+        "  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[-1]])
+        for cells in rows
+    )
 
 
 def row(folder: Path) -> tuple[str, ...]:
@@ -87,7 +109,9 @@ def row(folder: Path) -> tuple[str, ...]:
     if stored is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
     state = folders.state_of(folder)
-    model = f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
+    model = (
+        f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
+    )
     label = " ".join((stored.name or "").split())
     steps = "-" if state.step is None or state.num_steps is None else f"{state.step:,}"
     if state.state != "finished" and state.num_steps is not None:
@@ -95,7 +119,12 @@ def row(folder: Path) -> tuple[str, ...]:
     return (
         state.state,
         stored.dataset.name,
-        model + (f" ({label[:LONGEST_LABEL]}{'...' if len(label) > LONGEST_LABEL else ''})" if label else ""),
+        model
+        + (
+            f" ({label[:LONGEST_LABEL]}{'...' if len(label) > LONGEST_LABEL else ''})"
+            if label
+            else ""
+        ),
         f"{stored.optimizer.lr:g}",
         str(stored.epochs) if stored.steps is None else "-",
         steps,
@@ -114,13 +143,21 @@ def info() -> str:
     from skiplab.paths import conf_folder
 
     lines = [f"{name:<10} {version}" for name, version in devices.versions().items()]
-    lines.append(f"{'cpu':<10} {devices.cpu_name()}, {counted(num_cores(), 'core')} for this process")
+    lines.append(
+        f"{'cpu':<10} {devices.cpu_name()}, {counted(num_cores(), 'core')} for this process"
+    )
     lines.append(f"{'threads':<10} {threads.in_words()}")
-    speed = "in hardware: trainer.amp=bf16 is faster here" if cpu.has_bf16() else "not in hardware: trainer.amp=bf16 is slower on the CPU"
+    speed = (
+        "in hardware: trainer.amp=bf16 is faster here"
+        if cpu.has_bf16()
+        else "not in hardware: trainer.amp=bf16 is slower on the CPU"
+    )
     lines.append(f"{'bfloat16':<10} {speed}")
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
-        lines.append(f"{f'cuda:{i}':<10} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        lines.append(
+            f"{f'cuda:{i}':<10} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        )
     if not torch.cuda.is_available():
         lines.append(f"{'cuda':<10} none")
     lines.append(f"{'mps':<10} {'yes' if torch.backends.mps.is_available() else 'none'}")

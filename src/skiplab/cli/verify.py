@@ -26,8 +26,10 @@ from skiplab.study import workers
 from skiplab.words import counted
 
 COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
-NUM_SAVES = 6  # of a shortened run, and as many evaluations
-PRELOADED = ["skiplab.cli.verify", "skiplab.run", "skiplab.runs.plots"]  # imported once, in the process that the runs are forked from
+# of a shortened run, and as many evaluations
+NUM_SAVES = 6
+# imported once, in the process that the runs are forked from
+PRELOADED = ["skiplab.cli.verify", "skiplab.run", "skiplab.runs.plots"]
 
 
 class Unfinished(SkiplabError):
@@ -38,31 +40,47 @@ class Unfinished(SkiplabError):
 class Killed:
     """What happened to a run on its way to the end."""
 
-    steps: list[int] = field(default_factory=list)  # that its last checkpoint stood at when it was killed; -1: there was none
-    inside_save: int = 0  # kills while a checkpoint was being written
+    # that its last checkpoint stood at when it was killed; -1: there was none
+    steps: list[int] = field(default_factory=list)
+    # kills while a checkpoint was being written
+    inside_save: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: "Killed") -> "Killed":
-        return Killed(self.steps + other.steps, self.inside_save + other.inside_save, self.seconds + other.seconds)
+        return Killed(
+            self.steps + other.steps,
+            self.inside_save + other.inside_save,
+            self.seconds + other.seconds,
+        )
 
 
 def shortened(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
     """`config` cut off after `steps` optimizer steps, its schedule unchanged, with several saves and evaluations on the way."""
     every = max(1, steps // NUM_SAVES) / steps_per_epoch
-    trainer = replace(config.trainer, limit_steps=steps, save_every=every, eval_every=every, max_time=None, early_stop=None)
+    trainer = replace(
+        config.trainer,
+        limit_steps=steps,
+        save_every=every,
+        eval_every=every,
+        max_time=None,
+        early_stop=None,
+    )
     return replace(config, trainer=trainer, resume="auto", name=None, changed=())
 
 
 def start(config: Config, folder: Path) -> BaseProcess:
     """The run in a process of its own, forked where that can be from one that has imported torch; its words go to FOLDER.log."""
-    process = workers.context(PRELOADED).Process(target=run_in, args=(replace(config, out=str(folder)), f"{folder}.log"))
+    process = workers.context(PRELOADED).Process(
+        target=run_in, args=(replace(config, out=str(folder)), f"{folder}.log")
+    )
     process.start()
     return process
 
 
 def run_in(config: Config, log: str) -> None:
     """What the process does: `train` with a config that is checked already."""
-    let_through()  # where the server that forks has served a study, which keeps signals from it
+    # where the server that forks has served a study, which keeps signals from it
+    let_through()
     streams.to_log(log)
 
     def run() -> int:
@@ -78,7 +96,9 @@ def to_the_end(config: Config, folder: Path) -> float:
     process = start(config, folder)
     process.join()
     if process.exitcode != 0:
-        raise Unfinished(f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}")
+        raise Unfinished(
+            f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}"
+        )
     return time.monotonic() - began
 
 
@@ -88,22 +108,28 @@ def last_words(folder: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def through_kills(config: Config, folder: Path, *, kills: int, longest: float, chance: random.Random) -> Killed:
+def through_kills(
+    config: Config, folder: Path, *, kills: int, longest: float, chance: random.Random
+) -> Killed:
     """Run to the end through at most so many kills -9: every second one while a checkpoint is written, the others at any moment.
 
-    `longest`: seconds that a run may live before a kill at any moment; a run that ends before its kill is over.
+    `longest`: seconds that a run may live before a kill at any moment; a run that ends before its
+    kill is over.
     """
     killed, began = Killed(), time.monotonic()
     while not folders.is_finished(folder) and len(killed.steps) < kills:
         process = start(config, folder)
         if len(killed.steps) % 2:
             wait_for_save(process, folder, skip=chance.randrange(NUM_SAVES // 2))
-        else:  # the report at the end takes longer than a short training, so most of these aim before it
+        # the report at the end takes longer than a short training, so most of these aim before it
+        else:
             process.join(chance.uniform(0, longest * chance.choice((0.2, 0.2, 1))))
         process.kill()
         process.join()
         if process.exitcode is not None and process.exitcode > 0:
-            raise Unfinished(f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}")
+            raise Unfinished(
+                f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}"
+            )
         if process.exitcode != 0:
             killed.inside_save += bool(unfinished_files(folder))
             killed.steps.append(step_of(folder))
@@ -120,14 +146,19 @@ def wait_for_save(process: BaseProcess, folder: Path, *, skip: int) -> None:
         seen |= (now := unfinished_files(folder))
         if now and len(seen) > skip:
             return
-        time.sleep(1e-4)  # a save takes some ms; the run wants the core
+        # a save takes some ms; the run wants the core
+        time.sleep(1e-4)
 
 
 def unfinished_files(folder: Path) -> set[str]:
     """Checkpoints that are being written, or were when their writer was killed."""
     if not folder.is_dir():
         return set()
-    return {name for name in os.listdir(folder) if name.endswith(checkpoint.TEMPORARY) and ".ckpt-" in name}
+    return {
+        name
+        for name in os.listdir(folder)
+        if name.endswith(checkpoint.TEMPORARY) and ".ckpt-" in name
+    }
 
 
 def step_of(folder: Path) -> int:
@@ -142,7 +173,9 @@ def digests(folder: Path) -> dict[str, str]:
         if name.endswith(".ckpt"):
             tensors, facts = checkpoint.load(folder / name)
             found |= {
-                f"{name}: {key}": sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+                f"{name}: {key}": sha256(
+                    tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                )
                 for key, tensor in tensors.items()
             }
             told = {key: value for key, value in facts.items() if key != "run"} | {"history": None}
@@ -152,7 +185,9 @@ def digests(folder: Path) -> dict[str, str]:
                 found |= {f"{name}: {key}": sha256(arrays[key].tobytes()) for key in arrays.files}
         else:
             found[name] = sha256((folder / name).read_bytes())
-    return found | {f"{path.name}: left behind": "" for path in folder.glob(f".*{checkpoint.TEMPORARY}")}
+    return found | {
+        f"{path.name}: left behind": "" for path in folder.glob(f".*{checkpoint.TEMPORARY}")
+    }
 
 
 def sha256(content: bytes) -> str:
@@ -172,7 +207,8 @@ class Verdict:
     killed: Killed
     num_runs: int
     straight_seconds: float
-    expected: dict[str, str]  # digests of the straight run
+    # digests of the straight run
+    expected: dict[str, str]
     different: list[str]
 
 
@@ -207,7 +243,9 @@ def warm_up() -> None:
 def in_words(verdict: Verdict) -> str:
     """The verdict, with what was killed when, and a digest of each file."""
     killed, different = verdict.killed, verdict.different
-    stood = ", ".join("none yet" if step < 0 else str(step) for step in killed.steps[:12]) + (" ..." if len(killed.steps) > 12 else "")
+    stood = ", ".join("none yet" if step < 0 else str(step) for step in killed.steps[:12]) + (
+        " ..." if len(killed.steps) > 12 else ""
+    )
     lines = [
         f"straight   {verdict.straight_seconds:.1f} s",
         f"killed     {counted(len(killed.steps), 'time')}, {killed.inside_save} of them while a checkpoint was written, in "
@@ -218,6 +256,12 @@ def in_words(verdict: Verdict) -> str:
         parts = sorted(key for key in verdict.expected if key.startswith(name))
         digest = sha256("".join(verdict.expected[key] for key in parts).encode())[:16]
         verb = "DIFFERENT" if any(key.startswith(name) for key in different) else "equal"
-        lines.append(f"{name:<16} {digest}  {verb}" + (f"  ({len(parts)} parts)" if len(parts) > 1 else ""))
-    lines.append("not equal: " + ", ".join(different[:5]) + (" ..." if len(different) > 5 else "") if different else "equal to the bit")
+        lines.append(
+            f"{name:<16} {digest}  {verb}" + (f"  ({len(parts)} parts)" if len(parts) > 1 else "")
+        )
+    lines.append(
+        "not equal: " + ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
+        if different
+        else "equal to the bit"
+    )
     return "\n".join(line for line in lines if line)

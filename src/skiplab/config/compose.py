@@ -20,7 +20,8 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 
-Files = tuple[tuple[str, int, int], ...]  # of each file of conf/: path, size, time of writing
+# of each file of conf/: path, size, time of writing
+Files = tuple[tuple[str, int, int], ...]
 Composed = tuple[dict[str, Any], DictConfig]
 
 
@@ -29,7 +30,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise UsageError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from None
+        raise UsageError(
+            f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}"
+        ) from None
     assert isinstance(tree, dict)
     return {str(name): value for name, value in tree.items() if name != "hydra"}
 
@@ -48,10 +51,15 @@ def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
 def tree_of(texts: Sequence[str], files: Files) -> dict[str, Any]:
     """The values that overrides give. Raises UsageError for a key that the options lack. `files`: what `composing` gives."""
     overrides = parsed(texts)
-    refers = any(map(_refers, overrides))  # to other keys, whose values Hydra has to know
+    # to other keys, whose values Hydra has to know
+    refers = any(map(_refers, overrides))
     problems: list[str] = []
     chosen = [str(o.input_line) for o in overrides if refers or not is_plain_value(o)]
-    tree = with_values(composed(chosen, files)[0], [o for o in overrides if not refers and is_plain_value(o)], problems)
+    tree = with_values(
+        composed(chosen, files)[0],
+        [o for o in overrides if not refers and is_plain_value(o)],
+        problems,
+    )
     if problems:
         raise UsageError("\n".join(problems))
     return tree
@@ -61,7 +69,9 @@ def record_of(texts: Sequence[str]) -> tuple[DictConfig, DictConfig]:
     """What Hydra's own .hydra/ folder holds of a command line that has passed the check: its config, and the settings of Hydra."""
     with composing() as files:
         tree = tree_of(texts, files)
-        settings = copy.deepcopy(composed([text for text in texts if not is_plain_value(grammar.parse(text))], files)[1])
+        settings = copy.deepcopy(
+            composed([text for text in texts if not is_plain_value(grammar.parse(text))], files)[1]
+        )
     with read_write(settings), open_dict(settings):
         settings.overrides.task = list(texts)
         settings.runtime.output_dir = os.getcwd()
@@ -70,7 +80,8 @@ def record_of(texts: Sequence[str]) -> tuple[DictConfig, DictConfig]:
 
 def composed(chosen: Sequence[str], files: Files) -> Composed:
     """What Hydra makes of conf/ and these overrides: plain values, and its own settings. Neither may be changed: both are kept."""
-    if any("${" in text for text in chosen):  # which may refer to the environment or the clock
+    # which may refer to the environment or the clock
+    if any("${" in text for text in chosen):
         return _composed(chosen)
     return _kept(tuple(chosen), files)
 
@@ -112,15 +123,21 @@ def _refers(override: Override) -> bool:
     return any("${" in str(text) for text in (override.input_line, override.value()))
 
 
-def with_values(tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]) -> dict[str, Any]:
+def with_values(
+    tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]
+) -> dict[str, Any]:
     """A copy of a composed tree with these values set in it; what cannot be set is appended to `problems`."""
     tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
     for override in values:
         group, _, leaf = override.key_or_group.rpartition(".")
         holder = tree.get(group) if group else tree
-        if group and isinstance(holder, dict) and leaf not in holder:  # a key of another option
+        # a key of another option
+        if group and isinstance(holder, dict) and leaf not in holder:
             choices = nearest(leaf, set(holder) - {"name"}, prefix=f"{group}.")
-            problems.append(f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}")
-        elif isinstance(holder, dict) and leaf in holder:  # else conf/ lacks it, as the check below says
+            problems.append(
+                f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}"
+            )
+        # else conf/ lacks it, as the check below says
+        elif isinstance(holder, dict) and leaf in holder:
             holder[leaf] = override.value()
     return tree

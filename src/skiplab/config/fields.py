@@ -22,10 +22,12 @@ def key(
 ) -> Any:
     """A field of the schema. `expected`: what fits the pattern, in words (none: the meaning says it).
 
-    `fixed`: cannot change when a run is resumed; `at_end`: decides what happens after training, and nothing in it; `own`: written by
-    Skiplab into a run's config, never by a user; `word`: what may stand for a number.
+    `fixed`: cannot change when a run is resumed; `at_end`: decides what happens after training, and
+    nothing in it; `own`: written by Skiplab into a run's config, never by a user; `word`: what may
+    stand for a number.
 
-    `neutral`: the value that leaves it out of the identity, and that a config has which was stored before there was this key.
+    `neutral`: the value that leaves it out of the identity, and that a config has which was stored
+    before there was this key.
     """
     return field(
         metadata={

@@ -7,11 +7,20 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Quote, QuotedString, RangeSweep, Sweep
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Quote,
+    QuotedString,
+    RangeSweep,
+    Sweep,
+)
 
 from skiplab.errors import UsageError
 
-MAX_VALUES = 10_000  # of one key
+# of one key
+MAX_VALUES = 10_000
 
 
 def choice(*values: Any) -> ChoiceSweep:
@@ -37,7 +46,11 @@ def range_of(start: Any, stop: Any = None, step: Any = 1) -> RangeSweep:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or math.isfinite(value))
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+    )
 
 
 def exact(number: float) -> Fraction:
@@ -68,7 +81,8 @@ def numbers_of(sweep: RangeSweep) -> list[Any]:
     return [float(start + i * step) for i in range(math.ceil((exact(sweep.stop) - start) / step))]
 
 
-def sort(*values: Any, sweep: Any = None, list: Any = None, reverse: Any = False) -> Any:  # as Hydra names them
+# as Hydra names them
+def sort(*values: Any, sweep: Any = None, list: Any = None, reverse: Any = False) -> Any:
     """The values in order, from the smallest or (reverse=true) the largest."""
     given = [*values, *(each for each in (sweep, list) if each is not None)]
     if not given or not isinstance(reverse, bool):
@@ -94,14 +108,18 @@ def sort(*values: Any, sweep: Any = None, list: Any = None, reverse: Any = False
 def in_order(values: Sequence[Any], *, reverse: bool) -> list[Any]:
     """Numbers by size, or words by their letters."""
     plain = [value.text if isinstance(value, QuotedString) else value for value in values]
-    if not all(map(is_number, plain)) and not all(isinstance(value, str) and "${" not in value for value in plain):
+    if not all(map(is_number, plain)) and not all(
+        isinstance(value, str) and "${" not in value for value in plain
+    ):
         raise UsageError("sort takes numbers, or words, not both")
     return [values[i] for i in sorted(range(len(values)), key=lambda i: plain[i], reverse=reverse)]
 
 
 def shuffle(*_values: Any, **_named: Any) -> Any:
     """Refused."""
-    raise UsageError("shuffle: what a command means must not change from call to call; leave it out, the order of runs changes nothing")
+    raise UsageError(
+        "shuffle: what a command means must not change from call to call; leave it out, the order of runs changes nothing"
+    )
 
 
 def interval(start: Any, end: Any) -> IntervalSweep:
@@ -122,8 +140,13 @@ def tag(*values: Any, sweep: Any = None) -> Any:
 
 def glob(include: Any, exclude: Any = ()) -> Glob:
     """The options of a group whose names fit."""
-    include, exclude = ([each] if isinstance(each, str | QuotedString) else each for each in (include, exclude))
-    patterns = [[part.text if isinstance(part, QuotedString) else part for part in each] for each in (include, exclude)]
+    include, exclude = (
+        [each] if isinstance(each, str | QuotedString) else each for each in (include, exclude)
+    )
+    patterns = [
+        [part.text if isinstance(part, QuotedString) else part for part in each]
+        for each in (include, exclude)
+    ]
     if not all(isinstance(part, str) for each in patterns for part in each):
         raise TypeError
     return Glob(include=patterns[0], exclude=patterns[1])
@@ -154,7 +177,11 @@ def cast(to: Callable[[Any], Any]) -> Callable[..., Any]:
         given = [*values, *([] if value is None else [value])]
         if not given:
             raise TypeError
-        return each(given[0]) if len(given) == 1 else ChoiceSweep(list=[each(item) for item in given], simple_form=True)
+        return (
+            each(given[0])
+            if len(given) == 1
+            else ChoiceSweep(list=[each(item) for item in given], simple_form=True)
+        )
 
     return function
 

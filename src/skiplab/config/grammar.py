@@ -1,6 +1,7 @@
 """Overrides read by Hydra's grammar, with functions of our own: each gives the values that its words mean, or is refused. No torch.
 
-Hydra 1.3.8 sorts a range wrongly, sums the steps of a range of fractions, and ends in a traceback on a sweep within a list.
+Hydra 1.3.8 sorts a range wrongly, sums the steps of a range of fractions, and ends in a traceback
+on a sweep within a list.
 """
 
 import fnmatch
@@ -9,7 +10,15 @@ from typing import Any
 
 from hydra._internal.grammar.functions import FunctionCall, Functions
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, Sweep, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
 from hydra.errors import HydraException
 
 from skiplab.config.functions import FUNCTIONS, USAGE, is_whole, numbers_of, whole_range
@@ -18,7 +27,8 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
-MOST_SPELT_OUT = 20  # values that an error writes down
+# values that an error writes down
+MOST_SPELT_OUT = 20
 
 
 class Unreadable(Exception):
@@ -35,7 +45,9 @@ class OurFunctions(Functions):
         try:
             return FUNCTIONS[func.name](*func.args, **func.kwargs)
         except TypeError:
-            raise UsageError(f"{func.name}() does not take this; {USAGE[func.name]} is expected") from None
+            raise UsageError(
+                f"{func.name}() does not take this; {USAGE[func.name]} is expected"
+            ) from None
 
 
 def parse(text: str) -> Override:
@@ -46,7 +58,8 @@ def parse(text: str) -> Override:
         if isinstance(error.__cause__, UsageError):
             raise UsageError(f"{shown(text)}: {error.__cause__}") from None
         raise Unreadable(text) from None
-    except (ValueError, RecursionError):  # a number of five thousand digits, brackets within brackets
+    # a number of five thousand digits, brackets within brackets
+    except (ValueError, RecursionError):
         raise Unreadable(text) from None
     try:
         value = settled(override)
@@ -74,10 +87,22 @@ def settled(override: Override) -> Any:
     if isinstance(value, RangeSweep) and not is_whole(value):
         return ChoiceSweep(list=numbers_of(value), tags=value.tags)
     items = value.list if isinstance(value, ChoiceSweep) else [value]
-    if not any(isinstance(item, list | dict) for item in items) and (flat := flattened(items, key)) != items and len(items) > 1:
-        advice = f"write {key}={','.join(map(written, flat))}" if len(flat) <= MOST_SPELT_OUT else "write out its values"
+    if (
+        not any(isinstance(item, list | dict) for item in items)
+        and (flat := flattened(items, key)) != items
+        and len(items) > 1
+    ):
+        advice = (
+            f"write {key}={','.join(map(written, flat))}"
+            if len(flat) <= MOST_SPELT_OUT
+            else "write out its values"
+        )
         raise UsageError(f"a sweep within a list; {advice}")
-    if any(isinstance(part, Sweep | Glob) for item in items for part in (inner(item) if item is not value else inside(item))):
+    if any(
+        isinstance(part, Sweep | Glob)
+        for item in items
+        for part in (inner(item) if item is not value else inside(item))
+    ):
         raise UsageError("a sweep within a list, or within another; write out the values")
     return value
 
@@ -105,7 +130,9 @@ def inner(value: Any) -> Iterator[Any]:
 
 def inside(value: Any) -> Iterator[Any]:
     """What a list or a mapping holds, at any depth."""
-    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+    for item in (
+        value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+    ):
         yield from inner(item)
 
 
@@ -113,9 +140,17 @@ def options_of(pattern: Glob, group: str) -> list[str]:
     """The options of a group that a glob fits."""
     options = groups().get(group)
     if options is None:
-        raise UsageError("glob picks options of a group; list the values, or write range(START,STOP,STEP)")
-    fits = [name for name in options if any(fnmatch.fnmatchcase(name, glob) for glob in pattern.include)]
-    fits = [name for name in fits if not any(fnmatch.fnmatchcase(name, glob) for glob in pattern.exclude)]
+        raise UsageError(
+            "glob picks options of a group; list the values, or write range(START,STOP,STEP)"
+        )
+    fits = [
+        name for name in options if any(fnmatch.fnmatchcase(name, glob) for glob in pattern.include)
+    ]
+    fits = [
+        name
+        for name in fits
+        if not any(fnmatch.fnmatchcase(name, glob) for glob in pattern.exclude)
+    ]
     if not fits:
         raise UsageError(f"fits no option; choices: {', '.join(options)}")
     return fits
@@ -145,7 +180,12 @@ def written(value: Any) -> str:
 def evaluated(text: str) -> str:
     """An override with its functions evaluated: Hydra reads what we read. As it is typed if it holds none."""
     override = parse(text)
-    if override.is_hydra_override() or "(" not in text or override.value_type == ValueType.INTERVAL_SWEEP or override.is_delete():
+    if (
+        override.is_hydra_override()
+        or "(" not in text
+        or override.value_type == ValueType.INTERVAL_SWEEP
+        or override.is_delete()
+    ):
         return text
     values = values_of(override) if override.is_sweep_override() else [written(override._value)]
     return f"{override.get_key_element()}={','.join(values)}"

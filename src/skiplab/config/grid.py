@@ -21,7 +21,9 @@ AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
 
 def parsed(texts: Sequence[str]) -> list[Override]:
     """Overrides by the grammar; of one key, which a preset and the command line give, the last, at the first's place."""
-    return list({override.get_key_element(): override for override in map(grammar.parse, texts)}.values())
+    return list(
+        {override.get_key_element(): override for override in map(grammar.parse, texts)}.values()
+    )
 
 
 def count_cells(overrides: Sequence[Override]) -> int:
@@ -31,12 +33,19 @@ def count_cells(overrides: Sequence[Override]) -> int:
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     """The overrides of each combination, as Hydra's sweeper lists them."""
-    return [[str(o.input_line) for o in cell] for cell in itertools.product(*map(each_of, overrides))]
+    return [
+        [str(o.input_line) for o in cell] for cell in itertools.product(*map(each_of, overrides))
+    ]
 
 
 def first_of(overrides: Sequence[Override]) -> list[str]:
     """The overrides of the first combination."""
-    return [f"{o.get_key_element()}={grammar.values_of(o)[0]}" if o.is_sweep_override() else str(o.input_line) for o in overrides]
+    return [
+        f"{o.get_key_element()}={grammar.values_of(o)[0]}"
+        if o.is_sweep_override()
+        else str(o.input_line)
+        for o in overrides
+    ]
 
 
 def quoted(text: str) -> str:
@@ -48,7 +57,12 @@ def for_hydra(argument: str) -> str:
     """An argument with the value of a key of AS_TYPED quoted for Hydra's grammar; so is an out= with a `~`, unless it is swept."""
     name, equals, value = argument.partition("=")
     is_home = name == "out" and value.startswith("~") and not set(value) & set(",()[]{}")
-    if (name not in AS_TYPED and not is_home) or not equals or value[:1] in ("'", '"') or value in ("", "null"):
+    if (
+        (name not in AS_TYPED and not is_home)
+        or not equals
+        or value[:1] in ("'", '"')
+        or value in ("", "null")
+    ):
         return argument
     return f"{name}={quoted(value)}"
 
@@ -79,7 +93,9 @@ def preset_of(texts: Sequence[str]) -> str | None:
     if named and named[-1] in groups().get("sweep", []):
         return named[-1]
     if named and named[-1] != "null":
-        raise UsageError(f"sweep={named[-1]}: no such sweep; {nearest(named[-1], groups().get('sweep', []))}")
+        raise UsageError(
+            f"sweep={named[-1]}: no such sweep; {nearest(named[-1], groups().get('sweep', []))}"
+        )
     return None
 
 
@@ -108,8 +124,25 @@ def read_preset(name: str) -> dict[str, Any]:
 def values_of_preset(texts: Sequence[str]) -> list[str]:
     """What the preset that sweep= names sets beside its grid, as overrides; none without one."""
     name = preset_of(texts)
-    tree = {} if name is None else {key: value for key, value in read_preset(name).items() if key not in ("hydra", "defaults")}
-    pairs = [(f"{key}.{leaf}", v) for key, value in tree.items() if isinstance(value, dict) for leaf, v in value.items()]
+    tree = (
+        {}
+        if name is None
+        else {
+            key: value
+            for key, value in read_preset(name).items()
+            if key not in ("hydra", "defaults")
+        }
+    )
+    pairs = [
+        (f"{key}.{leaf}", v)
+        for key, value in tree.items()
+        if isinstance(value, dict)
+        for leaf, v in value.items()
+    ]
     pairs += [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
     given = {text.partition("=")[0] for text in texts}
-    return [for_hydra(f"{key}={json.dumps(value) if not isinstance(value, str) else value}") for key, value in pairs if key not in given]
+    return [
+        for_hydra(f"{key}={json.dumps(value) if not isinstance(value, str) else value}")
+        for key, value in pairs
+        if key not in given
+    ]

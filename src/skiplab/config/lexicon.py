@@ -5,8 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from skiplab.config import vocabulary
 
-VERBS = ("compare", "draw", "evaluate", "info", "list", "search", "verify")  # of skiplab
-FEW = 3  # names that are told, of several that fit
+# of skiplab
+VERBS = ("compare", "draw", "evaluate", "info", "list", "search", "verify")
+# names that are told, of several that fit
+FEW = 3
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -19,7 +21,11 @@ def table(text: str) -> dict[str, list[str]]:
     return found
 
 
-KEY_OF, NO_KEY_OF, OPTIONS_OF = table(vocabulary.KEYS), table(vocabulary.NO_KEYS), table(vocabulary.OPTIONS)
+KEY_OF, NO_KEY_OF, OPTIONS_OF = (
+    table(vocabulary.KEYS),
+    table(vocabulary.NO_KEYS),
+    table(vocabulary.OPTIONS),
+)
 FOREIGN = set(vocabulary.FOREIGN.split())
 
 
@@ -61,7 +67,11 @@ def near(bare: str, by_plain: dict[str, str]) -> list[str]:
     if len(bare) < 3 or is_foreign(bare):
         return []
     far = 1 if len(bare) <= 7 else 2
-    distances = {name: distance(bare, name) for name in by_plain if abs(len(name) - len(bare)) <= far and is_slip(bare, name)}
+    distances = {
+        name: distance(bare, name)
+        for name in by_plain
+        if abs(len(name) - len(bare)) <= far and is_slip(bare, name)
+    }
     best = min(distances.values(), default=far + 1)
     fits = [by_plain[name] for name, number in distances.items() if number == best]
     return fits if best <= far and len(fits) == 1 else []

@@ -1,7 +1,7 @@
 """The command line held against conf/ before Hydra runs: groups, options, keys, values, sweeps; all that is wrong at once.
 
-Hydra stops at the first error, advises "append with +" on a typo and knows no ranges; these checks take half a second and
-import no torch.
+Hydra stops at the first error, advises "append with +" on a typo and knows no ranges; these checks
+take half a second and import no torch.
 """
 
 import itertools
@@ -24,15 +24,19 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
-MAX_CELLS, MAX_COMPOSED = 1_000, 100  # of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
-MOST_OF_A_KEY = 200  # of many values of one key so many of the first and last are checked
-OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")  # keys
+# of a sweep that is checked whole, in 7 s at most; a larger one is checked value by value
+MAX_CELLS, MAX_COMPOSED = 1_000, 100
+# of many values of one key so many of the first and last are checked
+MOST_OF_A_KEY = 200
+# keys
+OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")
 
 
 def parse_arguments(arguments: Sequence[str]) -> Any:
     """Hydra's own reading of its flags: .overrides, .multirun, .cfg, .shell_completion ... Raises UsageError on an unknown flag."""
     parser = get_args_parser()
-    parser.allow_abbrev = False  # --vers would be Hydra's version
+    # --vers would be Hydra's version
+    parser.allow_abbrev = False
 
     def refuse(message: str) -> None:
         raise UsageError(f"{message}; options are written KEY=VALUE, see train --help")
@@ -41,10 +45,18 @@ def parse_arguments(arguments: Sequence[str]) -> Any:
     return parser.parse_intermixed_args(list(arguments))
 
 
-def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False, shows: bool = False, several: str = "add -m") -> None:
+def check(
+    texts: Sequence[str],
+    *,
+    multirun: bool,
+    is_search: bool = False,
+    shows: bool = False,
+    several: str = "add -m",
+) -> None:
     """Raise UsageError with everything that is wrong with these overrides, one line each.
 
-    A search takes intervals too; a command that only `shows` a config takes a launcher without -m. `several`: the advice on several values.
+    A search takes intervals too; a command that only `shows` a config takes a launcher without -m.
+    `several`: the advice on several values.
     """
     plugins.choose(texts)
     texts = with_preset(texts) if multirun else texts
@@ -63,23 +75,33 @@ def check(texts: Sequence[str], *, multirun: bool, is_search: bool = False, show
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
-def _misplaced(overrides: Sequence[Override], *, multirun: bool, is_search: bool, shows: bool) -> list[str]:
+def _misplaced(
+    overrides: Sequence[Override], *, multirun: bool, is_search: bool, shows: bool
+) -> list[str]:
     """What is wrong with overrides that are for another command than this one."""
     problems: list[str] = []
     for o in overrides:
         is_launcher = o.key_or_group.startswith(("hydra/launcher", "hydra.launcher"))
         if o.value_type == ValueType.INTERVAL_SWEEP and not is_search:
-            problems.append(f"{o.input_line}: an interval is for skiplab search; list the values, or write range(START,STOP,STEP)")
+            problems.append(
+                f"{o.input_line}: an interval is for skiplab search; list the values, or write range(START,STOP,STEP)"
+            )
         elif getattr(o.value(), "tags", None) and not is_search:
             problems.append(f"{o.input_line}: a tag is for skiplab search; leave it out")
         elif is_launcher and is_search:
-            problems.append(f"{o.input_line}: a search runs its trials itself, jobs=N of them at once; leave it out")
+            problems.append(
+                f"{o.input_line}: a search runs its trials itself, jobs=N of them at once; leave it out"
+            )
         elif not multirun and (o.key_or_group in OF_STUDIES or (is_launcher and not shows)):
-            problems.append(f"{o.input_line}: is of a study; add -m with several values of a key, or sweep=NAME, or leave it out")
+            problems.append(
+                f"{o.input_line}: is of a study; add -m with several values of a key, or sweep=NAME, or leave it out"
+            )
     return problems
 
 
-def check_override(text: str, *, multirun: bool, several: str = "add -m") -> tuple[str | None, Override | None]:
+def check_override(
+    text: str, *, multirun: bool, several: str = "add -m"
+) -> tuple[str | None, Override | None]:
     """One override by itself: (what is wrong, None) or (None, the override)."""
     try:
         override = grammar.parse(text)
@@ -94,25 +116,43 @@ def check_override(text: str, *, multirun: bool, several: str = "add -m") -> tup
     if name.startswith(("hydra.", "hydra/")):
         if twin := plugins.twin(name, text.partition("=")[2]):
             return f"{text}: {twin}", None
-        return (f"{text}: one for the whole sweep; choose", None) if override.is_sweep_override() else (None, override)
+        return (
+            (f"{text}: one for the whole sweep; choose", None)
+            if override.is_sweep_override()
+            else (None, override)
+        )
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value", None
     known = name in known_groups or name in leaves or name in Config.__dataclass_fields__
-    if known and (override.is_add() or override.is_force_add()):  # of a preset; a command line's are taken off before
+    # of a preset; a command line's are taken off before
+    if known and (override.is_add() or override.is_force_add()):
         return f"{text}: write it without +, {name}={text.partition('=')[2]}", None
     if not known:
         return validate.unknown_key(name), None
     if override.package is not None:
-        return f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}", None
+        return (
+            f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}",
+            None,
+        )
     if override.is_sweep_override() and name in OF_STUDIES:
         return f"{text}: one for the whole sweep; choose", None
-    is_dull = name in leaves and not leaves[name].metadata["changes_numbers"] and name not in ("match", "target")
+    is_dull = (
+        name in leaves
+        and not leaves[name].metadata["changes_numbers"]
+        and name not in ("match", "target")
+    )
     if multirun and override.is_sweep_override() and is_dull:
-        return f"{text}: makes no other run, so a study has each but once; give one value, or a study= for each", None
+        return (
+            f"{text}: makes no other run, so a study has each but once; give one value, or a study= for each",
+            None,
+        )
     if override.is_sweep_override() and not multirun:
         return f"{text}: several values are a sweep; {several}", None
     if multirun and name == "resume" and override.value() == "never":
-        return "resume=never: what a study has done stays done; take another study=NAME to run it all afresh", None
+        return (
+            "resume=never: what a study has done stays done; take another study=NAME to run it all afresh",
+            None,
+        )
     if multirun and name == "out" and override.value() is not None and "${" not in text:
         return (
             f"{text}: the runs of a sweep get folders of their own; leave it out, or tell them apart: out=runs/${{block.name}}-${{seed}}",
@@ -122,7 +162,10 @@ def check_override(text: str, *, multirun: bool, several: str = "add -m") -> tup
         return _check_choices(name, override, known_groups[name])
     if name.endswith(".name"):
         group = name.removesuffix(".name")
-        return f"{text}: an option is chosen whole; write {group}={override.get_value_element_as_str()}", None
+        return (
+            f"{text}: an option is chosen whole; write {group}={override.get_value_element_as_str()}",
+            None,
+        )
     return None, override
 
 
@@ -138,24 +181,35 @@ def _unreadable(text: str) -> str:
         return f"{shown(text)}: the value cannot be read; {rule}: \"{name}='{quoted}'\""
     known_groups = groups()
     if holders := [group for group, options in known_groups.items() if text in options]:
-        return f"{text}: a key is missing; write {' or '.join(f'{group}={text}' for group in holders)}"
+        return (
+            f"{text}: a key is missing; write {' or '.join(f'{group}={text}' for group in holders)}"
+        )
     if text in known_groups or text in validate.leaves():
         return f"{text}: a value is missing; write {text}=VALUE"
     if text in lexicon.VERBS:
         return f"{text}: no such key; skiplab {text} is a command of its own"
     problem = validate.unknown_key(text)
-    meant = [name if "=" in name else f"{group}={name}" for group, options in known_groups.items() for name in lexicon.meant(text, options)]
+    meant = [
+        name if "=" in name else f"{group}={name}"
+        for group, options in known_groups.items()
+        for name in lexicon.meant(text, options)
+    ]
     if "did you mean" not in problem and 0 < len(meant) <= lexicon.FEW:
         return f"{text}: a key is missing; did you mean {' or '.join(meant)}?"
     return problem
 
 
-def _check_choices(group: str, override: Override, options: list[str]) -> tuple[str | None, Override | None]:
+def _check_choices(
+    group: str, override: Override, options: list[str]
+) -> tuple[str | None, Override | None]:
     for value in (each.value() for each in each_of(override)):
         if value is None:
             return f"{group}=null: leave it out, or take one of {', '.join(options)}", None
         if str(value) not in options:
-            return f"{group}={value}: no such {group}; {_choice_meant(group, str(value), options)}", None
+            return (
+                f"{group}={value}: no such {group}; {_choice_meant(group, str(value), options)}",
+                None,
+            )
     return None, override
 
 
@@ -170,13 +224,18 @@ def _choice_meant(group: str, value: str, options: Sequence[str]) -> str:
 def check_values(overrides: Sequence[Override]) -> list[str]:
     """What is wrong with the composed configs: of every cell of a small sweep, of every value of a large one."""
     is_large = count_cells(overrides) > MAX_CELLS
-    choices = [each for o in overrides if (each := each_of(o, most=MOST_OF_A_KEY if is_large else None))]
+    choices = [
+        each for o in overrides if (each := each_of(o, most=MOST_OF_A_KEY if is_large else None))
+    ]
     num_composed = math.prod(len(each) for each in choices if not compose.is_plain_value(each[0]))
     cells: Iterable[tuple[Override, ...]] = itertools.product(*choices)
     if num_composed > MAX_COMPOSED or is_large:
         first = [each[0] for each in choices]
-        cells = [(*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each]
-    problems: dict[str, None] = {}  # a set that keeps its order
+        cells = [
+            (*first[:i], one, *first[i + 1 :]) for i, each in enumerate(choices) for one in each
+        ]
+    # a set that keeps its order
+    problems: dict[str, None] = {}
     composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
     with compose.composing() as files:
         for cell in cells:
@@ -186,12 +245,23 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
                     composed[chosen] = None
                     composed[chosen] = compose.composed(chosen, files)[0]
                 if (tree := composed[chosen]) is not None:
-                    problems |= dict.fromkeys(_value_problems(tree, [o for o in cell if compose.is_plain_value(o)]))
+                    problems |= dict.fromkeys(
+                        _value_problems(tree, [o for o in cell if compose.is_plain_value(o)])
+                    )
             except UsageError as error:
                 problems[str(error)] = None
-            except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
+            except (
+                HydraException,
+                OmegaConfBaseException,
+                yaml.YAMLError,
+                ValueError,
+                AssertionError,
+            ) as error:
                 problems[_composing_failed(error, chosen)] = None
-    return [*problems, *_root_problem([tree for tree in composed.values() if tree is not None], overrides)]
+    return [
+        *problems,
+        *_root_problem([tree for tree in composed.values() if tree is not None], overrides),
+    ]
 
 
 def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
@@ -217,9 +287,17 @@ def _epochs_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list
 
 def _root_problem(trees: Sequence[Mapping[str, Any]], values: Sequence[Override]) -> list[str]:
     """What is wrong with dataset.root= where no data set reads it: in none of a sweep's cells."""
-    given = [override for override in values if override.key_or_group == "dataset.root" and override.value() is not None]
+    given = [
+        override
+        for override in values
+        if override.key_or_group == "dataset.root" and override.value() is not None
+    ]
     names = {str(tree["dataset"]["name"]) for tree in trees}
-    return [f"dataset.root={given[-1].value()}: {rules.unread_root(names)}"] if given and names and names <= {*rules.BUNDLED} else []
+    return (
+        [f"dataset.root={given[-1].value()}: {rules.unread_root(names)}"]
+        if given and names and names <= {*rules.BUNDLED}
+        else []
+    )
 
 
 def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
@@ -227,12 +305,15 @@ def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[
     given = [override for override in values if override.key_or_group == "width"]
     if not given or tree["match"] == "none":
         return []
-    return [f"{given[-1].input_line}: match={tree['match']} chooses the width; leave one of them out"]
+    return [
+        f"{given[-1].input_line}: match={tree['match']} chooses the width; leave one of them out"
+    ]
 
 
 def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if isinstance(error, yaml.YAMLError):  # says the file last
+    # says the file last
+    if isinstance(error, yaml.YAMLError):
         return f"conf: not YAML: {' '.join(' '.join(lines).split())}"
     return f"{' '.join(t for t in chosen if 'hydra' in t) or 'conf'}: Hydra cannot compose this: {lines[0]}"
 
@@ -249,7 +330,9 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
             continue
         name = override.key_or_group
         if name in known_groups or name not in leaves:
-            problems.append(f"{text}: a run goes on with its own {name}; single values can change, such as epochs= or optimizer.lr=")
+            problems.append(
+                f"{text}: a run goes on with its own {name}; single values can change, such as epochs= or optimizer.lr="
+            )
             continue
         group, _, leaf = name.rpartition(".")
         holder = tree[group] if group else tree
@@ -258,8 +341,14 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
         except UsageError as error:
             problems.append(str(error))
             continue
-        if leaf in holder and leaves[name].metadata["fixed"] and override.value() != holder[leaf] != value:
-            problems.append(f"{text}: cannot change when a run goes on (it has {name}={holder[leaf]}); leave it out, or start a new run")
+        if (
+            leaf in holder
+            and leaves[name].metadata["fixed"]
+            and override.value() != holder[leaf] != value
+        ):
+            problems.append(
+                f"{text}: cannot change when a run goes on (it has {name}={holder[leaf]}); leave it out, or start a new run"
+            )
             continue
         holder[leaf] = holder[leaf] if override.value() == holder.get(leaf) else value
     given = [override for text in texts if (override := check_override(text, multirun=False)[1])]

@@ -17,10 +17,17 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 
-# conf/hydra/launcher has ready values for plugins that bring a schema of the same name, which is how they are checked
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # launcher -> what brings it
-PLUGGED = re.compile(r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)", re.MULTILINE)
+# conf/hydra/launcher has ready values for plugins that bring a schema of the same name, which is
+# how they are checked
+warnings.filterwarnings(
+    "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+)
+# launcher -> what brings it
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+PLUGGED = re.compile(
+    r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)",
+    re.MULTILINE,
+)
 # what each of Hydra's words is here; of several that fit the longest counts
 TWINS = {
     "hydra.mode": "a sweep is asked for by -m, or by sweep=NAME",
@@ -42,7 +49,10 @@ TWINS = {
     "hydra.launcher": "write hydra/launcher=NAME, and its options as hydra.launcher.OPTION=VALUE",
 }
 LOGGING = "run.log in the run folder holds all that is said; trainer.log_every=N says how often"
-TWINS |= dict.fromkeys(("hydra.job_logging", "hydra/job_logging", "hydra.hydra_logging", "hydra/hydra_logging"), LOGGING)
+TWINS |= dict.fromkeys(
+    ("hydra.job_logging", "hydra/job_logging", "hydra.hydra_logging", "hydra/hydra_logging"),
+    LOGGING,
+)
 TWINS |= {"hydra/callbacks": TWINS["hydra.callbacks"], "hydra/output": TWINS["hydra.output_subdir"]}
 TWINS |= dict.fromkeys(("hydra/help", "hydra/hydra_help", "hydra.hydra_help"), TWINS["hydra.help"])
 # what is so anyway
@@ -61,7 +71,11 @@ AS_IT_IS = {
 
 def twin(name: str, value: str) -> str | None:
     """What to write for an override of Hydra's own that is not taken here; None if it is: a launcher, or what is so anyway."""
-    if name == "hydra/launcher" or name.startswith("hydra.launcher.") or (name, value.lower()) in AS_IT_IS:
+    if (
+        name == "hydra/launcher"
+        or name.startswith("hydra.launcher.")
+        or (name, value.lower()) in AS_IT_IS
+    ):
         return None
     fits = [word for word in TWINS if name == word or name.startswith((f"{word}.", f"{word}/"))]
     return TWINS[max(fits, key=len)] if fits else "nothing here reads it; leave it out"
@@ -69,25 +83,40 @@ def twin(name: str, value: str) -> str | None:
 
 def needed(texts: Iterable[str]) -> bool:
     """Whether these overrides or a file in conf/ may ask for a plugin of Hydra's, such as a launcher."""
-    own = conf_folder() / "hydra"  # launchers to be asked for
-    presets = (path.read_text(encoding="utf-8", errors="replace") for path in conf_folder().rglob("*.yaml") if own not in path.parents)
-    return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(map(PLUGGED.search, presets))
+    # launchers to be asked for
+    own = conf_folder() / "hydra"
+    presets = (
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in conf_folder().rglob("*.yaml")
+        if own not in path.parents
+    )
+    return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(
+        map(PLUGGED.search, presets)
+    )
 
 
 def choose(texts: Iterable[str]) -> None:
     """Have Hydra leave its installed plugins alone where nobody asks for one: it would import them all, and stop at one that fails.
 
-    To Python None in sys.modules means that there is no such package, and to Hydra that means that no plugin is installed.
+    To Python None in sys.modules means that there is no such package, and to Hydra that means that
+    no plugin is installed.
     """
     if not needed(texts):
         sys.modules.setdefault("hydra_plugins", None)  # pyright: ignore[reportArgumentType]
         return
     try:
         Plugins.instance()
-    except Exception as error:  # whatever somebody else's module raises
-        names = [frame.filename for frame in traceback.extract_tb(error.__traceback__) if "hydra_plugins" in frame.filename]
+    # whatever somebody else's module raises
+    except Exception as error:
+        names = [
+            frame.filename
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "hydra_plugins" in frame.filename
+        ]
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it") from None
+        raise UsageError(
+            f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it"
+        ) from None
 
 
 def check_launcher(texts: Sequence[str]) -> None:
@@ -97,8 +126,18 @@ def check_launcher(texts: Sequence[str]) -> None:
     for name in wanted:
         path = conf_folder() / "hydra/launcher" / f"{name}.yaml"
         ours = [path.stem for path in path.parent.glob("*.yaml")]
-        theirs = [node.removesuffix(".yaml") for node in ConfigStore.instance().list("hydra/launcher")]
+        theirs = [
+            node.removesuffix(".yaml") for node in ConfigStore.instance().list("hydra/launcher")
+        ]
         if name not in (*ours, *theirs):
-            raise UsageError(f"hydra/launcher={name}: no such launcher; {nearest(name, {*ours, *theirs})}")
-        if name in EXTRAS and path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"] not in known:
-            raise UsageError(f"hydra/launcher={name}: is not installed; pip install 'skiplab[{EXTRAS[name]}]'")
+            raise UsageError(
+                f"hydra/launcher={name}: no such launcher; {nearest(name, {*ours, *theirs})}"
+            )
+        if (
+            name in EXTRAS
+            and path.is_file()
+            and yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"] not in known
+        ):
+            raise UsageError(
+                f"hydra/launcher={name}: is not installed; pip install 'skiplab[{EXTRAS[name]}]'"
+            )

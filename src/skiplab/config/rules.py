@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from skiplab.config.schema import Config, Multistep, Muon, Sgd
 
-INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}  # the block's inner width is 1/n of its width
+# the block's inner width is 1/n of its width
+INNER_WIDTH = {"conv": 2, "residual": 2, "skip": 2, "bottleneck": 4}
 NUM_CONVS = {"bottleneck": 3, "airbench_residual": 3}
-BUNDLED = ("digits",)  # data sets that come with a package: dataset.root means nothing to them
-ROWS = ("accuracy", "macro avg", "weighted avg")  # of the report, beside those of the classes
+# data sets that come with a package: dataset.root means nothing to them
+BUNDLED = ("digits",)
+# of the report, beside those of the classes
+ROWS = ("accuracy", "macro avg", "weighted avg")
 STAGE_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -21,7 +24,12 @@ def image_size(config: Config) -> int:
 def steps_per_epoch(config: Config) -> int:
     """Optimizer steps of a pass over the training set, by the counts that the data set's config states."""
     images = config.dataset.train_images - round(config.val_fraction * config.dataset.train_images)
-    return max(1, images // config.batch_size if config.trainer.drop_last else -(-images // config.batch_size))
+    return max(
+        1,
+        images // config.batch_size
+        if config.trainer.drop_last
+        else -(-images // config.batch_size),
+    )
 
 
 def num_selected(config: Config) -> int:
@@ -32,7 +40,8 @@ def num_selected(config: Config) -> int:
 def width_divisor(config: Config) -> int:
     """What a width must be a multiple of."""
     block, model = config.block.name, config.model.name
-    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")  # there the width is the inner one
+    # there the width is the inner one
+    expands = block == "bottleneck" and model in ("cifar_resnet", "imagenet_resnet")
     return 1 if expands else INNER_WIDTH.get(block, 1)
 
 
@@ -42,12 +51,23 @@ def across(config: Config) -> Iterable[str]:
     yield from _data_problems(config)
     trainer = config.trainer
     least = 2 if config.norm == "batch" else 1
-    batch_size, devices = config.batch_size, trainer.devices if isinstance(trainer.devices, int) else 1
-    need = "two images {}, since norm=batch cannot normalise one value" if least == 2 else "one image {}"
+    batch_size, devices = (
+        config.batch_size,
+        trainer.devices if isinstance(trainer.devices, int) else 1,
+    )
+    need = (
+        "two images {}, since norm=batch cannot normalise one value"
+        if least == 2
+        else "one image {}"
+    )
     if devices > 1 and batch_size // devices < least:
         most, words = max(1, batch_size // least), need.format("a device")
         yield f"trainer.devices={devices}: batch_size={batch_size} leaves less than {words}; take at most {most}"
-    elif isinstance(trainer.accumulate, int) and trainer.accumulate > 1 and batch_size // (trainer.accumulate * devices) < least:
+    elif (
+        isinstance(trainer.accumulate, int)
+        and trainer.accumulate > 1
+        and batch_size // (trainer.accumulate * devices) < least
+    ):
         most, words = max(1, batch_size // (least * devices)), need.format("a part")
         yield f"trainer.accumulate={trainer.accumulate}: batch_size={batch_size} leaves less than {words}; take at most {most}"
     if trainer.select < 1 and not trainer.drop_last:
@@ -67,17 +87,30 @@ def across(config: Config) -> Iterable[str]:
         yield "evaluator.split=val: there is no validation set to report on; set val_fraction above 0"
     if config.init_from is not None and config.resume not in ("auto", "never"):
         yield f"init_from={config.init_from}: starts a fresh run, resume={config.resume} goes on with an old one; take one of them"
-    if isinstance(config.optimizer, (Sgd, Muon)) and config.optimizer.nesterov and config.optimizer.momentum == 0:
+    if (
+        isinstance(config.optimizer, (Sgd, Muon))
+        and config.optimizer.nesterov
+        and config.optimizer.momentum == 0
+    ):
         yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
-    if isinstance(config.scheduler, Multistep) and list(config.scheduler.milestones) != sorted(set(config.scheduler.milestones)):
+    if isinstance(config.scheduler, Multistep) and list(config.scheduler.milestones) != sorted(
+        set(config.scheduler.milestones)
+    ):
         yield f"scheduler.milestones={list(config.scheduler.milestones)}: must increase"
 
 
 def _network_problems(config: Config) -> Iterable[str]:
     model, block, depth = config.model.name, config.block.name, config.depth
     divisor = width_divisor(config)
-    for key, width in (("width", config.width), ("trainer.select_width", config.trainer.select_width or config.width)):
-        if width % divisor and (key != "width" or config.match == "none") and (key == "width" or width != config.width):
+    for key, width in (
+        ("width", config.width),
+        ("trainer.select_width", config.trainer.select_width or config.width),
+    ):
+        if (
+            width % divisor
+            and (key != "width" or config.match == "none")
+            and (key == "width" or width != config.width)
+        ):
             below, above = max(1, width // divisor) * divisor, (width // divisor + 1) * divisor
             near = f"{below} or {above}" if below < width else f"{above}"
             yield f"{key}={width}: block={block} works at 1/{divisor} of its width, so take a multiple of {divisor}: {near}"

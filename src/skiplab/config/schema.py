@@ -10,8 +10,12 @@ from skiplab.config.fields import key
 class Dataset:
     """What the files of a data set hold, and how their pixels are scaled."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = key("the data set", fixed=True)
-    root: str | None = key("folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False)
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = key(
+        "the data set", fixed=True
+    )
+    root: str | None = key(
+        "folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False
+    )
     channels: int = key("colour planes of an image", at_least=1, fixed=True)
     size: int = key("height and width in the files, in pixels", at_least=1, fixed=True)
     classes: tuple[str, ...] = key("class names, in the order of their labels", fixed=True)
@@ -27,8 +31,12 @@ class Dataset:
 class Model:
     """The network around the blocks."""
 
-    name: Literal["deepcnn", "resnet", "cifar_resnet", "imagenet_resnet"] = key("the network", fixed=True)
-    dropout: float = key("probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True)
+    name: Literal["deepcnn", "resnet", "cifar_resnet", "imagenet_resnet"] = key(
+        "the network", fixed=True
+    )
+    dropout: float = key(
+        "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +44,29 @@ class Airbench:
     """model=airbench and model=airbench96."""
 
     name: Literal["airbench", "airbench96"] = key("the network", fixed=True)
-    dropout: float = key("probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True)
-    whiten_bias: float = key("fraction of the run in which the whitening layer's bias is trained", above=0, at_most=1)
+    dropout: float = key(
+        "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
+    )
+    whiten_bias: float = key(
+        "fraction of the run in which the whitening layer's bias is trained", above=0, at_most=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """What the network is built of."""
 
-    name: Literal["conv", "residual", "residual_down", "skip", "basic", "preact", "bottleneck", "airbench", "airbench_residual"] = key(
-        "the block", fixed=True
-    )
+    name: Literal[
+        "conv",
+        "residual",
+        "residual_down",
+        "skip",
+        "basic",
+        "preact",
+        "bottleneck",
+        "airbench",
+        "airbench_residual",
+    ] = key("the block", fixed=True)
     bias: bool = key("whether convolutions have a bias", fixed=True)
     projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
 
@@ -61,7 +81,9 @@ class Sgd:
     nesterov: bool = key("look ahead by the momentum")
     weight_decay: float = key("L2 penalty", at_least=0)
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
-    norm_scale: float = key("rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0)
+    norm_scale: float = key(
+        "rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +106,15 @@ class Muon:
     lr: float = key("learning rate at its peak, of the filters", above=0)
     momentum: float = key("share of the filters' last update that is kept", at_least=0, below=1)
     nesterov: bool = key("look ahead by the momentum")
-    iterations: int = key("Newton-Schulz iterations that orthogonalise an update", at_least=1, at_most=20)
+    iterations: int = key(
+        "Newton-Schulz iterations that orthogonalise an update", at_least=1, at_most=20
+    )
     head_lr: float = key("rate at its peak for the last layer's weights", above=0)
     bias_lr: float = key("rate at its peak for norms and biases", above=0)
     sgd_momentum: float = key("momentum of these two", at_least=0, below=1)
-    weight_decay: float = key("share that these two lose in a step at the peak, whatever their learning rate", at_least=0)
+    weight_decay: float = key(
+        "share that these two lose in a step at the peak, whatever their learning rate", at_least=0
+    )
     decay_norm_and_bias: bool = key("whether norms and biases decay too")
 
 
@@ -118,10 +144,16 @@ class Multistep:
 
     name: Literal["multistep"] = key("the schedule")
     warmup: float = key(WARMUP, at_least=0, below=1)
-    milestones: tuple[float, ...] = key("fractions of the run at which lr is multiplied by gamma", above=0, below=1)
+    milestones: tuple[float, ...] = key(
+        "fractions of the run at which lr is multiplied by gamma", above=0, below=1
+    )
     gamma: float = key("factor at each milestone", above=0, at_most=1)
-    low: float = key("rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0)
-    low_until: float = key("fraction of the run up to which it is kept", at_least=0, below=1, neutral=0.0)
+    low: float = key(
+        "rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0
+    )
+    low_until: float = key(
+        "fraction of the run up to which it is kept", at_least=0, below=1, neutral=0.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,32 +181,59 @@ class Augment:
     """What happens to a batch of training images."""
 
     flip: Literal["none", "auto", "random", "alternating"] = key(
-        "mirror half of the images; auto: where that keeps the label; alternating: the other half in every second epoch", fixed=True
+        "mirror half of the images; auto: where that keeps the label; alternating: the other half in every second epoch",
+        fixed=True,
     )
     crop: int = key("pixels of border to crop from at random; 0: no crop", at_least=0, fixed=True)
-    padding_mode: Literal["zeros", "reflect"] = key("what that border holds: black, or the image mirrored", fixed=True, neutral="zeros")
+    padding_mode: Literal["zeros", "reflect"] = key(
+        "what that border holds: black, or the image mirrored", fixed=True, neutral="zeros"
+    )
     cutout: int = key("side of a covered square in pixels; 0: none", at_least=0, fixed=True)
-    cutout_inside: bool = key("whether the square never sticks out of the image", fixed=True, neutral=False)
+    cutout_inside: bool = key(
+        "whether the square never sticks out of the image", fixed=True, neutral=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """How the run is computed, watched, saved and ended."""
 
-    accumulate: int | str = key("parts a batch is computed in, to save memory; auto: as few as fit", at_least=1, word="auto")
+    accumulate: int | str = key(
+        "parts a batch is computed in, to save memory; auto: as few as fit", at_least=1, word="auto"
+    )
     amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
     channels_last: bool = key("memory format of images and weights")
-    compile: bool = key("torch.compile the network; it takes a minute or two at the start, seconds when it was done before")
+    compile: bool = key(
+        "torch.compile the network; it takes a minute or two at the start, seconds when it was done before"
+    )
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = key(
-        "how: reduce-overhead records CUDA graphs, max-autotune also tries kernels", neutral="reduce-overhead"
+        "how: reduce-overhead records CUDA graphs, max-autotune also tries kernels",
+        neutral="reduce-overhead",
     )
     clip: float | None = key("largest gradient norm", above=0)
-    ema: float = key("decay per step of the average of the weights that is evaluated; 0: none", at_least=0, below=1, fixed=True)
-    ema_warmup: bool = key("a smaller decay in the first steps: at most (1 + step) / (10 + step)", fixed=True, neutral=False)
-    lookahead: int = key(
-        "steps between updates of the slow weights, to which the weights return; 0: none", at_least=0, fixed=True, neutral=0
+    ema: float = key(
+        "decay per step of the average of the weights that is evaluated; 0: none",
+        at_least=0,
+        below=1,
+        fixed=True,
     )
-    lookahead_decay: float = key("decay per step of the slow weights at the end of the run", at_least=0, below=1, neutral=0.95)
+    ema_warmup: bool = key(
+        "a smaller decay in the first steps: at most (1 + step) / (10 + step)",
+        fixed=True,
+        neutral=False,
+    )
+    lookahead: int = key(
+        "steps between updates of the slow weights, to which the weights return; 0: none",
+        at_least=0,
+        fixed=True,
+        neutral=0,
+    )
+    lookahead_decay: float = key(
+        "decay per step of the slow weights at the end of the run",
+        at_least=0,
+        below=1,
+        neutral=0.95,
+    )
     label_smoothing: float = key("share of the target spread over all classes", at_least=0, below=1)
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
@@ -185,10 +244,18 @@ class Trainer:
         fixed=True,
         neutral=1.0,
     )
-    select_width: int | None = key("width of that network; null: the run's own", at_least=1, fixed=True, neutral=None)
+    select_width: int | None = key(
+        "width of that network; null: the run's own", at_least=1, fixed=True, neutral=None
+    )
     early_stop: int | None = key("evaluations without a better one before the run ends", at_least=1)
-    max_time: float | None = key("minutes of a sitting after which the run saves and exits with 7", above=0, changes_numbers=False)
-    limit_steps: int | None = key("end after so many optimizer steps, the schedule unchanged", at_least=1)
+    max_time: float | None = key(
+        "minutes of a sitting after which the run saves and exits with 7",
+        above=0,
+        changes_numbers=False,
+    )
+    limit_steps: int | None = key(
+        "end after so many optimizer steps, the schedule unchanged", at_least=1
+    )
     eval_every: float = key("epochs between evaluations", above=0)
     eval_train: bool = key("a second pass over the training set at each evaluation")
     save_every: float = key("epochs between saves of last.ckpt", above=0, changes_numbers=False)
@@ -205,7 +272,10 @@ class Trainer:
         neutral="none",
     )
     probe_every: int = key(
-        "optimizer steps between two such records; the first step is one", at_least=1, changes_numbers=False, neutral=100
+        "optimizer steps between two such records; the first step is one",
+        at_least=1,
+        changes_numbers=False,
+        neutral=100,
     )
     on_nonfinite: Literal["stop", "rollback"] = key(
         "what a loss that is not finite does: stop, or rollback to the last save with half the learning rate, five times at most",
@@ -224,8 +294,13 @@ class Trainer:
         word="auto",
         neutral=1,
     )
-    sync_bn: bool = key("BatchNorm over the whole batch, not each device's part of it (CUDA only)", neutral=False)
-    keep_allocator: bool = key("Linux: keep freed memory in the process; 1.4x the speed of Deep_CNN on a CPU", changes_numbers=False)
+    sync_bn: bool = key(
+        "BatchNorm over the whole batch, not each device's part of it (CUDA only)", neutral=False
+    )
+    keep_allocator: bool = key(
+        "Linux: keep freed memory in the process; 1.4x the speed of Deep_CNN on a CPU",
+        changes_numbers=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +310,11 @@ class Evaluator:
     tta: Literal["none", "flip", "multicrop"] = key(
         "test-time augmentation: mean of the logits for an image and its mirror image; multicrop: also of both moved by a pixel, two ways"
     )
-    split: Literal["test", "val"] = key("what the report at the end is of; val: the test set stays sealed", at_end=True, neutral="test")
+    split: Literal["test", "val"] = key(
+        "what the report at the end is of; val: the test set stays sealed",
+        at_end=True,
+        neutral="test",
+    )
 
 
 @dataclass(frozen=True)
@@ -249,7 +328,10 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the change as files hold it: step, key, from, to."""
-        before, after = (list(value) if isinstance(value, tuple) else value for value in (self.before, self.after))
+        before, after = (
+            list(value) if isinstance(value, tuple) else value
+            for value in (self.before, self.after)
+        )
         return {"step": self.step, "key": self.key, "from": before, "to": after}
 
 
@@ -258,7 +340,9 @@ class Config:
     """One run, whole. Nested keys are written with a dot: optimizer.lr."""
 
     block: Block
-    depth: int = key("blocks, blocks a stage, or layers; see --help", at_least=0, at_most=10_000, fixed=True)
+    depth: int = key(
+        "blocks, blocks a stage, or layers; see --help", at_least=0, at_most=10_000, fixed=True
+    )
     width: int = key("channels of the first stage", at_least=1, fixed=True)
     norm: Literal["batch", "none"] = key("normalisation", fixed=True)
     shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
@@ -270,14 +354,27 @@ class Config:
     scheduler: Constant | Cosine | Multistep | OneCycle | Linear
     trainer: Trainer
     evaluator: Evaluator
-    seed: int = key("seed of split, order, augmentation, weights and dropout", at_least=0, at_most=2**63 - 1, fixed=True)
+    seed: int = key(
+        "seed of split, order, augmentation, weights and dropout",
+        at_least=0,
+        at_most=2**63 - 1,
+        fixed=True,
+    )
     epochs: int = key("passes over the training set", at_least=1)
     steps: int | None = key("optimizer steps; replaces epochs", at_least=1)
     batch_size: int = key("images a step", at_least=1, fixed=True)
-    val_fraction: float = key("part of the training set held out as validation", at_least=0, below=1, fixed=True)
-    device: str = key("auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|cuda(:\d+)?|mps", changes_numbers=False)
-    out: str | None = key("run folder; null: outputs/DATE/TIME-...", changes_numbers=False, fixed=True)
-    name: str | None = key("a label: in the run folder's name, the report and `skiplab list`", changes_numbers=False)
+    val_fraction: float = key(
+        "part of the training set held out as validation", at_least=0, below=1, fixed=True
+    )
+    device: str = key(
+        "auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|cuda(:\d+)?|mps", changes_numbers=False
+    )
+    out: str | None = key(
+        "run folder; null: outputs/DATE/TIME-...", changes_numbers=False, fixed=True
+    )
+    name: str | None = key(
+        "a label: in the run folder's name, the report and `skiplab list`", changes_numbers=False
+    )
     pictures: Literal["auto", "always", "never"] = key(
         "the four pictures of a run; auto: of single runs, not of a sweep's, where `skiplab draw RUN` makes them later",
         changes_numbers=False,
@@ -300,9 +397,16 @@ class Config:
         changes_numbers=False,
         neutral="auto",
     )
-    retries: int = key("how often a failed run of a sweep is tried again, from its last save", at_least=0, changes_numbers=False, neutral=0)
+    retries: int = key(
+        "how often a failed run of a sweep is tried again, from its last save",
+        at_least=0,
+        changes_numbers=False,
+        neutral=0,
+    )
     on_error: Literal["continue", "stop"] = key(
-        "whether a failed run of a sweep stops the others, after saving", changes_numbers=False, neutral="continue"
+        "whether a failed run of a sweep stops the others, after saving",
+        changes_numbers=False,
+        neutral="continue",
     )
     match: Literal["none", "params", "macs"] = key(
         "a budget that the width is chosen to meet: parameters, or multiply-accumulates an image",
@@ -310,7 +414,13 @@ class Config:
         fixed=True,
         neutral="none",
     )
-    target: int | None = key("the budget's size", at_least=1, changes_numbers=False, fixed=True, neutral=None)
+    target: int | None = key(
+        "the budget's size", at_least=1, changes_numbers=False, fixed=True, neutral=None
+    )
     force: bool = key("run a very large sweep", changes_numbers=False, neutral=False)
-    init_sha256: str | None = key("SHA-256 of the checkpoint that init_from named when the run began", own=True, neutral=None)
-    changed: tuple[Change, ...] = key("what commands changed in the run after its first step", own=True, neutral=())
+    init_sha256: str | None = key(
+        "SHA-256 of the checkpoint that init_from named when the run began", own=True, neutral=None
+    )
+    changed: tuple[Change, ...] = key(
+        "what commands changed in the run after its first step", own=True, neutral=()
+    )

@@ -9,12 +9,17 @@ import yaml
 
 HEADING = re.compile(r"\n(?=[a-z])")
 COMMENT = re.compile(r"#[^\n]*(?:\n#[^\n]*)*")
-# What reaches beyond its section, or ends with the text: a second document, a directive, an anchor or its alias, text in lines.
+# What reaches beyond its section, or ends with the text: a second document, a directive, an anchor
+# or its alias, text in lines.
 REACHES = re.compile(r"[&*|>]|^(?:---|\.\.\.|%)", re.MULTILINE)
 FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-LONGEST = 4_000  # characters; libyaml's loader calls itself for each level, and a longer text may have more than the stack holds
+# characters; libyaml's loader calls itself for each level, and a longer text may have more than the
+# stack holds
+LONGEST = 4_000
 
-Check = Callable[[str, Any], Any]  # of a key and its value as read: the value as checked, which is immutable; ValueError if it is wrong
+# of a key and its value as read: the value as checked, which is immutable; ValueError if it is
+# wrong
+Check = Callable[[str, Any], Any]
 
 
 def values_of(text: str, check: Check) -> dict[str, Any] | None:
@@ -44,6 +49,10 @@ def _read(section: str, check: Check) -> tuple[str, Any] | None:
         if not isinstance(tree, dict) or len(tree) != 1:
             return None
         ((key, value),) = tree.items()
-        return (key, check(key, value)) if isinstance(key, str) and section.startswith(f"{key}:") else None
+        return (
+            (key, check(key, value))
+            if isinstance(key, str) and section.startswith(f"{key}:")
+            else None
+        )
     except (ValueError, RecursionError, yaml.YAMLError):
         return None

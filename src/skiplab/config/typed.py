@@ -12,14 +12,42 @@ from skiplab.errors import UsageError
 from skiplab.paths import groups
 
 # Hydra's flags that take a word
-VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i")
-FLAGS = (*VALUED, "--run", "-r", "--multirun", "-m", "--resolve", "--shell-completion", "-sc", "--hydra-help", "--experimental-rerun")
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"  # that look like a hyphen
+VALUED = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--info",
+    "-i",
+)
+FLAGS = (
+    *VALUED,
+    "--run",
+    "-r",
+    "--multirun",
+    "-m",
+    "--resolve",
+    "--shell-completion",
+    "-sc",
+    "--hydra-help",
+    "--experimental-rerun",
+)
+# that look like a hyphen
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 SPACED = re.compile(r"(\s*)\+*([\w.]+)(\s*:\s*|\s+=\s*|=)(.*?)\s*")
-LONGEST = 80  # characters of an argument that an error repeats
+# characters of an argument that an error repeats
+LONGEST = 80
 
 
-def checked(arguments: Sequence[str], *, command: str = "train ", flags: Collection[str] = FLAGS) -> list[str]:
+def checked(
+    arguments: Sequence[str], *, command: str = "train ", flags: Collection[str] = FLAGS
+) -> list[str]:
     """The arguments, each key without `+`. Raises UsageError with the right spelling where one is misspelt.
 
     `command`: what an advice begins with; `flags`: the words with dashes that the command knows.
@@ -28,7 +56,9 @@ def checked(arguments: Sequence[str], *, command: str = "train ", flags: Collect
     problems = problems or _dashed(arguments, command=command, flags=flags)
     problems = problems or _spaced(arguments)
     arguments = [_without_plus(argument) for argument in arguments]
-    problems = problems or _repeated([text for text in arguments if "=" in text and not text.startswith("-")])
+    problems = problems or _repeated(
+        [text for text in arguments if "=" in text and not text.startswith("-")]
+    )
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
     return arguments
@@ -85,7 +115,9 @@ def _dashed(arguments: Sequence[str], *, command: str, flags: Collection[str]) -
             problems.append(f"{word}: options have no dashes here; write {command}{name}={value}")
         elif found := re.search(r"did you mean (.+)\?", validate.unknown_key(name)):
             meant = found[1] if "=" in found[1] or " or " in found[1] else f"{found[1]}={value}"
-            problems.append(f"{shown(argument)}: options are written KEY=VALUE, without dashes; did you mean {meant}?")
+            problems.append(
+                f"{shown(argument)}: options are written KEY=VALUE, without dashes; did you mean {meant}?"
+            )
     return problems
 
 
@@ -97,21 +129,36 @@ def _spaced(arguments: Sequence[str]) -> list[str]:
     while i < len(arguments):
         word, after, last = words[i : i + 3]
         key = word.rstrip(":=").lstrip("+")
-        is_value = bool(after) and "=" not in after and not after.startswith("-") and not is_known(after.rstrip(":"))
+        is_value = (
+            bool(after)
+            and "=" not in after
+            and not after.startswith("-")
+            and not is_known(after.rstrip(":"))
+        )
         taken = 1
         if word in VALUED:
             taken = 2
         elif word.startswith("-"):
             pass
-        elif after in ("=", ":") or (re.fullmatch(r"=[^=]+", after) and re.fullmatch(r"[\w.+/]+", word)):
+        elif after in ("=", ":") or (
+            re.fullmatch(r"=[^=]+", after) and re.fullmatch(r"[\w.+/]+", word)
+        ):
             taken = 3 if after in ("=", ":") else 2
             value = last if taken == 3 else after[1:]
-            told = f"write {key}={shown(value) or 'VALUE'}" if is_known(key) else validate.unknown_key(key).partition(": ")[2]
+            told = (
+                f"write {key}={shown(value) or 'VALUE'}"
+                if is_known(key)
+                else validate.unknown_key(key).partition(": ")[2]
+            )
             problems.append(f"{shown(' '.join(words[i : i + taken]).strip())}: {told}")
         elif is_value and is_known(key) and re.fullmatch(r"\+*[\w.]+[:=]?", word):
             taken = 2
             problems.append(f"{word} {shown(after)}: write {key}={shown(after)}")
-        elif (found := SPACED.fullmatch(word)) and is_known(found[2]) and (found[1] or found[3] != "="):
+        elif (
+            (found := SPACED.fullmatch(word))
+            and is_known(found[2])
+            and (found[1] or found[3] != "=")
+        ):
             problems.append(f"{shown(word)}: write {found[2]}={shown(found[4]) or 'VALUE'}")
         i += taken
     return problems

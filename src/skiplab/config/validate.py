@@ -1,6 +1,7 @@
 """From plain values to a typed, checked `Config`; the identity of a run; a run folder's config.yaml. No torch, no Hydra.
 
-Everything that reaches `run` has passed `check`, whether it came from the command line or from a stored config.
+Everything that reaches `run` has passed `check`, whether it came from the command line or from a
+stored config.
 """
 
 import functools
@@ -39,7 +40,8 @@ def check(tree: Mapping[str, Any], *, is_stored: bool = False) -> Config:
     return config
 
 
-PATHS = ("dataset.root", "init_from")  # what lies there is read, by whoever goes on with a run from wherever
+# what lies there is read, by whoever goes on with a run from wherever
+PATHS = ("dataset.root", "init_from")
 
 
 def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
@@ -49,7 +51,8 @@ def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
         config = replace(config, init_from=absolute_value("init_from", config.init_from))
     except UsageError as error:
         problems.append(str(error))
-    if config.dataset.name not in rules.BUNDLED:  # which reads no root, so that one that conf/ gives does no harm
+    # which reads no root, so that one that conf/ gives does no harm
+    if config.dataset.name not in rules.BUNDLED:
         try:
             root = absolute_value("dataset.root", config.dataset.root)
             locations.data_root(root)
@@ -61,7 +64,11 @@ def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
 
 def absolute_value(path: str, value: Any) -> Any:
     """A value as a config keeps it: of PATHS the absolute path. Raises UsageError for what cannot be one."""
-    return locations.absolute(value, key=path) if path in PATHS and isinstance(value, str) and value else value
+    return (
+        locations.absolute(value, key=path)
+        if path in PATHS and isinstance(value, str) and value
+        else value
+    )
 
 
 @functools.cache
@@ -82,11 +89,14 @@ def leaves(schema: Any = Config, prefix: str = "") -> dict[str, Field[Any]]:
 
 def unknown_key(path: str) -> str:
     """The one line for a key that the schema does not have: where its last part stands or is meant, else the nearest key."""
-    known = {name: f for name, f in leaves().items() if not name.endswith(".name")}  # an option is chosen by its group
+    # an option is chosen by its group
+    known = {name: f for name, f in leaves().items() if not name.endswith(".name")}
     groups = {name.split(".")[0] for name in known if "." in name}
     group, _, leaf = path.rpartition(".")
     if found := _key_meant(path, known, groups):
-        at_the_root = "" if group or not any(name.endswith(f".{leaf}") for name in known) else " at the root"
+        at_the_root = (
+            "" if group or not any(name.endswith(f".{leaf}") for name in known) else " at the root"
+        )
         return f"{path}: no such key{at_the_root}; did you mean {' or '.join(found)}?"
     if reason := lexicon.reason_against(leaf):
         return f"{path}: no such key; {reason}"
@@ -100,7 +110,8 @@ def _key_meant(path: str, known: Mapping[str, Field[Any]], groups: Collection[st
     """The keys that an unknown one can mean, from the surest ground to the least sure."""
     group, _, leaf = path.rpartition(".")
     whole = {lexicon.plain(name): name for name in [*known, *groups, "sweep", "experiment"]}
-    if lexicon.plain(path) in whole:  # batchSize, Optimizer.LR
+    # batchSize, Optimizer.LR
+    if lexicon.plain(path) in whole:
         return [whole[lexicon.plain(path)]]
     if group in groups and (own := [name for name in known if name == f"{group}.{leaf.lower()}"]):
         return own
@@ -110,18 +121,33 @@ def _key_meant(path: str, known: Mapping[str, Field[Any]], groups: Collection[st
         return keys
     if lexicon.reason_against(leaf):
         return []
-    if "_" in leaf and (full := sorted(name for name, f in known.items() if f.metadata["meaning"].startswith(leaf.replace("_", " ")))):
-        return full  # the words that a meaning begins with
+    if "_" in leaf and (
+        full := sorted(
+            name
+            for name, f in known.items()
+            if f.metadata["meaning"].startswith(leaf.replace("_", " "))
+        )
+    ):
+        # the words that a meaning begins with
+        return full
     if group in groups:
         return [
             f"{group}.{name}"
-            for name in lexicon.near(lexicon.plain(leaf), _last_parts(name for name in known if name.startswith(f"{group}.")))
+            for name in lexicon.near(
+                lexicon.plain(leaf),
+                _last_parts(name for name in known if name.startswith(f"{group}.")),
+            )
         ]
-    if group and path.split(".")[0] in known:  # epochs.foo
+    # epochs.foo
+    if group and path.split(".")[0] in known:
         return [path.split(".")[0]]
-    near = lexicon.near(lexicon.plain(leaf), _last_parts(known) | {name: name for name in [*groups, "sweep", "experiment"]})
+    near = lexicon.near(
+        lexicon.plain(leaf),
+        _last_parts(known) | {name: name for name in [*groups, "sweep", "experiment"]},
+    )
     by_leaf = {name.split(".")[-1]: name for name in known}
-    words = {word: keys[0] for word, keys in lexicon.KEY_OF.items() if len(word) > 7}  # learning_rat
+    # learning_rat
+    words = {word: keys[0] for word, keys in lexicon.KEY_OF.items() if len(word) > 7}
     return [by_leaf.get(name, name) for name in near] or lexicon.near(lexicon.plain(leaf), words)
 
 
@@ -134,7 +160,9 @@ def _variants(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None = None) -> Any:
+def _convert(
+    value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None = None
+) -> Any:
     """`value` as `kind`; what is wrong is appended to `problems` and None returned."""
     if kind == tuple[Change, ...]:
         return _convert_changes(value, path, problems)
@@ -157,10 +185,13 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mappin
 def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems: list[str]) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(value, Mapping):
-        problems.append(f"{path}={shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}")
+        problems.append(
+            f"{path}={shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}"
+        )
         return None
     schema = variants[0]
-    if len(variants) > 1:  # the option's name picks the schema
+    # the option's name picks the schema
+    if len(variants) > 1:
         by_name = {name: v for v in variants for name in typing.get_args(_hints(v)["name"])}
         option = value.get("name")
         if not isinstance(option, str) or option not in by_name:
@@ -173,19 +204,27 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
         if name not in known:
             owner = f"{value['name']} has no such key" if len(variants) > 1 else None
             choices = nearest(str(name), known)
-            problems.append(f"{prefix}{name}: {owner}; {choices}" if owner else unknown_key(f"{prefix}{name}"))
+            problems.append(
+                f"{prefix}{name}: {owner}; {choices}" if owner else unknown_key(f"{prefix}{name}")
+            )
     converted = {}
     for name, f in known.items():
         if name not in value and f.metadata.get("neutral", MISSING) is not MISSING:
             converted[name] = f.metadata["neutral"]
         elif name not in value or value[name] == "???":
-            problems.append(f"{prefix}{name}: missing: {f.metadata.get('meaning', 'a group of keys')}")
+            problems.append(
+                f"{prefix}{name}: missing: {f.metadata.get('meaning', 'a group of keys')}"
+            )
         else:
-            converted[name] = _convert(value[name], hints[name], prefix + name, problems, f.metadata)
+            converted[name] = _convert(
+                value[name], hints[name], prefix + name, problems, f.metadata
+            )
     return schema(**converted) if len(converted) == len(known) else None
 
 
-def _convert_tuple(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None) -> Any:
+def _convert_tuple(
+    value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None
+) -> Any:
     kinds = typing.get_args(kind)
     if not isinstance(value, (list, tuple)):
         example = ",".join("0.1" if k is float else "a" for k in kinds if k is not Ellipsis)
@@ -203,10 +242,15 @@ def _convert_changes(value: Any, path: str, problems: list[str]) -> tuple[Change
     for entry in value if isinstance(value, (list, tuple)) else [value]:
         is_one = isinstance(entry, Mapping) and set(entry) == {"step", "key", "from", "to"}
         if is_one and type(entry["step"]) is int and entry["key"] in leaves():
-            before, after = (tuple(each) if isinstance(each, list) else each for each in (entry["from"], entry["to"]))
+            before, after = (
+                tuple(each) if isinstance(each, list) else each
+                for each in (entry["from"], entry["to"])
+            )
             made.append(Change(entry["step"], entry["key"], before, after))
         else:
-            problems.append(f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {shown(entry)} is none such")
+            problems.append(
+                f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {shown(entry)} is none such"
+            )
     return tuple(made)
 
 
@@ -215,7 +259,8 @@ def _hints(schema: Any) -> dict[str, Any]:
     return typing.get_type_hints(schema)
 
 
-# ---------------------------------------------------------------------------------------------------- identity and files
+# ----------------------------------------------------------------------------------------------------
+# identity and files
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -230,7 +275,11 @@ def _options(config: Config) -> tuple[tuple[str, Any], ...]:
 
 @functools.cache
 def _groups() -> list[str]:
-    return [f.name for f in fields(Config) if any(is_dataclass(v) for v in _variants(_hints(Config)[f.name]))]
+    return [
+        f.name
+        for f in fields(Config)
+        if any(is_dataclass(v) for v in _variants(_hints(Config)[f.name]))
+    ]
 
 
 @functools.cache
@@ -243,7 +292,11 @@ def _keys_of(options: tuple[tuple[str, Any], ...]) -> tuple[list[str], Any, list
             paths += [f"{f.name}.{leaf.name}" for leaf in fields(schemas[f.name])]
         elif not f.metadata["own"]:
             paths.append(f.name)
-    neutral = [(path, known[path].metadata["neutral"]) for path in paths if known[path].metadata["changes_numbers"]]
+    neutral = [
+        (path, known[path].metadata["neutral"])
+        for path in paths
+        if known[path].metadata["changes_numbers"]
+    ]
     return paths, operator.attrgetter(*paths), neutral
 
 
@@ -258,7 +311,10 @@ OWN = ("init_sha256", "changed")
 
 def own(config: Config) -> dict[str, Any]:
     """Skiplab's own keys that say something, as plain values."""
-    plain = {"init_sha256": config.init_sha256, "changed": [change.as_dict() for change in config.changed]}
+    plain = {
+        "init_sha256": config.init_sha256,
+        "changed": [change.as_dict() for change in config.changed],
+    }
     return {name: value for name, value in plain.items() if value}
 
 
@@ -272,22 +328,32 @@ def effect_on_schedule(path: str) -> str:
 def telling(config: Config) -> dict[str, Any]:
     """The keys that change the numbers and are not at their neutral value: what a run's identity is made of."""
     values = flat(config)
-    kept = {path: values[path] for path, neutral in _keys_of(_options(config))[2] if values[path] != neutral}
+    kept = {
+        path: values[path]
+        for path, neutral in _keys_of(_options(config))[2]
+        if values[path] != neutral
+    }
     return kept | own(config)
 
 
 def identity(config: Config) -> str:
     """SHA-256 of canonical JSON of the keys that change the numbers, each left out at its neutral value."""
-    return hashlib.sha256(json.dumps(telling(config), sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(telling(config), sort_keys=True, allow_nan=False).encode()
+    ).hexdigest()
 
 
 def dump(config: Config) -> str:
     """The text of a run folder's config.yaml; its first line carries the identity."""
-    plain = json.loads(json.dumps(tree(config)))  # tuples become lists
-    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(plain, sort_keys=False, width=120)
+    # tuples become lists
+    plain = json.loads(json.dumps(tree(config)))
+    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(
+        plain, sort_keys=False, width=120
+    )
 
 
-LARGEST = 2**17  # bytes of a config.yaml; one has two thousand
+# bytes of a config.yaml; one has two thousand
+LARGEST = 2**17
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -310,7 +376,9 @@ def _tree_of(path: Path, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
     if "${" in text:
-        raise UsageError(f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed")
+        raise UsageError(
+            f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed"
+        )
     if not isinstance(stored, dict):
         raise UsageError(f"{path}: not a run's config: a mapping of keys is expected")
     return stored

@@ -14,7 +14,9 @@ def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
     names = sorted(choices)
     if meant := lexicon.meant(word, names):
         told = " or ".join(f"{prefix}{name}" for name in meant)
-        return f"did you mean {told}?" + (f" Choices: {', '.join(names)}" if len(names) <= 10 else "")
+        return f"did you mean {told}?" + (
+            f" Choices: {', '.join(names)}" if len(names) <= 10 else ""
+        )
     return f"choices: {', '.join(names)}"
 
 
@@ -34,21 +36,36 @@ def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping
     if kind is bool:
         converted, expected = (value if isinstance(value, bool) else None), "true or false"
     elif kind is int:
-        converted, expected = as_count(value), "a whole number (80k and 1e5 will do)" + (f" or {meta['word']}" if meta.get("word") else "")
+        converted, expected = (
+            as_count(value),
+            "a whole number (80k and 1e5 will do)"
+            + (f" or {meta['word']}" if meta.get("word") else ""),
+        )
     elif kind is float:
         converted, expected = _as_float(value), "a finite number"
     else:
-        converted = None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
-        expected = "text without ${" if "${" in str(value) else "text"  # an interpolation would not load again
+        converted = (
+            None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
+        )
+        # an interpolation would not load again
+        expected = "text without ${" if "${" in str(value) else "text"
         if converted == "" or "${" in str(value):
             converted = None
-        if converted is not None and meta.get("pattern") and not re.fullmatch(meta["pattern"], converted):
+        if (
+            converted is not None
+            and meta.get("pattern")
+            and not re.fullmatch(meta["pattern"], converted)
+        ):
             guess = lexicon.device_of(converted) if path == "device" else None
             told = f"; did you mean {guess}?" if guess else ""
-            problems.append(f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected{told}")
+            problems.append(
+                f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected{told}"
+            )
             return None
     if converted is None:
-        problems.append(f"{path}={shown(value)}: {expected} is expected ({meta.get('meaning', '')})")
+        problems.append(
+            f"{path}={shown(value)}: {expected} is expected ({meta.get('meaning', '')})"
+        )
         return None
     for rule, bound in (meta.get("bounds") or {}).items():
         if bound is not None and not _holds(converted, rule, bound):
@@ -57,12 +74,19 @@ def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping
 
 
 def _holds(value: float, rule: str, bound: float) -> bool:
-    return {"at least": value >= bound, "above": value > bound, "at most": value <= bound, "below": value < bound}[rule]
+    return {
+        "at least": value >= bound,
+        "above": value > bound,
+        "at most": value <= bound,
+        "below": value < bound,
+    }[rule]
 
 
 def shown(value: Any) -> str:
     """Return a value as a command line has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def as_count(value: Any) -> int | None:
@@ -73,8 +97,14 @@ def as_count(value: Any) -> int | None:
         return value
     number: float | None = value if isinstance(value, float) else None
     if isinstance(value, str) and (match := COUNT.fullmatch(value.replace("_", ""))):
-        number = (int(match[1]) if match[1].isdigit() else float(match[1])) * FACTORS[match[2].lower()]
-    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
+        number = (int(match[1]) if match[1].isdigit() else float(match[1])) * FACTORS[
+            match[2].lower()
+        ]
+    return (
+        int(number)
+        if number is not None and math.isfinite(number) and number == int(number)
+        else None
+    )
 
 
 def _as_float(value: Any) -> float | None:

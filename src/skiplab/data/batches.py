@@ -16,7 +16,8 @@ from skiplab.errors import UsageError
 from skiplab.machine import memory
 from skiplab.randomness import fold, generator
 
-# A data set is a function (root, split) -> formats.Arrays; its facts (size, classes, mean ...) stand in conf/dataset/NAME.yaml.
+# A data set is a function (root, split) -> formats.Arrays; its facts (size, classes, mean ...)
+# stand in conf/dataset/NAME.yaml.
 DATASETS = {
     "digits": formats.digits,
     "mnist": formats.mnist,
@@ -24,7 +25,8 @@ DATASETS = {
     "cifar10": formats.cifar10,
     "cifar100": formats.cifar100,
 }
-# Where a data set's files are found and verified without reading them: a run that lacks its test files says so before it trains.
+# Where a data set's files are found and verified without reading them: a run that lacks its test
+# files says so before it trains.
 FILES = {
     "mnist": official.mnist_files,
     "fashion_mnist": official.fashion_mnist_files,
@@ -35,7 +37,8 @@ FILES = {
 UNVERIFIED = {"cifar10": official.CIFAR10.unverified, "cifar100": official.CIFAR100.unverified}
 
 
-RESIZED_COPIES = 2  # of resized images in memory at once: the whole, and the parts that validation is held out into
+# of resized images in memory at once: the whole, and the parts that validation is held out into
+RESIZED_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,20 @@ class Split:
 
 
 def load(
-    name: str, split: str, *, root: Path, channels: int, size: int, num_classes: int, num_images: int, resize: int | None
+    name: str,
+    split: str,
+    *,
+    root: Path,
+    channels: int,
+    size: int,
+    num_classes: int,
+    num_images: int,
+    resize: int | None,
 ) -> tuple[Split, str]:
     """Split `train` or `test` of data set `name` under `root`, and the SHA-256 of its pixels and labels.
 
-    Raises UsageError naming the file where it is missing, damaged, or not what the data set's config states.
+    Raises UsageError naming the file where it is missing, damaged, or not what the data set's
+    config states.
     """
     with readable(name, root):
         arrays, digest = read(name, split, root)
@@ -78,7 +90,11 @@ def load(
     images = torch.from_numpy(arrays.images)
     if resize is not None and resize != size:
         taken = RESIZED_COPIES * num_images * channels * resize**2
-        memory.check(taken, f"dataset.resize={resize}: {num_images:,} images of {resize}x{resize}", "take a smaller one")
+        memory.check(
+            taken,
+            f"dataset.resize={resize}: {num_images:,} images of {resize}x{resize}",
+            "take a smaller one",
+        )
         images = resized(images, resize)
     return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest
 
@@ -90,13 +106,17 @@ def readable(name: str, root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "dataset.root or $SKIPLAB_DATA names another folder"
-        raise UsageError(f"{error.filename or root}: {name} cannot be read ({error.strerror or error}); {advice}") from None
+        raise UsageError(
+            f"{error.filename or root}: {name} cannot be read ({error.strerror or error}); {advice}"
+        ) from None
 
 
 def read(name: str, split: str, root: Path) -> tuple[formats.Arrays, str]:
     """A split's arrays and their SHA-256: those of official files decoded once and then mapped, the others read each time."""
     if name in FILES:
-        return cache.read(f"{name}-{split}", FILES[name](root, split), lambda: DATASETS[name](root, split))
+        return cache.read(
+            f"{name}-{split}", FILES[name](root, split), lambda: DATASETS[name](root, split)
+        )
     arrays = DATASETS[name](root, split)
     return arrays, cache.digest_of(arrays)
 
@@ -120,8 +140,11 @@ def resized(images: Tensor, size: int) -> Tensor:
     """Bilinear with antialiasing, as torchvision's Resize: uint8 (N, H, W, C) -> uint8 (N, size, size, C)."""
     resized_images = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
     for start in range(0, len(images), 1000):
-        part = images[start : start + 1000].permute(0, 3, 1, 2).float()  # (N, H, W, C) -> (N, C, H, W)
-        part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        # (N, H, W, C) -> (N, C, H, W)
+        part = images[start : start + 1000].permute(0, 3, 1, 2).float()
+        part = F.interpolate(
+            part, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        )
         resized_images[start : start + 1000] = part.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     return resized_images
 
@@ -129,12 +152,16 @@ def resized(images: Tensor, size: int) -> Tensor:
 def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split | None]:
     """Part a stratified `fraction` from `split`: (training, validation), both in the files' order; no validation at 0.
 
-    Validation holds round(fraction * N) images; every class gives its share, the largest remainders one more.
+    Validation holds round(fraction * N) images; every class gives its share, the largest remainders
+    one more.
     """
     if fraction == 0:
         return split, None
     total = round(fraction * len(split))
-    members = [torch.nonzero(split.labels == label).flatten() for label in range(int(split.labels.max()) + 1)]
+    members = [
+        torch.nonzero(split.labels == label).flatten()
+        for label in range(int(split.labels.max()) + 1)
+    ]
     shares = [fraction * len(m) for m in members]
     counts = [int(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda label: counts[label] - shares[label])
@@ -144,15 +171,26 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split 
     for label, (member, count) in enumerate(zip(members, counts, strict=True)):
         chosen = torch.randperm(len(member), generator=generator(seed, "split", label))[:count]
         held[member[chosen]] = True
-    # NumPy copies whole images; torch's own indexing goes byte by byte and takes seven times as long
-    training, validation = (torch.from_numpy(split.images.numpy()[mask]) for mask in (~held.numpy(), held.numpy()))
+    # NumPy copies whole images; torch's own indexing goes byte by byte and takes seven times as
+    # long
+    training, validation = (
+        torch.from_numpy(split.images.numpy()[mask]) for mask in (~held.numpy(), held.numpy())
+    )
     return Split(training, split.labels[~held]), Split(validation, split.labels[held])
 
 
 class Normalize:
     """(x / 255 - mean) / std per channel: uint8 (B, H, W, C) on any device -> float32 (B, C, H, W) on `device`."""
 
-    def __init__(self, *, mean: tuple[float, ...], std: tuple[float, ...], size: int, channels_last: bool, device: torch.device):
+    def __init__(
+        self,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        size: int,
+        channels_last: bool,
+        device: torch.device,
+    ):
         deviation, centre = torch.tensor(std), torch.tensor(mean)
         # over whole flat images, because a (C,)-vector broadcast over pixels is far slower
         self.scale = (1 / (255 * deviation)).repeat(size * size).to(device)
@@ -163,55 +201,90 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True)
         x = images.flatten(1).float().mul_(self.scale).add_(self.shift)
-        x = x.view(images.shape).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W), channels last in memory
-        # one grey plane already counts as contiguous, so .contiguous() would keep strides that convolutions take for channels last
+        # (B, H, W, C) -> (B, C, H, W), channels last in memory
+        x = x.view(images.shape).permute(0, 3, 1, 2)
+        # one grey plane already counts as contiguous, so .contiguous() would keep strides that
+        # convolutions take for channels last
         return x if self.channels_last else x.clone(memory_format=torch.contiguous_format)
 
 
 class Batches:
     """The training images as an array of batches: `at(step)` depends on the step and the seed alone.
 
-    An epoch is a fresh permutation (or with shuffle=False the files' order) cut into batches; the last, smaller one counts,
-    unless drop_last; a last batch of one joins the batch before, since BatchNorm cannot normalise one value.
+    An epoch is a fresh permutation (or with shuffle=False the files' order) cut into batches; the
+    last, smaller one counts, unless drop_last; a last batch of one joins the batch before, since
+    BatchNorm cannot normalise one value.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seed: int, shuffle: bool, drop_last: bool, augment: Augment, normalize: Normalize):
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        augment: Augment,
+        normalize: Normalize,
+    ):
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.shuffle, self.augment, self.normalize = shuffle, augment, normalize
         whole, rest = divmod(len(split), batch_size)
-        self.steps_per_epoch = whole if drop_last or rest == 0 or (rest == 1 and whole > 0) else whole + 1
+        self.steps_per_epoch = (
+            whole if drop_last or rest == 0 or (rest == 1 and whole > 0) else whole + 1
+        )
         self.last_batch_ends = whole * batch_size if drop_last else len(split)
         self.generator = torch.Generator(split.images.device)
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
         # for an alternating flip
-        self.mirrored_first = (torch.rand(len(split), generator=generator(seed, "flip")) < 0.5).to(split.images.device)
+        self.mirrored_first = (torch.rand(len(split), generator=generator(seed, "flip")) < 0.5).to(
+            split.images.device
+        )
 
     def index(self, step: int) -> Tensor:
         """Which images step `step` trains on: int64 (B,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
-            device = self.split.images.device  # there, and not copied to it
+            # there, and not copied to it
+            device = self.split.images.device
             self.epoch, self.order = epoch, torch.arange(len(self.split), device=device)
             if self.shuffle:
                 draws = generator(self.seed, "order", epoch, device=device)
                 self.order = torch.randperm(len(self.split), generator=draws, device=device)
         is_last = position == self.steps_per_epoch - 1
-        return self.order[position * self.batch_size : self.last_batch_ends if is_last else (position + 1) * self.batch_size]
+        return self.order[
+            position * self.batch_size : self.last_batch_ends
+            if is_last
+            else (position + 1) * self.batch_size
+        ]
 
-    def at(self, step: int, *, chosen: Tensor | None = None, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
+    def at(
+        self, step: int, *, chosen: Tensor | None = None, rank: int = 0, ranks: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Step `step`'s images, augmented and normalised, float32 (B, C, H, W), and labels, int64 (B,), on the device.
 
-        Of `ranks` parts of the batch, in order and of nearly equal size, part `rank`; none is empty if the batch has `ranks` images.
-        With `chosen`, positions int (n,), of these images alone, each augmented as in the whole batch.
+        Of `ranks` parts of the batch, in order and of nearly equal size, part `rank`; none is empty
+        if the batch has `ranks` images. With `chosen`, positions int (n,), of these images alone,
+        each augmented as in the whole batch.
         """
         whole = self.index(step)
-        first, last = (len(whole if chosen is None else chosen) * r // ranks for r in (rank, rank + 1))
+        first, last = (
+            len(whole if chosen is None else chosen) * r // ranks for r in (rank, rank + 1)
+        )
         if chosen is not None:
-            images, labels = self.augmented(step, whole, first=0, total=len(whole)), self.split.labels.index_select(0, whole)
-            images, labels = (t.index_select(0, chosen[first:last].to(t.device)) for t in (images, labels))
+            images, labels = (
+                self.augmented(step, whole, first=0, total=len(whole)),
+                self.split.labels.index_select(0, whole),
+            )
+            images, labels = (
+                t.index_select(0, chosen[first:last].to(t.device)) for t in (images, labels)
+            )
         else:
             index = whole[first:last]
-            images, labels = self.augmented(step, index, first=first, total=len(whole)), self.split.labels.index_select(0, index)
+            images, labels = (
+                self.augmented(step, index, first=first, total=len(whole)),
+                self.split.labels.index_select(0, index),
+            )
         images = self.normalize(images)
         return images, labels.to(images.device, non_blocking=True)
 
@@ -219,11 +292,15 @@ class Batches:
         """The images `index`, which are first .. first + B of the step's `total`, augmented: uint8 (B, H, W, C)."""
         images = self.split.images.index_select(0, index)
         self.generator.manual_seed(fold(self.seed, "augment", step))
-        mirrored = self.mirrored_first.index_select(0, index) ^ (step // self.steps_per_epoch % 2 == 1)
+        mirrored = self.mirrored_first.index_select(0, index) ^ (
+            step // self.steps_per_epoch % 2 == 1
+        )
         return self.augment(images, self.generator, mirrored=mirrored, total=total, first=first)
 
 
-def in_order(split: Split, normalize: Normalize, *, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+def in_order(
+    split: Split, normalize: Normalize, *, batch_size: int, rank: int = 0, ranks: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The split once, as it stands, without augmentation: float32 (B, C, H, W) and labels int64 (B,). Each of n ranks has every n-th."""
     for start in range(rank * batch_size, len(split), ranks * batch_size):
         images = normalize(split.images[start : start + batch_size])

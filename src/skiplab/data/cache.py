@@ -1,7 +1,8 @@
 """Data sets as arrays, kept in the cache folder: decoded once, mapped into memory by every later start.
 
-An entry counts for the files that it was made of, by path, size and mtime, and for this FORMAT. What is mapped is hashed each time: one
-that was overwritten is decoded afresh. A cache that cannot be written or does not fit costs the decoding, no more.
+An entry counts for the files that it was made of, by path, size and mtime, and for this FORMAT.
+What is mapped is hashed each time: one that was overwritten is decoded afresh. A cache that cannot
+be written or does not fit costs the decoding, no more.
 """
 
 import hashlib
@@ -20,15 +21,25 @@ from skiplab.data.download import remember, remembered
 from skiplab.data.formats import Arrays
 from skiplab.locations import cache_folder
 
-FORMAT = 1  # to be raised when a reader comes to give other arrays for the same files
-PRIVATE = ".decoded-"  # how the names of folders begin in which an entry is written
-ABANDONED = 3600  # seconds after which such a folder is one that a killed run has left
+# to be raised when a reader comes to give other arrays for the same files
+FORMAT = 1
+# how the names of folders begin in which an entry is written
+PRIVATE = ".decoded-"
+# seconds after which such a folder is one that a killed run has left
+ABANDONED = 3600
 
 
 def read(name: str, sources: Sequence[Path], decode: Callable[[], Arrays]) -> tuple[Arrays, str]:
     """What `decode` makes of these verified files, and its SHA-256: mapped from entry `name`, or decoded and entered."""
     path = cache_folder() / f"{name}.decoded"
-    facts = [FORMAT, *([str(source.resolve()), stat.st_size, stat.st_mtime_ns] for source in sources for stat in [source.stat()])]
+    facts = [
+        FORMAT,
+        *(
+            [str(source.resolve()), stat.st_size, stat.st_mtime_ns]
+            for source in sources
+            for stat in [source.stat()]
+        ),
+    ]
     if (found := mapped(path, facts)) is not None:
         return found
     arrays = decode()
@@ -51,12 +62,14 @@ def mapped(path: Path, facts: list[Any]) -> tuple[Arrays, str] | None:
         size, mtime, inode, made_of, shape, source, digest = remembered()[str(path)]
         if [size, mtime, inode, made_of] != [stat.st_size, stat.st_mtime_ns, stat.st_ino, facts]:
             return None
-        content = np.asarray(np.memmap(path, np.uint8, mode="c"))  # what is written into it stays this process's own
+        # what is written into it stays this process's own
+        content = np.asarray(np.memmap(path, np.uint8, mode="c"))
         end = math.prod(shape)
         arrays = Arrays(content[:end].reshape(shape), content[end:], Path(source))
         is_whole = len(arrays.images) == len(arrays.labels) and digest_of(arrays) == digest
         return (arrays, digest) if is_whole else None
-    except (OSError, KeyError, ValueError, TypeError):  # nothing remembered, or nothing that this version wrote
+    # nothing remembered, or nothing that this version wrote
+    except (OSError, KeyError, ValueError, TypeError):
         return None
 
 

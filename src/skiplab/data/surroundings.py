@@ -12,15 +12,18 @@ from skiplab.data.download import LARGEST_FILE, md5_of, md5_unpacked
 from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 
-DEPTH = 3  # folders below the root that are looked through: ROOT/data/MNIST/raw
-MOST = 500  # folders that are looked through; a root may be a whole disk
+# folders below the root that are looked through: ROOT/data/MNIST/raw
+DEPTH = 3
+# folders that are looked through; a root may be a whole disk
+MOST = 500
 
 
 @dataclass(frozen=True)
 class Wanted:
     """A file that would do: its folder under the root, its name, its size and MD5 as far as they are published.
 
-    `unpacked`: the published MD5 and the size of what a gzip file holds; `advice`: what to do with it, if that is not to put it there.
+    `unpacked`: the published MD5 and the size of what a gzip file holds; `advice`: what to do with
+    it, if that is not to put it there.
     """
 
     folder: str
@@ -38,14 +41,19 @@ class Wanted:
                 return False
             if self.md5 is None or md5_of(path) == self.md5:
                 return self.md5 is not None or self.size is not None
-            return self.unpacked is not None and md5_unpacked(path, size=self.unpacked[1]) == self.unpacked[0]
+            return (
+                self.unpacked is not None
+                and md5_unpacked(path, size=self.unpacked[1]) == self.unpacked[0]
+            )
         return False
 
 
 def check(root: Path, wanted: Sequence[Wanted], *, dataset: str) -> None:
     """Raise UsageError if one of the wanted files lies near the place where it is missing, with what to do about it."""
     found: dict[Path, Wanted] = {}
-    missing = [each for each in wanted if each.advice or not (root / each.folder / each.name).is_file()]
+    missing = [
+        each for each in wanted if each.advice or not (root / each.folder / each.name).is_file()
+    ]
     for path, each in candidates(root, missing):
         if path not in found and each.is_same(path):
             found[path] = each
@@ -61,14 +69,18 @@ def check(root: Path, wanted: Sequence[Wanted], *, dataset: str) -> None:
     said = f"{dataset}: {each.name} is not in {place.parent}, but {path} is that file{more}"
     if (better := root_of(path, each)) is not None:
         raise UsageError(f"{said}; set dataset.root={shlex.quote(str(better))}")
-    raise UsageError(f"{said}; mkdir -p {shlex.quote(str(place.parent))} && mv {shlex.quote(str(path))} {shlex.quote(str(place))}")
+    raise UsageError(
+        f"{said}; mkdir -p {shlex.quote(str(place.parent))} && mv {shlex.quote(str(path))} {shlex.quote(str(place))}"
+    )
 
 
 def root_of(path: Path, wanted: Wanted) -> Path | None:
     """Return the folder that would be the right root for a file where it lies; None if there is none, for it has another name or folder."""
     ending = Path(wanted.folder) / wanted.name
     parents = path.parents
-    return parents[len(ending.parts) - 1] if path.parts[-len(ending.parts) :] == ending.parts else None
+    return (
+        parents[len(ending.parts) - 1] if path.parts[-len(ending.parts) :] == ending.parts else None
+    )
 
 
 def candidates(root: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[Path, Wanted]]:
@@ -93,7 +105,8 @@ def folders(root: Path, expected: Sequence[str]) -> Iterator[Path]:
     Nobody has chosen the default root, so nothing is looked for above that.
     """
     queue = [(root, 0)]
-    for number, (folder, depth) in enumerate(queue):  # which grows
+    # which grows
+    for number, (folder, depth) in enumerate(queue):
         if number >= MOST:
             break
         yield folder
@@ -107,5 +120,9 @@ def folders(root: Path, expected: Sequence[str]) -> Iterator[Path]:
 def names_in(folder: Path, *, of_files: bool) -> list[str]:
     """Return the names of a folder's files, or else of its folders; none where it cannot be read."""
     with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if (entry.is_file() if of_files else entry.is_dir(follow_symlinks=False)))
+        return sorted(
+            entry.name
+            for entry in entries
+            if (entry.is_file() if of_files else entry.is_dir(follow_symlinks=False))
+        )
     return []

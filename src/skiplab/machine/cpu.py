@@ -6,15 +6,30 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-VECTOR_FLAGS = ("avx", "fma", "amx", "sse4", "f16c", "asimd", "sve", "bf16", "i8mm")  # how the names of such flags begin
+# how the names of such flags begin
+VECTOR_FLAGS = ("avx", "fma", "amx", "sse4", "f16c", "asimd", "sve", "bf16", "i8mm")
 # What limits the instructions that oneDNN, ATen and MKL choose.
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS", "ATEN_CPU_CAPABILITY")
-LIMITS = (*LIMITS, "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_CPU_ISA_HINTS",
+    "DNNL_CPU_ISA_HINTS",
+    "ATEN_CPU_CAPABILITY",
+)
+LIMITS = (
+    *LIMITS,
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+)
 
 
 def num_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use, at least 1: its affinity, and its cgroup's CPU quota, of which a part of a core counts whole."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min([cores, *map(math.ceil, cpu_quotas(root))])
 
 
@@ -25,7 +40,8 @@ def cpu_quotas(root: Path) -> list[float]:
         names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = " ".join((group / name).read_text() for name in names).split()
-            if float(quota) > 0:  # -1 and "max": no limit
+            # -1 and "max": no limit
+            if float(quota) > 0:
                 quotas.append(float(quota) / float(period))
     return quotas
 
@@ -34,7 +50,8 @@ def cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Yield the control groups that may limit this process, its own first, then each one above it: folder and version (1 or 2)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):  # no such file, or not what Linux writes into it
+    # no such file, or not what Linux writes into it
+    except (OSError, ValueError):
         return
     for line in lines:
         if line.count(":") < 2:
@@ -58,7 +75,14 @@ def instructions(root: Path = Path("/")) -> str:
         lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    flags = next(
+        (
+            line.partition(":")[2].split()
+            for line in lines
+            if line.startswith(("flags", "Features"))
+        ),
+        [],
+    )
     vector = sorted(flag for flag in flags if flag.startswith(VECTOR_FLAGS))
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name)]
     return " ".join([*vector, *limits])

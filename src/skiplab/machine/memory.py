@@ -13,46 +13,70 @@ from torch.nn import functional as F
 from skiplab.errors import OutOfMemory
 from skiplab.machine.cpu import cgroups
 
-COPIES = 3  # of the weights, at least: themselves, gradients, a moment of the optimizer
-PROBE_IMAGES = (2, 4)  # two sizes give what an image takes and what the step takes without any
+# of the weights, at least: themselves, gradients, a moment of the optimizer
+COPIES = 3
+# two sizes give what an image takes and what the step takes without any
+PROBE_IMAGES = (2, 4)
 MAX_PARTS = 2**10
-LAYERS, LARGE = 30, 2**30  # above so many bytes in so many layers, a probe of the real thing may be what takes the memory
-GROUP_FILES = {  # of a control group, by version: its limits, what it uses, and what of that is cache
+# above so many bytes in so many layers, a probe of the real thing may be what takes the memory
+LAYERS, LARGE = 30, 2**30
+# of a control group, by version: its limits, what it uses, and what of that is cache
+GROUP_FILES = {
     2: (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
-def step_bytes(model: nn.Module, images: Tensor, labels: Tensor, *, autocast: torch.autocast) -> int:
+def step_bytes(
+    model: nn.Module, images: Tensor, labels: Tensor, *, autocast: torch.autocast
+) -> int:
     """Bytes that autograd keeps for the backward pass of one step over these images, without the weights: a floor of its peak."""
     weights = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in weights:  # the storage's own address: on the meta device there are no data
+        # the storage's own address: on the meta device there are no data
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
         loss = F.cross_entropy(model(images).float(), labels)
-        total = sum(kept.values())  # while the graph holds them, so that no address is used twice
+        # while the graph holds them, so that no address is used twice
+        total = sum(kept.values())
     del loss
     return total
 
 
-def needed(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], *, num_images: int, autocast: torch.autocast) -> int:
+def needed(
+    model: nn.Module,
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    *,
+    num_images: int,
+    autocast: torch.autocast,
+) -> int:
     """Bytes that training takes at least with `num_images` at once: state and activations, from two small batches of the caller's.
 
-    Large images or wide layers are only counted, on torch's meta device: already four such images may not fit.
+    Large images or wide layers are only counted, on torch's meta device: already four such images
+    may not fit.
     """
     images, _ = batch(1)
-    floats = images.shape[2] * images.shape[3] * max(parameter.shape[0] for parameter in model.parameters())
+    floats = (
+        images.shape[2]
+        * images.shape[3]
+        * max(parameter.shape[0] for parameter in model.parameters())
+    )
     is_large = 4 * floats * LAYERS * PROBE_IMAGES[1] > LARGE
-    probe = copy.deepcopy(model).train()  # the model's own statistics stay as they are
+    # the model's own statistics stay as they are
+    probe = copy.deepcopy(model).train()
     probe = probe.to("meta") if is_large else probe
-    few, more = (step_bytes(probe, *(t.to("meta") if is_large else t for t in batch(n)), autocast=autocast) for n in PROBE_IMAGES)
-    if is_large and autocast._enabled:  # which counts for the host's tensors, not for those of the meta device
+    few, more = (
+        step_bytes(probe, *(t.to("meta") if is_large else t for t in batch(n)), autocast=autocast)
+        for n in PROBE_IMAGES
+    )
+    # which counts for the host's tensors, not for those of the meta device
+    if is_large and autocast._enabled:
         few, more = few // 2, more // 2
     per_image = (more - few) / (PROBE_IMAGES[1] - PROBE_IMAGES[0])
     return round(COPIES * weight_bytes(model) + few + per_image * (num_images - PROBE_IMAGES[0]))
@@ -67,7 +91,9 @@ def check(size: int, what: str, advice: str) -> None:
     """Raise OutOfMemory if `size` bytes are more than the host has left; `what` needs them, and `advice` says what to do."""
     left = available()
     if left is not None and size > left:
-        raise OutOfMemory(f"{what} takes {in_words(size)} or more, {in_words(left)} are free; {advice}")
+        raise OutOfMemory(
+            f"{what} takes {in_words(size)} or more, {in_words(left)} are free; {advice}"
+        )
 
 
 def in_words(size: int) -> str:
@@ -78,17 +104,23 @@ def in_words(size: int) -> str:
 def available(root: Path = Path("/")) -> int | None:
     """Bytes of host memory that this process may still take; None where nobody tells.
 
-    The least of what is free, what each control group on the way to the root leaves (Linux, version 1 and 2), and ulimit -v and -d.
+    The least of what is free, what each control group on the way to the root leaves (Linux, version
+    1 and 2), and ulimit -v and -d.
     """
     left: list[int] = []
     with suppress(OSError, ValueError, KeyError):
-        fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+        fields = dict(
+            line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines()
+        )
         left.append(int(fields["MemAvailable"].split()[0]) * 1024)
     group = root / "sys/fs/cgroup"
-    for folder, version in {(group, 2): None, (group / "memory", 1): None} | dict.fromkeys(cgroups(root, "memory")):
+    for folder, version in {(group, 2): None, (group / "memory", 1): None} | dict.fromkeys(
+        cgroups(root, "memory")
+    ):
         limits, usage, cache = GROUP_FILES[version]
         for limit in limits:
-            with suppress(OSError, ValueError):  # "max": no limit
+            # "max": no limit
+            with suppress(OSError, ValueError):
                 used = int((folder / usage).read_text()) - file_cache(folder, cache)
                 left.append(int((folder / limit).read_text()) - max(0, used))
     if root == Path("/"):
@@ -109,10 +141,13 @@ def file_cache(folder: Path, key: str) -> int:
 def of_rlimits() -> list[int]:
     """What ulimit -v (address space) and ulimit -d (data) leave to this process; none without such a limit."""
     left: list[int] = []
-    with suppress(ImportError, OSError, ValueError, KeyError):  # Windows has no such limits, and macOS no /proc
+    # Windows has no such limits, and macOS no /proc
+    with suppress(ImportError, OSError, ValueError, KeyError):
         import resource
 
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        fields = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
         for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
             most, _ = resource.getrlimit(limit)
             if most != resource.RLIM_INFINITY:
@@ -130,7 +165,14 @@ def fewest_parts(batch_size: int, *, least: int, fits: Callable[[int], bool]) ->
     return None
 
 
-def fits_on_cuda(model: nn.Module, images: Tensor, labels: Tensor, *, autocast: torch.autocast, optimizer_copies: int = 3) -> bool:
+def fits_on_cuda(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    autocast: torch.autocast,
+    optimizer_copies: int = 3,
+) -> bool:
     """Whether a step over these images runs on the GPU beside what is there, tried on a copy of the model."""
     try:
         probe: Any = copy.deepcopy(model).train()

@@ -1,6 +1,7 @@
 """The processes behind the ranks: children of the first, or torchrun's. How they start, what they are told, how they end together.
 
-All that passes between them is JSON in a store that the first process holds (torchrun's, where it started them).
+All that passes between them is JSON in a store that the first process holds (torchrun's, where it
+started them).
 """
 
 import functools
@@ -33,14 +34,18 @@ if TYPE_CHECKING or torch.distributed.is_available():
     from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 Told = dict[str, Any]
-Work = Callable[[Ranks, Told], None]  # what the other processes do in a run, from what the first has told them
+# what the other processes do in a run, from what the first has told them
+Work = Callable[[Ranks, Told], None]
 HOST = "127.0.0.1"
-PATIENCE = 10.0  # seconds for a process to say why it ends, and for this one to notice
+# seconds for a process to say why it ends, and for this one to notice
+PATIENCE = 10.0
 STORE_LIMIT = timedelta(minutes=5)
-LOST = re.compile(r"gloo|nccl|connection|peer|socket|store", re.IGNORECASE)  # what errors say that another process's end raises here
+# what errors say that another process's end raises here
+LOST = re.compile(r"gloo|nccl|connection|peer|socket|store", re.IGNORECASE)
 
 
-# -------------------------------------------------------------------------------------------------- seen from the first
+# --------------------------------------------------------------------------------------------------
+# seen from the first
 
 
 @contextmanager
@@ -57,22 +62,29 @@ def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks
     others.store.set("told", json.dumps(told))
     done = False
     try:
-        with connected(others.store, others.place, device=device_of(told, others.place), check=others.check) as team:
+        with connected(
+            others.store, others.place, device=device_of(told, others.place), check=others.check
+        ) as team:
             try:
                 yield team
                 team.meet()
                 done = True
-            except SkiplabError:  # of all ranks, or of the first alone: it is told here
+            # of all ranks, or of the first alone: it is told here
+            except SkiplabError:
                 raise
-            except Exception as error:  # before the connections are closed, which the others would take for the cause
+            # before the connections are closed, which the others would take for the cause
+            except Exception as error:
                 if (failure := others.explain(error)) is not None:
                     raise failure from None
                 raise
             finally:
                 if not done:
-                    others.leave()  # they may wait in an operation that this process has left
+                    # they may wait in an operation that this process has left
+                    others.leave()
     except RankFailed as failure:
-        raise RankFailed(f"{failure}; {advice}", exit_code=failure.exit_code, trace=failure.trace) from None
+        raise RankFailed(
+            f"{failure}; {advice}", exit_code=failure.exit_code, trace=failure.trace
+        ) from None
     finally:
         if not done:
             others.leave()
@@ -81,7 +93,11 @@ def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks
 
 def device_of(told: Told, place: Place) -> torch.device:
     """The device of a process: its number is the process's own on its machine."""
-    return torch.device("cuda", place.local_rank) if told["device"] == "cuda" else torch.device(told["device"])
+    return (
+        torch.device("cuda", place.local_rank)
+        if told["device"] == "cuda"
+        else torch.device(told["device"])
+    )
 
 
 class Others:
@@ -98,7 +114,11 @@ class Others:
 
     def failure(self) -> RankFailed | None:
         """What has gone wrong with one of them, if anything has."""
-        return RankFailed(**json.loads(self.store.get("error"))) if self.store.check(["error"]) else None
+        return (
+            RankFailed(**json.loads(self.store.get("error")))
+            if self.store.check(["error"])
+            else None
+        )
 
     def check(self) -> None:
         """Raise RankFailed if something has gone wrong with one of them."""
@@ -112,7 +132,9 @@ class Others:
         while (failure := self.failure()) is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if failure is None and is_lost:
-            return RankFailed(f"another process of this run is gone ({' '.join(str(error).split())[:120]})")
+            return RankFailed(
+                f"another process of this run is gone ({' '.join(str(error).split())[:120]})"
+            )
         return failure
 
     def leave(self) -> None:
@@ -127,23 +149,36 @@ class Children(Others):
     """Processes that this one starts, one for each further rank."""
 
     def __init__(self, size: int, work: Work, *, advice: str):
-        listener = socket.create_server((HOST, 0))  # the store would listen on every interface
+        # the store would listen on every interface
+        listener = socket.create_server((HOST, 0))
         port = listener.getsockname()[1]
-        server = TCPStore(HOST, port, is_master=True, wait_for_workers=False, timeout=STORE_LIMIT, master_listen_fd=listener.detach())
+        server = TCPStore(
+            HOST,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=STORE_LIMIT,
+            master_listen_fd=listener.detach(),
+        )
         super().__init__(PrefixStore("run", server), Place(0, size, 0, size))
         self.advice, self.over, self.lock = advice, threading.Event(), threading.Lock()
         stay_on_this_machine()
-        # a fresh interpreter each: a fork of a process that has run OpenMP hangs in its first operation, and CUDA forbids it
+        # a fresh interpreter each: a fork of a process that has run OpenMP hangs in its first
+        # operation, and CUDA forbids it
         context = multiprocessing.get_context("spawn")
         self.processes: list[BaseProcess] = []
-        resource_tracker.ensure_running()  # started later, it would let the signals in again
+        # started later, it would let the signals in again
+        resource_tracker.ensure_running()
         try:
             with signals.kept_back():
                 for rank in range(1, size):
-                    process = context.Process(target=be_child, args=(Place(rank, size, rank, size), port, work))
+                    process = context.Process(
+                        target=be_child, args=(Place(rank, size, rank, size), port, work)
+                    )
                     process.start()
                     self.processes.append(process)
-        except OSError:  # the system has no room for more
+        # the system has no room for more
+        except OSError:
             self.leave()
             raise
         threading.Thread(target=self.watch, daemon=True).start()
@@ -154,10 +189,15 @@ class Children(Others):
     def death(self) -> RankFailed | None:
         """How one of them has died, if one has."""
         for rank, process in enumerate(self.processes, 1):
-            with self.lock:  # to ask for an exit code is to wait for the process, which only one thread can
+            # to ask for an exit code is to wait for the process, which only one thread can
+            with self.lock:
                 code = process.exitcode
             if code:
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                how = (
+                    f"was ended by {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with exit code {code}"
+                )
                 return RankFailed(f"rank {rank} (pid {process.pid}) {how}")
         return None
 
@@ -168,7 +208,8 @@ class Children(Others):
             for sentinel in connection.wait(list(waiting)):
                 process = waiting.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 with self.lock:
-                    process.join()  # it has let go of its end of a pipe, and is about to leave
+                    # it has let go of its end of a pipe, and is about to leave
+                    process.join()
             if (failure := self.death()) is not None:
                 if not self.over.wait(PATIENCE):
                     with suppress(OSError):
@@ -199,12 +240,14 @@ def stay_on_this_machine() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
 
 
-# ------------------------------------------------------------------------------------------------- seen from the others
+# -------------------------------------------------------------------------------------------------
+# seen from the others
 
 
 def be_child(place: Place, port: int, work: Work) -> None:
     """What a child does: its part in one run."""
-    signals.ignore()  # whoever stops a run means the first process, which decides for all
+    # whoever stops a run means the first process, which decides for all
+    signals.ignore()
     threading.Thread(target=end_with_parent, daemon=True).start()
     store = TCPStore(HOST, port, is_master=False, wait_for_workers=False, timeout=STORE_LIMIT)
     if (giving_up := follow(PrefixStore("run", store), place, work)) is not None:
@@ -223,7 +266,8 @@ def end_with_parent() -> None:
 def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
     """This process's part in the run that `store` tells of; None if all went well.
 
-    What goes wrong is left in the store, for the first process to tell. Should it not notice, the timer that is returned ends this one.
+    What goes wrong is left in the store, for the first process to tell. Should it not notice, the
+    timer that is returned ends this one.
     """
 
     def check() -> None:
@@ -232,18 +276,27 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
 
     giving_up = None
     told = json.loads(store.get("told"))
-    logging.disable()  # what torch remarks, it remarks in the first process too
-    with ExitStack() as stack:  # the connections are closed last: when they are, the first process looks into the store
+    # what torch remarks, it remarks in the first process too
+    logging.disable()
+    # the connections are closed last: when they are, the first process looks into the store
+    with ExitStack() as stack:
         try:
-            team = stack.enter_context(connected(store, place, device=device_of(told, place), check=check))
+            team = stack.enter_context(
+                connected(store, place, device=device_of(told, place), check=check)
+            )
             work(team, told)
             team.meet()
         except Exception as error:
             ours = isinstance(error, SkiplabError)
-            line = str(error) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            line = (
+                str(error)
+                if ours
+                else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            )
             code, trace = (error.exit_code, "") if ours else (1, traceback.format_exc())
             said = {"message": f"rank {place.rank}: {line}", "exit_code": code, "trace": trace}
-            with suppress(RuntimeError):  # of a store that is gone with its process
+            # of a store that is gone with its process
+            with suppress(RuntimeError):
                 store.compare_set("error", "", json.dumps(said))
             giving_up = threading.Timer(2 * PATIENCE, give_up, kwargs=said)
             giving_up.daemon = True
@@ -260,8 +313,10 @@ def give_up(message: str, exit_code: int, trace: str) -> None:
 
 def follow_torchrun(place: Place, work: Work) -> None:
     """What each process of torchrun's but the first does: its part in every run of the first, until that has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # between runs there is nothing to say
-    with suppress(RuntimeError):  # of a store that is gone with its process
+    # between runs there is nothing to say
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # of a store that is gone with its process
+    with suppress(RuntimeError):
         store = torchrun_store()
         for number in itertools.count():
             run = PrefixStore(f"run {number}", store)

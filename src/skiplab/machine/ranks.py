@@ -1,6 +1,7 @@
 """Ranks: processes that train one network together, a device each. What they add up, share and agree on.
 
-The trainer makes the same calls in every run. `Ranks` is one process alone, for which they do nothing; `Team` is several.
+The trainer makes the same calls in every run. `Ranks` is one process alone, for which they do
+nothing; `Team` is several.
 """
 
 import functools
@@ -21,18 +22,21 @@ from skiplab.machine.torchrun import Place
 if TYPE_CHECKING or torch_dist.is_available():
     from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
-# For a rank that hangs. One that dies is noticed at once, and the others' patience has to outlast a network that one of them
-# compiles, or a checkpoint on a slow disk.
+# For a rank that hangs. One that dies is noticed at once, and the others' patience has to outlast a
+# network that one of them compiles, or a checkpoint on a slow disk.
 TIME_LIMIT = timedelta(minutes=10)
 NOTHING: AbstractContextManager[None] = nullcontext()
-DIVERGED = -2  # what the first rank answers instead of a decision; those are -1 and above
+# what the first rank answers instead of a decision; those are -1 and above
+DIVERGED = -2
 
 
 class Ranks:
     """One process alone."""
 
     place = Place(rank=0, size=1, local_rank=0, local_size=1)
-    position: tuple[int, ...] = ()  # what sets this rank's dropout apart: nothing for the first, which draws as a process alone does
+    # what sets this rank's dropout apart: nothing for the first, which draws as a process alone
+    # does
+    position: tuple[int, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -82,18 +86,22 @@ ALONE = Ranks()
 class Team(Ranks):
     """Several processes, connected. All make the same calls in the same order."""
 
-    def __init__(self, store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]):
+    def __init__(
+        self, store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]
+    ):
         self.store, self.place, self.device = store, place, device
         self.position = (place.rank,) if place.rank else ()
-        self.check = check  # raises if one of the others is gone
+        # raises if one of the others is gone
+        self.check = check
         self.meetings = 0
-        self.least = 2  # images a rank
+        # images a rank
+        self.least = 2
 
     def part_of(self, num_images: int) -> tuple[int, int, int]:
         """As one process's. BatchNorm cannot normalise one value, so a batch of less than two images a rank is computed by fewer ranks.
 
-        The others then compute the first part too, for nothing: every rank has to take part in the sum. Where BatchNorm is over all
-        ranks, one image a rank will do.
+        The others then compute the first part too, for nothing: every rank has to take part in the
+        sum. Where BatchNorm is over all ranks, one image a rank will do.
         """
         parts = max(1, min(self.size, num_images // self.least))
         return (self.place.rank, parts, self.size) if self.place.rank < parts else (0, parts, 0)
@@ -104,7 +112,8 @@ class Team(Ranks):
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
             self.least = 1
         replica = DistributedDataParallel(model)
-        replica.broadcast_buffers = False  # they are shared where they are used, at an evaluation, and not at every step
+        # they are shared where they are used, at an evaluation, and not at every step
+        replica.broadcast_buffers = False
         return replica
 
     def reducing(self, replica: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
@@ -161,14 +170,23 @@ class Team(Ranks):
 
 
 @contextmanager
-def connected(store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]) -> Iterator[Team]:
+def connected(
+    store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]
+) -> Iterator[Team]:
     """The team of the processes that meet in `store`, whose keys are this run's alone."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     team = Team(store, place, device=device, check=check)
-    team.meet()  # from here on it is quick, or somebody is gone
+    # from here on it is quick, or somebody is gone
+    team.meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    torch_dist.init_process_group(backend, store=PrefixStore("group", store), rank=place.rank, world_size=place.size, timeout=TIME_LIMIT)
+    torch_dist.init_process_group(
+        backend,
+        store=PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.size,
+        timeout=TIME_LIMIT,
+    )
     try:
         yield team
     finally:

@@ -9,15 +9,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-# Ctrl-C, kill; a closed terminal, Ctrl-\; what batch systems send before a limit (LSF and Grid Engine SIGUSR2, CPU time SIGXCPU);
-# a failing power supply. Windows has the first two alone.
+# Ctrl-C, kill; a closed terminal, Ctrl-\; what batch systems send before a limit (LSF and Grid
+# Engine SIGUSR2, CPU time SIGXCPU); a failing power supply. Windows has the first two alone.
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU", "SIGPWR")
-EXIT_CODES = {number: 128 + number for name in STOPS if (number := getattr(signal, name, None)) is not None}
-REPEATED = getattr(signal, "SIGXCPU", None)  # the kernel sends it every second from the limit on
-SAVE = -1  # what an asked StopSignal answers to SIGUSR1: save and go on
+EXIT_CODES = {
+    number: 128 + number for name in STOPS if (number := getattr(signal, name, None)) is not None
+}
+# the kernel sends it every second from the limit on
+REPEATED = getattr(signal, "SIGXCPU", None)
+# what an asked StopSignal answers to SIGUSR1: save and go on
+SAVE = -1
 
 
-ALL = (*EXIT_CODES, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))  # Windows has no SIGUSR1
+# Windows has no SIGUSR1
+ALL = (*EXIT_CODES, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 
 
 def ignore() -> None:
@@ -41,7 +46,8 @@ def ignored() -> Iterator[None]:
 @contextmanager
 def kept_back() -> Iterator[None]:
     """While entered, signals wait, and in a process that is started meanwhile they wait for good: it has no handlers as yet."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    # Windows
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
@@ -81,9 +87,10 @@ def let_through() -> None:
 class StopSignal:
     """While entered, catches the signals.
 
-    While a network trains (`heeded`), calling it tells what was asked: 0 nothing, SAVE, or the exit code to stop with after
-    saving. At all other times nothing can be lost, so a stop ends the process at once, with `advice` as the last line: an
-    exception would be raised in the middle of an import, where it can turn into another.
+    While a network trains (`heeded`), calling it tells what was asked: 0 nothing, SAVE, or the exit
+    code to stop with after saving. At all other times nothing can be lost, so a stop ends the
+    process at once, with `advice` as the last line: an exception would be raised in the middle of
+    an import, where it can turn into another.
     """
 
     def __init__(self) -> None:
@@ -97,15 +104,20 @@ class StopSignal:
         return asked
 
     def __enter__(self) -> "StopSignal":
-        # explicitly, also where they were ignored: a shell starts background jobs with SIGINT ignored
+        # explicitly, also where they were ignored: a shell starts background jobs with SIGINT
+        # ignored
         if threading.current_thread() is threading.main_thread():
             handlers = dict.fromkeys(EXIT_CODES, self.stop)
             if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-                del handlers[signal.SIGHUP]  # nohup means it
-            if hasattr(signal, "SIGUSR1"):  # Windows has none
+                # nohup means it
+                del handlers[signal.SIGHUP]
+            # Windows has none
+            if hasattr(signal, "SIGUSR1"):
                 handlers[signal.SIGUSR1] = self.save
             handlers.pop(of_submitit(), None)
-            self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+            self.before = {
+                number: signal.signal(number, handler) for number, handler in handlers.items()
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +132,8 @@ class StopSignal:
             yield
         finally:
             self.is_training = False
-        if self.asked > 0:  # it came after the last step
+        # it came after the last step
+        if self.asked > 0:
             self.end()
 
     def end(self) -> NoReturn:
@@ -138,7 +151,8 @@ class StopSignal:
         for each in EXIT_CODES.keys() & self.before.keys():
             signal.signal(each, signal.SIG_IGN if each == REPEATED else signal.SIG_DFL)
         with suppress(OSError):
-            os.write(1, b"\nstopping after this step; once more ends at once\n")  # print is not for handlers: it may be in use
+            # print is not for handlers: it may be in use
+            os.write(1, b"\nstopping after this step; once more ends at once\n")
 
     def save(self, number: int, _frame: FrameType | None) -> None:
         """Ask for a save."""

@@ -1,6 +1,7 @@
 """Standard input, output and error as every command needs them: all three are there, show any text, and none that fails ends a run.
 
-A run's words are in its run.log too, so it goes on when nobody can read them. A command whose words are all that it is for fails.
+A run's words are in its run.log too, so it goes on when nobody can read them. A command whose words
+are all that it is for fails.
 """
 
 import errno
@@ -12,9 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-SHOWN = "backslashreplace"  # what becomes of characters that an output cannot show
+# what becomes of characters that an output cannot show
+SHOWN = "backslashreplace"
 NAMES = {1: "stdout", 2: "stderr"}
-spared = False  # whether what is said is kept elsewhere too
+# whether what is said is kept elsewhere too
+spared = False
 
 
 class Patient(io.FileIO):
@@ -39,12 +42,15 @@ class Patient(io.FileIO):
 def prepare() -> None:
     """Make sure of the three streams of this process: the first thing that a command does.
 
-    A descriptor that is closed is opened on the null device, or the next file to be opened would take its number, and its words.
+    A descriptor that is closed is opened on the null device, or the next file to be opened would
+    take its number, and its words.
     """
     missing = [number for number in (0, 1, 2) if is_closed(number)]
     for number in missing:
-        opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
-        if opened != number:  # a system that gives others
+        # the lowest that is free, which is this one
+        opened = os.open(os.devnull, os.O_RDWR)
+        # a system that gives others
+        if opened != number:
             os.dup2(opened, number)
             os.close(opened)
         os.set_inheritable(number, True)
@@ -52,10 +58,18 @@ def prepare() -> None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     for number, name in NAMES.items():
         before: Any = getattr(sys, name)
-        if before is not None and type(getattr(before.buffer, "raw", before.buffer)) is not io.FileIO:  # a console of Windows
+        # a console of Windows
+        if (
+            before is not None
+            and type(getattr(before.buffer, "raw", before.buffer)) is not io.FileIO
+        ):
             before.reconfigure(errors=SHOWN)
             continue
-        raw = Patient(number if before is not None or number in missing else os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+        raw = Patient(
+            number if before is not None or number in missing else os.open(os.devnull, os.O_WRONLY),
+            "w",
+            closefd=False,
+        )
         if before is None:
             raw.failure = OSError(errno.EBADF, "it is closed")
         setattr(sys, name, renewed(before, raw))
@@ -77,7 +91,8 @@ def renewed(before: Any, raw: Patient) -> io.TextIOWrapper:
     with suppress(OSError):
         before.flush()
     options = {"line_buffering": before.line_buffering, "write_through": before.write_through}
-    buffer: Any = raw if before.write_through else io.BufferedWriter(raw)  # as Python makes them with and without PYTHONUNBUFFERED
+    # as Python makes them with and without PYTHONUNBUFFERED
+    buffer: Any = raw if before.write_through else io.BufferedWriter(raw)
     return io.TextIOWrapper(buffer, encoding=before.encoding, errors=SHOWN, **options)
 
 
@@ -87,7 +102,13 @@ def to_log(path: Path | str) -> None:
     for number, name in NAMES.items():
         os.dup2(descriptor, number)
         raw = Patient(number, "w", closefd=False)
-        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=SHOWN, line_buffering=True))
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(raw), encoding="utf-8", errors=SHOWN, line_buffering=True
+            ),
+        )
     os.close(descriptor)
 
 
@@ -100,13 +121,16 @@ def spare() -> None:
 def settled(code: int) -> int:
     """The exit code of a command that would end with this one: another where its words were all, and did not arrive."""
     for name in NAMES.values():
-        with suppress(OSError, ValueError):  # of a stream that is closed
+        # of a stream that is closed
+        with suppress(OSError, ValueError):
             getattr(sys, name).flush()
     buffer = getattr(sys.stdout, "buffer", None)
     failure = getattr(getattr(buffer, "raw", buffer), "failure", None)
     if failure is None or spared or code:
         return code
-    if failure.errno == errno.EPIPE:  # `skiplab list | head`: nobody reads on, so there is nothing to say
-        return 141  # as one that SIGPIPE ends, which is what a shell expects
+    # `skiplab list | head`: nobody reads on, so there is nothing to say
+    if failure.errno == errno.EPIPE:
+        # as one that SIGPIPE ends, which is what a shell expects
+        return 141
     print(f"error: standard output: cannot be written ({failure.strerror})", file=sys.stderr)
     return 4

@@ -1,7 +1,8 @@
 """How many CPU threads a run computes with, and how they wait for each other. Imports no torch.
 
-A run's numbers depend on its threads, so their number follows what the process is given and the work of a step, never a clock or the
-load of the machine; a run that goes on keeps the number that it was begun with.
+A run's numbers depend on its threads, so their number follows what the process is given and the
+work of a step, never a clock or the load of the machine; a run that goes on keeps the number that
+it was begun with.
 """
 
 import os
@@ -13,18 +14,25 @@ from typing import Any
 from skiplab.machine.cpu import cpu_quotas, num_cores
 from skiplab.words import counted
 
-# What launchers and batch systems tell a process, and whether it is meant for each process or for all of a task.
+# What launchers and batch systems tell a process, and whether it is meant for each process or for
+# all of a task.
 PER_PROCESS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
-SHARE = "SKIPLAB_THREADS"  # a study tells each of its runs its share of the cores
+# a study tells each of its runs its share of the cores
+SHARE = "SKIPLAB_THREADS"
 PER_TASK = ("SLURM_CPUS_PER_TASK", SHARE)
-LEAST_WORK = 1.0e9  # FLOPs of a step for each thread, below which a thread more costs what it brings (docs/performance.md)
-MACHINE = re.compile(r"(?:\d+ x )?cpu, (\d+) threads")  # as hardware.comparable writes it
+# FLOPs of a step for each thread, below which a thread more costs what it brings
+# (docs/performance.md)
+LEAST_WORK = 1.0e9
+# as hardware.comparable writes it
+MACHINE = re.compile(r"(?:\d+ x )?cpu, (\d+) threads")
 
-# How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's spin 300,000 times, a millisecond or
-# so, at each of the hundreds of barriers of a step: beside other work that takes the core from the thread that is waited for. Not to spin
-# at all costs 2 to 4 % where nothing else runs (docs/performance.md).
+# How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's
+# spin 300,000 times, a millisecond or so, at each of the hundreds of barriers of a step: beside
+# other work that takes the core from the thread that is waited for. Not to spin at all costs 2 to 4
+# % where nothing else runs (docs/performance.md).
 WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "0"}
-WISHES = ("OMP_WAIT_POLICY", *WAITING)  # by which a user says so himself
+# by which a user says so himself
+WISHES = ("OMP_WAIT_POLICY", *WAITING)
 
 
 def wait_asleep(environment: Any = os.environ) -> None:
@@ -33,23 +41,39 @@ def wait_asleep(environment: Any = os.environ) -> None:
         environment.update(WAITING)
 
 
-def given(*, environment: Mapping[str, str] | None = None, root: Path = Path("/")) -> tuple[int, str]:
+def given(
+    *, environment: Mapping[str, str] | None = None, root: Path = Path("/")
+) -> tuple[int, str]:
     """Return how many cores this process and those that it starts have together, at least 1, and what says so."""
     cores = num_cores(root)
-    where = "CPU quota of its control group" if cpu_quotas(root) and cores < affinity() else "cores for this process"
-    return least([(cores, where), *stated(PER_TASK, os.environ if environment is None else environment)])
+    where = (
+        "CPU quota of its control group"
+        if cpu_quotas(root) and cores < affinity()
+        else "cores for this process"
+    )
+    return least(
+        [(cores, where), *stated(PER_TASK, os.environ if environment is None else environment)]
+    )
 
 
-def limit(*, processes: int = 1, environment: Mapping[str, str] | None = None, root: Path = Path("/")) -> tuple[int, str]:
+def limit(
+    *, processes: int = 1, environment: Mapping[str, str] | None = None, root: Path = Path("/")
+) -> tuple[int, str]:
     """Return how many threads each of `processes` may use, at least 1, and what says so: the cores, a CPU quota, or the environment."""
     number, where = given(environment=environment, root=root)
-    return least([(number // processes, where), *stated(PER_PROCESS, os.environ if environment is None else environment)])
+    return least(
+        [
+            (number // processes, where),
+            *stated(PER_PROCESS, os.environ if environment is None else environment),
+        ]
+    )
 
 
 def stated(names: Iterable[str], environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """Yield the numbers that these variables state, each with how it is written; what is no number above 0 is left out."""
     for name in names:
-        match = re.match(r"\s*(\d+)", environment.get(name, ""))  # OMP_NUM_THREADS=4,2 is for nested regions
+        # OMP_NUM_THREADS=4,2 is for nested regions
+        match = re.match(r"\s*(\d+)", environment.get(name, ""))
         if match and int(match[1]) > 0:
             yield int(match[1]), f"{name}={environment[name].strip()}"
 

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-MARKS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")  # other launchers set RANK too, without a place to meet
+# other launchers set RANK too, without a place to meet
+MARKS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
 @dataclass(frozen=True)

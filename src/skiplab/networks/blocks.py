@@ -1,8 +1,9 @@
 """Every block, one signature: `Block(in_channels, out_channels, stride, style)`, (B, in, H, W) -> (B, out, H/stride, W/stride).
 
-`conv`, `residual`, `residual_down` and `skip` are document 1's blocks, `basic` is document 2's; where the documents keep the
-shape and a network here changes it, `conv` and `skip` stride their first convolution, `residual` and `preact` project the
-shortcut by 1x1, `residual_down` strides its side convolution. Odd sides are rounded up, by `airbench`, which pools, down.
+`conv`, `residual`, `residual_down` and `skip` are document 1's blocks, `basic` is document 2's;
+where the documents keep the shape and a network here changes it, `conv` and `skip` stride their
+first convolution, `residual` and `preact` project the shortcut by 1x1, `residual_down` strides its
+side convolution. Odd sides are rounded up, by `airbench`, which pools, down.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,15 @@ from torch.nn import functional as F
 class Style:
     """What all blocks of a network have in common."""
 
-    norm: str  # batch | none
-    shortcut: bool  # False gives the plain twin: the same layers without the sum or the concatenation
-    bias: bool  # of the convolutions
-    projection: str  # of a shortcut whose shape changes: conv | conv_bn (1x1 convolution) | pad (He et al.'s option A)
+    # batch | none
+    norm: str
+    # False gives the plain twin: the same layers without the sum or the concatenation
+    shortcut: bool
+    # of the convolutions
+    bias: bool
+    # of a shortcut whose shape changes: conv | conv_bn (1x1 convolution) | pad (He et al.'s option
+    # A)
+    projection: str
 
 
 def make_norm(channels: int, norm: str) -> nn.Module:
@@ -28,9 +34,13 @@ def make_norm(channels: int, norm: str) -> nn.Module:
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool) -> nn.Conv2d:
+def conv(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool
+) -> nn.Conv2d:
     """A convolution that keeps height and width at stride 1."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias)
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias
+    )
 
 
 class PadShortcut(nn.Module):
@@ -42,7 +52,9 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.missing // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before))
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before)
+        )
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style) -> nn.Module:
@@ -52,28 +64,47 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style
     if style.projection == "pad":
         return PadShortcut(in_channels, out_channels, stride)
     project = conv(in_channels, out_channels, 1, stride=stride, bias=style.bias)
-    return nn.Sequential(project, make_norm(out_channels, style.norm)) if style.projection == "conv_bn" else project
+    return (
+        nn.Sequential(project, make_norm(out_channels, style.norm))
+        if style.projection == "conv_bn"
+        else project
+    )
 
 
 def part_of(channels: int, divisor: int, block: "type[Block]") -> int:
     """channels / divisor, which must be whole."""
     if channels % divisor:
         name = next(name for name, known in BLOCKS.items() if known is block)
-        raise ValueError(f"width={channels} does not suit block={name}: its inner width is 1/{divisor}, so take a multiple of {divisor}")
+        raise ValueError(
+            f"width={channels} does not suit block={name}: its inner width is 1/{divisor}, so take a multiple of {divisor}"
+        )
     return channels // divisor
 
 
 class Block(nn.Module):
     """What a network needs to know of a block besides its signature."""
 
-    preactivation: ClassVar[bool]  # takes raw sums and gives raw sums: the network ends with the activation instead
-    normalizes_input: ClassVar[bool] = False  # begins with a norm, so a stem ends without one
-    num_convs: ClassVar[int] = 2  # on the main path, for networks that count layers
-    expansion: ClassVar[int] = 1  # output width over the nominal width in He et al.'s networks
+    # takes raw sums and gives raw sums: the network ends with the activation instead
+    preactivation: ClassVar[bool]
+    # begins with a norm, so a stem ends without one
+    normalizes_input: ClassVar[bool] = False
+    # on the main path, for networks that count layers
+    num_convs: ClassVar[int] = 2
+    # output width over the nominal width in He et al.'s networks
+    expansion: ClassVar[int] = 1
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__()
-        self.raw_image = raw_image  # no activation of the input: relu of an image would lose half of it
+        # no activation of the input: relu of an image would lose half of it
+        self.raw_image = raw_image
 
 
 class ConvBlock(Block):
@@ -81,7 +112,15 @@ class ConvBlock(Block):
 
     preactivation = True
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         inner = part_of(out_channels, 2, type(self))
         self.conv1 = conv(in_channels, inner, 3, stride=stride, bias=style.bias)
@@ -96,9 +135,19 @@ class ConvBlock(Block):
 class ResidualBlock(ConvBlock):
     """Residual block: x + f(x), f = relu-conv-bn-relu-conv through half the width."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        self.shortcut = (
+            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
@@ -110,12 +159,24 @@ class ResidualDownBlock(Block):
 
     preactivation = True
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
-        self.conv3 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias) if style.shortcut else None
+        self.conv3 = (
+            conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
+            if style.shortcut
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.raw_image else F.relu(x)
@@ -128,7 +189,15 @@ class SkipBlock(Block):
 
     preactivation = True
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         half = part_of(out_channels, 2, type(self))
         self.concatenate = style.shortcut
@@ -139,7 +208,8 @@ class SkipBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         x1 = self.conv1(x if self.raw_image else F.relu(x))
         x3 = self.conv2(F.relu(self.bn1(x1)))
-        return torch.cat((x1, x3), 1) if self.concatenate else x3  # (B, C/2, H, W) twice -> (B, C, H, W)
+        # (B, C/2, H, W) twice -> (B, C, H, W)
+        return torch.cat((x1, x3), 1) if self.concatenate else x3
 
 
 class BasicBlock(Block):
@@ -147,13 +217,23 @@ class BasicBlock(Block):
 
     preactivation = False
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
         self.bn2 = make_norm(out_channels, style.norm)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        self.shortcut = (
+            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
@@ -166,13 +246,23 @@ class PreactBlock(Block):
     preactivation = True
     normalizes_input = True
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         self.bn1 = nn.Identity() if raw_image else make_norm(in_channels, style.norm)
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn2 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        self.shortcut = (
+            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = x if self.raw_image else F.relu(self.bn1(x))
@@ -187,16 +277,27 @@ class BottleneckBlock(Block):
     num_convs = 3
     expansion = 4
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         inner = part_of(out_channels, 4, type(self))
         self.conv1 = conv(in_channels, inner, 1, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
-        self.conv2 = conv(inner, inner, 3, stride=stride, bias=style.bias)  # the stride on the 3x3, as torchvision has it
+        # the stride on the 3x3, as torchvision has it
+        self.conv2 = conv(inner, inner, 3, stride=stride, bias=style.bias)
         self.bn2 = make_norm(inner, style.norm)
         self.conv3 = conv(inner, out_channels, 1, bias=style.bias)
         self.bn3 = make_norm(out_channels, style.norm)
-        self.shortcut = make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        self.shortcut = (
+            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -222,7 +323,15 @@ class AirbenchBlock(Block):
     preactivation = False
     norm_momentum: ClassVar[float] = 0.4
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         self.conv1 = DiracConv2d(in_channels, out_channels, bias=style.bias)
         self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
@@ -249,7 +358,15 @@ class AirbenchResidualBlock(AirbenchBlock):
     num_convs = 3
     norm_momentum = 0.1
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style, *, raw_image: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        style: Style,
+        *,
+        raw_image: bool = False,
+    ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
         self.conv3 = DiracConv2d(out_channels, out_channels, bias=style.bias)
         self.bn3 = self.norm(out_channels, style)

@@ -1,6 +1,7 @@
 """Every network: stem, stages of blocks, head, initialisation. `build("resnet", block="skip", depth=2, ...)` is the entry.
 
-A network is an `nn.Sequential` of named stages, so that its summary, its state dict and its forward pass read alike.
+A network is an `nn.Sequential` of named stages, so that its summary, its state dict and its forward
+pass read alike.
 """
 
 from collections import OrderedDict
@@ -25,14 +26,26 @@ class Plan:
     depth: int
     width: int
     dropout: float
-    channels: int  # of the image
-    size: int  # height and width of the image, in pixels
+    # of the image
+    channels: int
+    # height and width of the image, in pixels
+    size: int
     num_classes: int
 
-    def stage(self, in_channels: int, out_channels: int, num_blocks: int, *, stride: int, raw_image: bool = False) -> nn.Sequential:
+    def stage(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        *,
+        stride: int,
+        raw_image: bool = False,
+    ) -> nn.Sequential:
         """`num_blocks` blocks; the first one changes the channels and takes the stride."""
         first = self.block(in_channels, out_channels, stride, self.style, raw_image=raw_image)
-        rest = [self.block(out_channels, out_channels, 1, self.style) for _ in range(num_blocks - 1)]
+        rest = [
+            self.block(out_channels, out_channels, 1, self.style) for _ in range(num_blocks - 1)
+        ]
         return nn.Sequential(first, *rest)
 
     def ending(self, channels: int) -> nn.Module:
@@ -47,24 +60,38 @@ class Plan:
 
     def stem(self, out_channels: int) -> nn.Sequential:
         """He et al.'s 3x3 stem, without the norm or the activation that the first block begins with."""
-        norm = nn.Identity() if self.block.normalizes_input else make_norm(out_channels, self.style.norm)
+        norm = (
+            nn.Identity()
+            if self.block.normalizes_input
+            else make_norm(out_channels, self.style.norm)
+        )
         activation = nn.Identity() if self.block.preactivation else nn.ReLU(inplace=True)
-        return nn.Sequential(conv(self.channels, out_channels, 3, bias=self.style.bias), norm, activation)
+        return nn.Sequential(
+            conv(self.channels, out_channels, 3, bias=self.style.bias), norm, activation
+        )
 
     def pooled_head(self, channels: int) -> nn.Sequential:
         """Global average pooling and a linear layer: (B, C, H, W) -> (B, K)."""
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Dropout(self.dropout), nn.Linear(channels, self.num_classes))
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Dropout(self.dropout),
+            nn.Linear(channels, self.num_classes),
+        )
 
 
 def deepcnn(plan: Plan) -> Stages:
     """Document 1's Deep_CNN: a stem that pools twice (32x32 -> 8x8), `depth` blocks of `width` channels, dropout, linear."""
     if plan.size < 8:
-        raise ValueError(f"model=deepcnn pools three times: images of {plan.size}x{plan.size} are too small, 8x8 is the least")
+        raise ValueError(
+            f"model=deepcnn pools three times: images of {plan.size}x{plan.size} are too small, 8x8 is the least"
+        )
     if plan.depth < 0:
         raise ValueError(f"depth={plan.depth}: model=deepcnn takes 0 blocks or more")
     width, bias, norm = plan.width, plan.style.bias, plan.style.norm
     side = plan.size // 2 // 2 // 2
-    # pooled before relu: both are monotone, so outputs and gradients are the same to the bit, for a quarter of relu's work
+    # pooled before relu: both are monotone, so outputs and gradients are the same to the bit, for a
+    # quarter of relu's work
     return OrderedDict(
         stem=nn.Sequential(
             conv(plan.channels, width, 3, bias=bias),
@@ -78,8 +105,14 @@ def deepcnn(plan: Plan) -> Stages:
             conv(width, width, 3, bias=bias),
         ),
         blocks=plan.stage(width, width, plan.depth, stride=1) if plan.depth else nn.Identity(),
-        ending=nn.Sequential(plan.ending(width) if plan.depth else nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-        head=nn.Sequential(nn.Flatten(1), nn.Dropout(plan.dropout), nn.Linear(width * side * side, plan.num_classes)),
+        ending=nn.Sequential(
+            plan.ending(width) if plan.depth else nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        ),
+        head=nn.Sequential(
+            nn.Flatten(1),
+            nn.Dropout(plan.dropout),
+            nn.Linear(width * side * side, plan.num_classes),
+        ),
     )
 
 
@@ -103,7 +136,9 @@ def cifar_resnet(plan: Plan) -> Stages:
     num_blocks, rest = divmod(plan.depth - 2, layers_per_n)
     if rest or num_blocks < 1:
         below = max(1, num_blocks) * layers_per_n + 2
-        raise ValueError(f"depth={plan.depth} is no CIFAR ResNet: {layers_per_n}n+2 layers, so {below} or {below + layers_per_n}")
+        raise ValueError(
+            f"depth={plan.depth} is no CIFAR ResNet: {layers_per_n}n+2 layers, so {below} or {below + layers_per_n}"
+        )
     width, wide = plan.width, plan.width * plan.block.expansion
     return OrderedDict(
         stem=plan.stem(width),
@@ -115,18 +150,28 @@ def cifar_resnet(plan: Plan) -> Stages:
     )
 
 
-IMAGENET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+IMAGENET_STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def imagenet_resnet(plan: Plan) -> Stages:
     """He et al. 2015, table 1, with a 3x3 stem and no pooling, as used on 32x32 images: `depth` picks the blocks per stage."""
     if plan.depth not in IMAGENET_STAGES:
-        raise ValueError(f"depth={plan.depth} is no ImageNet ResNet: take one of {', '.join(map(str, IMAGENET_STAGES))}")
+        raise ValueError(
+            f"depth={plan.depth} is no ImageNet ResNet: take one of {', '.join(map(str, IMAGENET_STAGES))}"
+        )
     stages: Stages = OrderedDict(stem=plan.stem(plan.width))
     channels = plan.width
     for i, num_blocks in enumerate(IMAGENET_STAGES[plan.depth]):
         out_channels = plan.width * plan.block.expansion * 2**i
-        stages[f"stage{i + 1}"] = plan.stage(channels, out_channels, num_blocks, stride=1 if i == 0 else 2)
+        stages[f"stage{i + 1}"] = plan.stage(
+            channels, out_channels, num_blocks, stride=1 if i == 0 else 2
+        )
         channels = out_channels
     stages["ending"] = plan.ending(channels)
     stages["head"] = plan.pooled_head(channels)
@@ -146,7 +191,12 @@ class Whitening(nn.Conv2d):
     @torch.no_grad()
     def fit(self, images: Tensor, *, eps: float = 5e-4) -> None:
         """Filters v_i / sqrt(lambda_i + eps) from the eigenvectors of the patches' second moments; images (N, C, H, W), normalised."""
-        patches = F.unfold(images.float().contiguous(), 2).transpose(1, 2).reshape(-1, self.weight[0].numel())  # (N * (H-1) * (W-1), 4 C)
+        # (N * (H-1) * (W-1), 4 C)
+        patches = (
+            F.unfold(images.float().contiguous(), 2)
+            .transpose(1, 2)
+            .reshape(-1, self.weight[0].numel())
+        )
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (values + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat((filters, -filters)))
@@ -173,7 +223,9 @@ class Scale(nn.Module):
 def whitened(plan: Plan, widths: tuple[int, int, int], scale: float) -> Stages:
     """A whitening layer, three stages that halve the image, maximum pooling, a linear layer without bias, its logits scaled."""
     if plan.size < 9:
-        raise ValueError(f"model=airbench halves the image three times: {plan.size}x{plan.size} is too small, 9x9 is the least")
+        raise ValueError(
+            f"model=airbench halves the image three times: {plan.size}x{plan.size} is too small, 9x9 is the least"
+        )
     if plan.depth < 1:
         raise ValueError(f"depth={plan.depth}: model=airbench needs at least 1 block a stage")
     whitening = Whitening(plan.channels)
@@ -191,7 +243,8 @@ def whitened(plan: Plan, widths: tuple[int, int, int], scale: float) -> Stages:
 def airbench(plan: Plan) -> Stages:
     """Jordan 2024's network of airbench94, with `depth` blocks a stage of `width`, 4 `width`, 4 `width` channels.
 
-    His head has weights of deviation 1 and divides by its inputs; ours has the quotient as its weights, the same function.
+    His head has weights of deviation 1 and divides by its inputs; ours has the quotient as its
+    weights, the same function.
     """
     stages = whitened(plan, (plan.width, 4 * plan.width, 4 * plan.width), 1.0)
     linear = next(m for m in stages["head"].modules() if isinstance(m, nn.Linear))
@@ -258,8 +311,9 @@ def build(
 ) -> nn.Sequential:
     """The network `name` for images (B, channels, size, size): logits (B, num_classes).
 
-    Draws its initial weights from torch's default generator. Raises ValueError, in one line, for a combination that cannot
-    be built (a depth the family does not have, a width that the block cannot divide, an image that is too small).
+    Draws its initial weights from torch's default generator. Raises ValueError, in one line, for a
+    combination that cannot be built (a depth the family does not have, a width that the block
+    cannot divide, an image that is too small).
     """
     style = Style(norm=norm, shortcut=shortcut, bias=bias, projection=projection)
     plan = Plan(
@@ -284,7 +338,8 @@ class Summary:
     parameters: int
     macs: int
     flops: int
-    stages: dict[str, tuple[tuple[int, ...], int]]  # name -> (output shape of one image, parameters)
+    # name -> (output shape of one image, parameters)
+    stages: dict[str, tuple[tuple[int, ...], int]]
 
 
 def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
@@ -295,7 +350,12 @@ def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal macs
         if isinstance(module, nn.Conv2d):
-            macs += output[0].numel() * module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+            macs += (
+                output[0].numel()
+                * module.in_channels
+                * module.kernel_size[0]
+                * module.kernel_size[1]
+            )
         elif isinstance(module, nn.Linear):
             macs += output[0].numel() * module.in_features
 
@@ -307,7 +367,9 @@ def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
     parameter = next(model.parameters())
     was_training = model.training
     with torch.inference_mode():
-        model.eval()(torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype))
+        model.eval()(
+            torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+        )
     model.train(was_training)
     for hook in hooks:
         hook.remove()

@@ -29,41 +29,56 @@ if TYPE_CHECKING:
 Content = TypeVar("Content")
 MAGIC = b"SKIPLAB1"
 HEADER_SIZE = len(MAGIC) + 32 + 8
-TEMPORARY = ".tmp"  # how the names of unfinished files end; the names begin with a dot
+# how the names of unfinished files end; the names begin with a dot
+TEMPORARY = ".tmp"
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes], *, keep_previous: bool = False) -> None:
+def write_atomically(
+    path: Path, content: bytes | Iterable[bytes], *, keep_previous: bool = False
+) -> None:
     """Replace `path` by `content`, whole or not at all: same-folder temporary, fsync, rename, fsync of the folder.
 
-    With `keep_previous` the file that was there stays as `previous(path)`; at every moment one of the two is whole.
-    Raises FolderError naming the folder where it is full (with the bytes needed) or not writable; `path` is then as it was.
+    With `keep_previous` the file that was there stays as `previous(path)`; at every moment one of
+    the two is whole. Raises FolderError naming the folder where it is full (with the bytes needed)
+    or not writable; `path` is then as it was.
     """
     parts = [content] if isinstance(content, bytes) else list(content)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY, delete=False
+        ) as file:
             temporary = Path(file.name)
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(OSError):  # of a file system without modes
+        # of a file system without modes
+        with suppress(OSError):
             os.chmod(temporary, 0o644)
         if keep_previous and path.exists():
             keep(path)
         os.replace(temporary, path)
-        if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and has no need to
+        # Windows cannot open a folder, and has no need to
+        if hasattr(os, "O_DIRECTORY"):
             folder = os.open(path.parent, os.O_DIRECTORY)
             try:
-                with suppress(OSError):  # some file systems cannot; the file is in its place by then
+                # some file systems cannot; the file is in its place by then
+                with suppress(OSError):
                     os.fsync(folder)
             finally:
                 os.close(folder)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        needed = f", {sum(map(len, parts)):,} bytes are needed" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        raise FolderError(f"{path.parent}: cannot write {path.name}{needed} ({error.strerror})") from None
+        needed = (
+            f", {sum(map(len, parts)):,} bytes are needed"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            else ""
+        )
+        raise FolderError(
+            f"{path.parent}: cannot write {path.name}{needed} ({error.strerror})"
+        ) from None
 
 
 def keep(path: Path) -> None:
@@ -72,11 +87,13 @@ def keep(path: Path) -> None:
     try:
         second.unlink(missing_ok=True)
         os.link(path, second)
-    except OSError:  # a file system without hard links: for a moment only the generation before is there
+    # a file system without hard links: for a moment only the generation before is there
+    except OSError:
         os.replace(path, previous(path))
     else:
         os.replace(second, previous(path))
-        second.unlink(missing_ok=True)  # a rename between two links of one file does nothing: a save was cut off just there
+        # a rename between two links of one file does nothing: a save was cut off just there
+        second.unlink(missing_ok=True)
 
 
 def promote(path: Path) -> None:
@@ -103,9 +120,12 @@ def generations(path: Path) -> list[Path]:
 
 def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts as one container, and keep the one before. NaN among the facts is a ValueError."""
-    import safetensors.torch  # imports torch, which `peek` and the command line do without
+    # imports torch, which `peek` and the command line do without
+    import safetensors.torch
 
-    body = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    body = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
     text = json.dumps(facts, sort_keys=True, allow_nan=False).encode()
     length = len(text).to_bytes(8, "little")
     digest = hashlib.sha256(length + text)
@@ -123,7 +143,9 @@ def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         try:
             return safetensors.torch.load(file.read()), facts
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: its tensors cannot be read ({' '.join(str(error).split())[:100]})") from None
+            raise CheckpointError(
+                f"{path}: its tensors cannot be read ({' '.join(str(error).split())[:100]})"
+            ) from None
 
 
 def peek(path: Path) -> dict[str, Any]:
@@ -134,7 +156,8 @@ def peek(path: Path) -> dict[str, Any]:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+        # a pipe would never end
+        if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path}: not a file")
         return path.open("rb")
     except OSError as error:
@@ -152,10 +175,15 @@ def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
         while piece := file.read(2**20):
             digest.update(piece)
         if digest.digest() != head[len(MAGIC) : -8]:
-            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with")
+            raise CheckpointError(
+                f"{path}: damaged: its SHA-256 is not the one it was written with"
+            )
         length = int.from_bytes(head[-8:], "little")
-        if length > size - HEADER_SIZE:  # before memory is taken for it
-            raise CheckpointError(f"{path}: damaged: {length:,} bytes of facts in a file of {size:,}")
+        # before memory is taken for it
+        if length > size - HEADER_SIZE:
+            raise CheckpointError(
+                f"{path}: damaged: {length:,} bytes of facts in a file of {size:,}"
+            )
         file.seek(HEADER_SIZE)
         facts = json.loads(file.read(length))
     except OSError as error:
@@ -200,7 +228,8 @@ def _newest(path: Path, read: Callable[[Path], Content]) -> tuple[Content, Check
 def restore(path: Path, *, step: int) -> None:
     """Have `path` be the generation of `step`: a save that was cut off may have put a later one there.
 
-    Raises CheckpointError if no whole generation is, unless a later one shows that the steps to come will write it again.
+    Raises CheckpointError if no whole generation is, unless a later one shows that the steps to
+    come will write it again.
     """
     found, problem = [], None
     for each in generations(path):
@@ -214,20 +243,32 @@ def restore(path: Path, *, step: int) -> None:
                 os.replace(each, path)
             return
     if step > 0 and not any(isinstance(other, int) and other > step for other in found):
-        raise problem or CheckpointError(f"{path}: missing; it should hold the weights of step {step:,}")
+        raise problem or CheckpointError(
+            f"{path}: missing; it should hold the weights of step {step:,}"
+        )
 
 
 def not_finite(tensors: "Mapping[str, Tensor]") -> str:
     """Which of the tensors hold values that are not finite, in words; empty if none does."""
-    names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    names = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
     if not names:
         return ""
-    return f"not finite: {', '.join(names[:3])}" + (f" and {len(names) - 3} more of {len(tensors)}" if len(names) > 3 else "")
+    return f"not finite: {', '.join(names[:3])}" + (
+        f" and {len(names) - 3} more of {len(tensors)}" if len(names) > 3 else ""
+    )
 
 
 def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def snapshot(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -248,7 +289,8 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self.pool is not None
-        self.pool.shutdown()  # waits; what is raised already matters more than what the job raised
+        # waits; what is raised already matters more than what the job raised
+        self.pool.shutdown()
         if kind is None:
             self.wait()
 

@@ -9,15 +9,34 @@ from skiplab import regular
 from skiplab.errors import FolderError
 
 CONFIG, LAST, BEST, RESULT, LOG = "config.yaml", "last.ckpt", "best.ckpt", "result.json", "run.log"
-METRICS, TIMING, PREDICTIONS, REPORT, READS = "metrics.jsonl", "timing.jsonl", "predictions.npz", "report.txt", "test_reads.jsonl"
+METRICS, TIMING, PREDICTIONS, REPORT, READS = (
+    "metrics.jsonl",
+    "timing.jsonl",
+    "predictions.npz",
+    "report.txt",
+    "test_reads.jsonl",
+)
 CHECKPOINTS = (LAST, BEST, "last.prev.ckpt", "best.prev.ckpt")
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 # What is a file where it is, and what is a folder: of a run, and of a study.
-FILES = {CONFIG, RESULT, LOG, METRICS, TIMING, PREDICTIONS, REPORT, READS, ".lock", *CHECKPOINTS, *PICTURES}
+FILES = {
+    CONFIG,
+    RESULT,
+    LOG,
+    METRICS,
+    TIMING,
+    PREDICTIONS,
+    REPORT,
+    READS,
+    ".lock",
+    *CHECKPOINTS,
+    *PICTURES,
+}
 FILES |= {"study.json", "multirun.yaml", "search.journal", "search.png"}
 FOLDERS = {".hydra", "logs"}
 OWN_FILE = re.compile(r"compare\w*\.(?:csv|json|md|html|png)")
-LARGEST = 2**26  # bytes of a text file of a run, metrics.jsonl aside
+# bytes of a text file of a run, metrics.jsonl aside
+LARGEST = 2**26
 
 
 def check(folder: Path) -> None:
@@ -27,7 +46,8 @@ def check(folder: Path) -> None:
             problems = [
                 f"{folder / entry.name}: {reason}; move it away"
                 for entry in entries
-                if entry.name not in PICTURES and (reason := odd(entry)) is not None  # a picture that cannot be drawn is a warning
+                # a picture that cannot be drawn is a warning
+                if entry.name not in PICTURES and (reason := odd(entry)) is not None
             ]
     except OSError as error:
         raise FolderError(f"{folder}: cannot be read ({regular.why(folder, error)})") from None
@@ -39,13 +59,16 @@ def odd(entry: "os.DirEntry[str]") -> str | None:
     """What is wrong with a thing in a folder of ours that is not what its name says; None if nothing is, or the name is not ours."""
     if entry.name in FOLDERS:
         return None if entry.is_dir() else "not a folder"
-    if (entry.name not in FILES and not OWN_FILE.fullmatch(entry.name)) or entry.is_file(follow_symlinks=False):
+    if (entry.name not in FILES and not OWN_FILE.fullmatch(entry.name)) or entry.is_file(
+        follow_symlinks=False
+    ):
         return None
     try:
         mode = entry.stat().st_mode
     except OSError as error:
         return regular.why(entry.path, error)
-    if stat.S_ISREG(mode) or (entry.name == LOG and stat.S_ISCHR(mode)):  # run.log -> /dev/null is somebody's wish
+    # run.log -> /dev/null is somebody's wish
+    if stat.S_ISREG(mode) or (entry.name == LOG and stat.S_ISCHR(mode)):
         return None
     return f"{regular.kind(mode)}, not a file"
 

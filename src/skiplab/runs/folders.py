@@ -23,14 +23,23 @@ AS_EFFECTIVE = {"effective_ids": True} if os.access in os.supports_effective_ids
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs in one folder are not noticed
+# Windows: two runs in one folder are not noticed
+except ImportError:
     fcntl = None
 
-CONFIG, LAST, BEST, RESULT, LOG = contents.CONFIG, contents.LAST, contents.BEST, contents.RESULT, contents.LOG
-TRACES = {RESULT, LOG, contents.METRICS, *contents.CHECKPOINTS}  # of a run, if a file of TOLD_BY shows that it is one of ours
+CONFIG, LAST, BEST, RESULT, LOG = (
+    contents.CONFIG,
+    contents.LAST,
+    contents.BEST,
+    contents.RESULT,
+    contents.LOG,
+)
+# of a run, if a file of TOLD_BY shows that it is one of ours
+TRACES = {RESULT, LOG, contents.METRICS, *contents.CHECKPOINTS}
 TOLD_BY = {".lock", contents.TIMING, contents.READS}
 IDENTITY_LINE = re.compile(rb"# skiplab \S+ identity ([0-9a-f]{64})\r?\n")
-LONGEST_LINE = 400  # bytes
+# bytes
+LONGEST_LINE = 400
 
 
 def slug(text: str) -> str:
@@ -52,7 +61,9 @@ def make(parent: Path, name: str) -> Path:
             else:
                 return folder
     except OSError as error:
-        raise FolderError(f"{parent}: no run folder can be made there ({regular.why(parent, error)})") from None
+        raise FolderError(
+            f"{parent}: no run folder can be made there ({regular.why(parent, error)})"
+        ) from None
 
 
 @contextmanager
@@ -61,7 +72,8 @@ def locked(folder: Path, *, instead: str = "out=") -> Iterator[None]:
 
     `instead`: the key by which another folder can be taken.
 
-    What a killed run left half written in the folder is removed. FolderError too if something else is in the place of one of our files.
+    What a killed run left half written in the folder is removed. FolderError too if something else
+    is in the place of one of our files.
     """
     contents.check(folder)
     with _lock_file(folder) as file:
@@ -80,7 +92,8 @@ def locked(folder: Path, *, instead: str = "out=") -> Iterator[None]:
 
 def take(file: TextIO, *, patience: float = 0.2) -> bool:
     """Lock a file for this process; False if another run holds it. Where the file system knows no locks, nobody holds anything."""
-    deadline = time.monotonic() + patience  # who only asks holds it for an instant
+    # who only asks holds it for an instant
+    deadline = time.monotonic() + patience
     while fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +114,9 @@ def one_at_a_time(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FolderError(f"{root}: no run folder can be made there ({regular.why(root, error)})") from None
+        raise FolderError(
+            f"{root}: no run folder can be made there ({regular.why(root, error)})"
+        ) from None
     with _lock_file(root) as file:
         take(file, patience=math.inf)
         yield
@@ -111,7 +126,9 @@ def _lock_file(folder: Path) -> TextIO:
     try:
         return io.TextIOWrapper(regular.appended(folder / ".lock"))
     except OSError as error:
-        raise FolderError(f"{folder}: not writable ({regular.why(folder / '.lock', error)})") from None
+        raise FolderError(
+            f"{folder}: not writable ({regular.why(folder / '.lock', error)})"
+        ) from None
 
 
 def is_locked(folder: Path) -> bool:
@@ -131,7 +148,9 @@ def in_use(folder: Path, *, instead: str = "out=") -> FolderError:
     holder = ""
     with suppress(OSError, UnicodeDecodeError):
         holder = regular.head(folder / ".lock", LONGEST_LINE).decode().strip()
-    return FolderError(f"{folder}: in use by {holder or 'another run'}; take another {instead} or wait for it")
+    return FolderError(
+        f"{folder}: in use by {holder or 'another run'}; take another {instead} or wait for it"
+    )
 
 
 def has_state(folder: Path) -> bool:
@@ -162,7 +181,8 @@ def is_finished(folder: Path) -> bool:
     return result_of(folder) is not None
 
 
-# ------------------------------------------------------------------------------------------------------------- many of them
+# -------------------------------------------------------------------------------------------------------------
+# many of them
 
 
 def walk(root: Path) -> Iterator[tuple[str, set[str]]]:
@@ -184,7 +204,8 @@ def is_run(folder: Path | str, names: set[str]) -> bool:
     if CONFIG in names and identity_of(folder) is not None:
         return True
     if not names:
-        return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)  # nobody knows what is in it
+        # nobody knows what is in it
+        return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)
     if names & TRACES and names & TOLD_BY:
         return True
     return CONFIG in names and contents.unreadable(f"{folder}/{CONFIG}") is not None
@@ -204,17 +225,26 @@ def started(folder: Path) -> tuple[float, str]:
     """When the run began, by its config's time of writing."""
     try:
         return os.stat(f"{folder}/{CONFIG}").st_mtime, folder.name
-    except (OSError, ValueError):  # removed meanwhile
+    # removed meanwhile
+    except (OSError, ValueError):
         return 0.0, folder.name
 
 
 def unfinished(root: Path, identity: str) -> Path | None:
     """The newest folder under `root` whose run has this identity, is not finished and not alive; it may not have saved yet."""
-    found = in_order(folder for folder, names in walk(root) if CONFIG in names and identity_of(folder) == identity)
-    return next((folder for folder in reversed(found) if not is_finished(folder) and not is_locked(folder)), None)
+    found = in_order(
+        folder
+        for folder, names in walk(root)
+        if CONFIG in names and identity_of(folder) == identity
+    )
+    return next(
+        (folder for folder in reversed(found) if not is_finished(folder) and not is_locked(folder)),
+        None,
+    )
 
 
-# --------------------------------------------------------------------------------------------------- what is wrong with one
+# ---------------------------------------------------------------------------------------------------
+# what is wrong with one
 
 
 def problem_of(folder: Path, names: Iterable[str] | None = None) -> str | None:
@@ -248,12 +278,19 @@ def of_path(path: Path) -> Path:
     except FileNotFoundError as error:
         reason = regular.why(path, error)
         told = f" ({reason})" if reason != error.strerror else ""
-        raise UsageError(f"{path}: no such run folder or checkpoint{told}; `skiplab list` shows the runs") from None
+        raise UsageError(
+            f"{path}: no such run folder or checkpoint{told}; `skiplab list` shows the runs"
+        ) from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({regular.why(path, error)}); `skiplab list` shows the runs") from None
+        raise UsageError(
+            f"{path}: cannot be read ({regular.why(path, error)}); `skiplab list` shows the runs"
+        ) from None
     if identity_of(folder) is None:
         problem = problem_of(folder, [CONFIG]) or f"{CONFIG} cannot be read"
-        is_foreign = not os.path.lexists(folder / CONFIG) or contents.unreadable(f"{folder}/{CONFIG}") is None
+        is_foreign = (
+            not os.path.lexists(folder / CONFIG)
+            or contents.unreadable(f"{folder}/{CONFIG}") is None
+        )
         if is_foreign and os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE):
             problem = f"not a run folder: {problem}"
         raise UsageError(f"{path}: {problem}; `skiplab list` shows the runs")
@@ -264,12 +301,15 @@ def of_path(path: Path) -> Path:
 class State:
     """What a run folder says of its run; None where it says nothing yet."""
 
-    state: str  # finished | running | stopped
+    # finished | running | stopped
+    state: str
     step: int | None = None
     num_steps: int | None = None
-    val_accuracy: float | None = None  # the best so far
+    # the best so far
+    val_accuracy: float | None = None
     test_accuracy: float | None = None
-    seconds: float | None = None  # of training, over all sittings
+    # of training, over all sittings
+    seconds: float | None = None
 
 
 def state_of(folder: Path) -> State:
@@ -277,9 +317,12 @@ def state_of(folder: Path) -> State:
     with suppress(ValueError, KeyError, TypeError):
         result = result_of(folder) or {}
         steps, best = int(result["steps"]), result["best_val_accuracy"]
-        test, seconds = result["test"], float(result["train_seconds"])  # test: null with evaluator.split=val
+        # test: null with evaluator.split=val
+        test, seconds = result["test"], float(result["train_seconds"])
         tested = None if test is None else float(test["accuracy"])
-        return State("finished", steps, steps, None if best is None else float(best), tested, seconds)
+        return State(
+            "finished", steps, steps, None if best is None else float(best), tested, seconds
+        )
     state = "running" if is_locked(folder) else "stopped"
     try:
         return replace(standing(folder), state=state)
@@ -292,7 +335,10 @@ def standing(folder: Path) -> State:
     facts = checkpoint.peek_newest(folder / LAST)
     try:
         step, num_steps = int(facts["progress"]["step"]), int(facts["num_steps"])
-        best, seconds = float(facts["progress"]["best_accuracy"]), float(facts["history"]["seconds"])
+        best, seconds = (
+            float(facts["progress"]["best_accuracy"]),
+            float(facts["history"]["seconds"]),
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{folder / LAST}: holds no run's state") from None
     return State("stopped", step, num_steps, best if best >= 0 else None, None, seconds)

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from skiplab.machine import signals
 
-tqdm.set_lock(threading.RLock())  # its own default is a semaphore of the system, which a killed run would leave behind
-QUIET = 30  # seconds after which a run without a bar says that it lives
+# its own default is a semaphore of the system, which a killed run would leave behind
+tqdm.set_lock(threading.RLock())
+# seconds after which a run without a bar says that it lives
+QUIET = 30
 
 
 class Log:
@@ -23,7 +25,8 @@ class Log:
 
     def __init__(self, folder: Path, *, console: bool = True):
         self.folder, self.console = folder, console
-        self.file = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")  # of a folder's name, anything
+        # of a folder's name, anything
+        self.file = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")
         self.metrics = (folder / "metrics.jsonl").open("ab")
         self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
         self.bar: tqdm[Any] | None = None
@@ -52,14 +55,20 @@ class Log:
         self.console, self.bar = False, None
         signals.hang_up()
 
-    def evaluation(self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool) -> None:
+    def evaluation(
+        self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool
+    ) -> None:
         """The line of an evaluation's row of metrics.jsonl."""
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
         smoothed = f" (smoothed {row['train_loss']:.4f})" if "train_plain_loss" in row else ""
         self.line(
             f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
             f"train loss {row.get('train_plain_loss', row['train_loss']):.4f}{smoothed} accuracy {percent['train_accuracy']:<8}"
-            + (f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}" if "val_loss" in row else "")
+            + (
+                f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}"
+                if "val_loss" in row
+                else ""
+            )
             + f" {images_per_second:,.0f} img/s"
             + ("  best so far" if is_best else "")
         )
@@ -68,7 +77,15 @@ class Log:
         """Show a bar of optimizer steps, on a terminal only; NO_COLOR keeps it plain."""
         if self.console and sys.stderr.isatty():
             colour = None if os.environ.get("NO_COLOR") else "green"
-            self.bar = tqdm(total=num_steps, initial=step, unit="step", colour=colour, dynamic_ncols=True, mininterval=0.2, leave=False)
+            self.bar = tqdm(
+                total=num_steps,
+                initial=step,
+                unit="step",
+                colour=colour,
+                dynamic_ncols=True,
+                mininterval=0.2,
+                leave=False,
+            )
 
     def advance(self) -> None:
         """Move the bar by one step."""
@@ -93,7 +110,9 @@ class Log:
 
     def metric(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl."""
-        self.metrics.write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
+        self.metrics.write(
+            b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+        )
 
     def metrics_size(self) -> int:
         """How many bytes metrics.jsonl holds."""
@@ -107,7 +126,8 @@ class Log:
     def truncate_metrics(self, size: int) -> bool:
         """Forget the metrics of steps that will be run again; False if rows of earlier steps are missing."""
         whole = self.metrics_size() >= size
-        if not whole:  # then to the end of the last row that is whole
+        # then to the end of the last row that is whole
+        if not whole:
             size = (self.folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1
         self.metrics.truncate(size)
         self.metrics.seek(size)
@@ -122,7 +142,8 @@ class Log:
     def close(self) -> None:
         """Take the bar away and close the files."""
         self.stop_bar()
-        with suppress(OSError):  # of a disk that is full: see `record`
+        # of a disk that is full: see `record`
+        with suppress(OSError):
             self.file.close()
         for file in (self.metrics, self.timing):
             file.close()

@@ -1,6 +1,7 @@
 """The end of a run in words and numbers: the classification report as scikit-learn writes it, calibration, interval, result.json.
 
-All of it comes from one pass over the predictions and the confusion matrix; tests hold it to scikit-learn on the raw predictions.
+All of it comes from one pass over the predictions and the confusion matrix; tests hold it to
+scikit-learn on the raw predictions.
 """
 
 import math
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_BINS = 15  # of the expected calibration error
+# of the expected calibration error
+NUM_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Predictions:
     def confusion(self) -> NDArray[np.int64]:
         """Counts, int64 (K, K): rows true classes, columns predictions."""
         num_classes = self.probabilities.shape[1]
-        return np.bincount(self.labels * num_classes + self.predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+        return np.bincount(
+            self.labels * num_classes + self.predicted, minlength=num_classes**2
+        ).reshape(num_classes, num_classes)
 
 
 def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) -> dict[str, Any]:
@@ -44,11 +48,16 @@ def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) ->
 
     `loss`: the mean cross-entropy, which probabilities in float32 are too coarse for.
 
-    A class that the split does not hold, or that is never predicted, scores 0 with a support that says so.
+    A class that the split does not hold, or that is never predicted, scores 0 with a support that
+    says so.
     """
     labels, confusion = predictions.labels, predictions.confusion
     hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    precision, recall, f1 = ratio(hits, chosen), ratio(hits, support), ratio(2 * hits, support + chosen)
+    precision, recall, f1 = (
+        ratio(hits, chosen),
+        ratio(hits, support),
+        ratio(2 * hits, support + chosen),
+    )
     correct = int(hits.sum())
     low, high = wilson_interval(correct, len(labels))
     found = {
@@ -64,7 +73,12 @@ def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) ->
         found["top5_accuracy"] = top_accuracy(labels, predictions.probabilities, k=5)
     columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
     names = ("precision", "recall", "f1", "support")
-    return found | {"classes": {name: dict(zip(names, row, strict=True)) for name, *row in zip(classes, *columns, strict=True)}}
+    return found | {
+        "classes": {
+            name: dict(zip(names, row, strict=True))
+            for name, *row in zip(classes, *columns, strict=True)
+        }
+    }
 
 
 def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -97,11 +111,19 @@ def table(found: dict[str, Any]) -> str:
         f"{name:>{width}}  {row['precision']:>9.4f} {row['recall']:>9.4f} {row['f1']:>9.4f} {row['support']:>9}"
         for name, row in rows.items()
     ]
-    lines += ["", f"{'accuracy':>{width}}  {'':>9} {'':>9} {found['accuracy']:>9.4f} {found['images']:>9}"]
+    lines += [
+        "",
+        f"{'accuracy':>{width}}  {'':>9} {'':>9} {found['accuracy']:>9.4f} {found['images']:>9}",
+    ]
     support = [row["support"] for row in rows.values()]
     for name, weights in (("macro avg", None), ("weighted avg", support)):
-        means = [np.average([row[key] for row in rows.values()], weights=weights) for key in ("precision", "recall", "f1")]
-        lines.append(f"{name:>{width}}  {' '.join(f'{mean:>9.4f}' for mean in means)} {found['images']:>9}")
+        means = [
+            np.average([row[key] for row in rows.values()], weights=weights)
+            for key in ("precision", "recall", "f1")
+        ]
+        lines.append(
+            f"{name:>{width}}  {' '.join(f'{mean:>9.4f}' for mean in means)} {found['images']:>9}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -122,9 +144,12 @@ def top_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32], 
     return float((ahead.sum(1) < k).mean())
 
 
-def wilson_interval(successes: int, trials: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(
+    successes: int, trials: int, *, z: float = 1.959963984540054
+) -> tuple[float, float]:
     """The interval that holds the true rate with 95 % confidence (Wilson 1927), defined at 0 and at all successes too."""
     rate, shrink = successes / trials, 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / shrink
     margin = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / shrink
-    return max(0.0, min(rate, centre - margin)), min(1.0, max(rate, centre + margin))  # rounding must not exclude the rate
+    # rounding must not exclude the rate
+    return max(0.0, min(rate, centre - margin)), min(1.0, max(rate, centre + margin))

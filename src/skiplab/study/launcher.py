@@ -19,18 +19,25 @@ NAME = "skiplab"
 class Sweep:
     """A study's command, and what became of it."""
 
-    command: str  # as one types it
+    # as one types it
+    command: str
     ended: list[Job] = field(default_factory=list)
-    stopped: int = 0  # the exit code that a signal has asked for
+    # the exit code that a signal has asked for
+    stopped: int = 0
 
 
-def run(sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int, options: Config) -> None:
+def run(
+    sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int, options: Config
+) -> None:
     """Run the cells of a study and remember in `sweep` what became of each. A failed one is told and counted, not raised.
 
-    `repeated`: how many combinations have dropped out as the same as others. `options`: a config with the study's own keys.
+    `repeated`: how many combinations have dropped out as the same as others. `options`: a config
+    with the study's own keys.
     """
     if repeated:
-        print(f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, to the bit; each is run once")
+        print(
+            f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, to the bit; each is run once"
+        )
     places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
     places = places[: max(1, sum(not cell.is_finished for cell in cells))]
     record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
@@ -38,13 +45,17 @@ def run(sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int
     jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
     shown = progress_view.of_terminal(slots=len(places))
     try:
-        with StopSignal() as stop_signal:  # in place of the command's own, which ends the process
+        # in place of the command's own, which ends the process
+        with StopSignal() as stop_signal:
             stop_signal.advice = "stopped; the same command again goes on"
             with stop_signal.heeded():
                 goes_on = options.on_error == "continue"
-                code = supervisor.run(jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on)
+                code = supervisor.run(
+                    jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on
+                )
                 sweep.stopped = sweep.stopped or code
-                stop_signal.asked = 0  # what is left is the table
+                # what is left is the table
+                stop_signal.asked = 0
     finally:
         shown.close()
         sweep.ended += jobs
@@ -61,19 +72,34 @@ def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slot
     if budgets:
         from skiplab import budget
 
-        words = "\n".join([*(f"{name or 'every cell'}: {budget.in_words(config)}" for name, config in budgets.items()), words])
+        words = "\n".join(
+            [
+                *(
+                    f"{name or 'every cell'}: {budget.in_words(config)}"
+                    for name, config in budgets.items()
+                ),
+                words,
+            ]
+        )
     if finished < len(cells):
         threads = places[0].threads
-        words += f"; {len(places)} at a time" + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
+        words += f"; {len(places)} at a time" + (
+            f", {threads} thread{'s' if threads > 1 else ''} each" if threads else ""
+        )
     return "\n".join([words, *lacking(cells, folder)])
 
 
 def lacking(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
     """What is asked for now and was not when cells were run that are done: it changes no numbers, so they are not run again."""
     done = [cell for cell in cells if cell.is_finished]
-    if number := sum(cell.config.trainer.probe != "none" and not plan.was_probed(cell) for cell in done):
+    if number := sum(
+        cell.config.trainer.probe != "none" and not plan.was_probed(cell) for cell in done
+    ):
         yield f"note: {counted(number, 'cell')} done before without this trainer.probe; another study=NAME runs all afresh, with it"
-    if number := sum(cell.config.pictures == "always" and not (cell.folder / "curves.png").exists() for cell in done):
+    if number := sum(
+        cell.config.pictures == "always" and not (cell.folder / "curves.png").exists()
+        for cell in done
+    ):
         yield f"note: {counted(number, 'cell')} done before without pictures; skiplab draw {shlex.quote(str(folder))} makes them"
 
 

@@ -33,7 +33,8 @@ def task(stop_signal: StopSignal) -> Callable[[Any], None]:
             if code and not is_stop:
                 raise RuntimeError(f"exit code {code}")
         if is_stop:
-            raise SystemExit(code)  # whoever stops a run of a sweep means the sweep
+            # whoever stops a run of a sweep means the sweep
+            raise SystemExit(code)
 
     return run
 
@@ -41,8 +42,16 @@ def task(stop_signal: StopSignal) -> Callable[[Any], None]:
 def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
     """The cell's run, from where it stands; nothing if it is finished. Its exit code, and whether it was told to stop."""
     hydra_config = HydraConfig.get()
-    texts, fixed = list(hydra_config.overrides.task), list(hydra_config.job.config.override_dirname.exclude_keys)
-    cell = plan.cell_of(texts, plan.within_budget(configs.check(compose.plain(cfg))), folder=Path(hydra_config.sweep.dir), fixed=fixed)
+    texts, fixed = (
+        list(hydra_config.overrides.task),
+        list(hydra_config.job.config.override_dirname.exclude_keys),
+    )
+    cell = plan.cell_of(
+        texts,
+        plan.within_budget(configs.check(compose.plain(cfg))),
+        folder=Path(hydra_config.sweep.dir),
+        fixed=fixed,
+    )
     if cell.is_finished:
         print(f"done before: {cell.words}")
         return 0, False

@@ -16,24 +16,30 @@ from skiplab.errors import UsageError
 from skiplab.runs import folders
 
 STUDIES = placement.OUTPUTS / "studies"
-LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters of a folder's name
-BOOKKEEPING = (*overrides.OF_STUDIES, "resume")  # of the sweep, and no part of any cell's name
+# characters of a folder's name
+LONGEST_VALUE, LONGEST_NAME = 24, 120
+# of the sweep, and no part of any cell's name
+BOOKKEEPING = (*overrides.OF_STUDIES, "resume")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of a study."""
 
-    words: str  # block=conv depth=2 seed=0: what tells it from the others
-    config: Config  # with `out`
+    # block=conv depth=2 seed=0: what tells it from the others
+    words: str
+    # with `out`
+    config: Config
     folder: Path
-    log: Path  # what it says, and its traceback if it fails
+    # what it says, and its traceback if it fails
+    log: Path
 
     @property
     def is_finished(self) -> bool:
         """Whether its result is there; another run's in its folder (out=) is none.
 
-        A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's.
+        A folder that is named by this identity may hold one with trainer.devices as it came out,
+        where that was auto or torchrun's.
         """
         return is_own(self.folder, self.config) and folders.is_finished(self.folder)
 
@@ -41,8 +47,9 @@ class Cell:
 def is_own(folder: Path, config: Config) -> bool:
     """Tell whether a folder holds the run of a cell's config, finished or not.
 
-    A folder that is named by this identity may hold one with trainer.devices as it came out, where that was auto or torchrun's; but
-    not one that a command has changed on its way, which is another run.
+    A folder that is named by this identity may hold one with trainer.devices as it came out, where
+    that was auto or torchrun's; but not one that a command has changed on its way, which is another
+    run.
     """
     identity, found = configs.identity(config), folders.identity_of(folder)
     if found is None or found == identity:
@@ -66,7 +73,11 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
     if config.study is not None:
         return config.study
     swept = [o.key_or_group for o in parsed if o.is_sweep_override()]
-    fixed = sorted(str(o.input_line) for o in parsed if o.key_or_group not in swept and changes_numbers(o.key_or_group))
+    fixed = sorted(
+        str(o.input_line)
+        for o in parsed
+        if o.key_or_group not in swept and changes_numbers(o.key_or_group)
+    )
     keys = [key.rpartition(".")[2] for key in swept if key != "seed"] or ["seed"]
     digest = [hashlib.sha256("\n".join(fixed).encode()).hexdigest()[:4]] if fixed else []
     return folders.slug("-".join([(sweep or "-".join(keys))[: LONGEST_NAME - 5], *digest]))
@@ -75,9 +86,14 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
 def changes_numbers(key: str) -> bool:
     """Whether a group or key can change a run's numbers."""
     field = configs.leaves().get(key)
-    if key in ("match", "target"):  # by the width that they choose
+    # by the width that they choose
+    if key in ("match", "target"):
         return True
-    return key not in ("sweep", *BOOKKEEPING) and not key.startswith("hydra") and (field is None or field.metadata["changes_numbers"])
+    return (
+        key not in ("sweep", *BOOKKEEPING)
+        and not key.startswith("hydra")
+        and (field is None or field.metadata["changes_numbers"])
+    )
 
 
 def fixed_keys(parsed: Iterable[Override]) -> list[str]:
@@ -88,14 +104,21 @@ def fixed_keys(parsed: Iterable[Override]) -> list[str]:
 def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str]) -> list[Cell]:
     """A cell for each list of overrides; those that describe the same run, to the bit, are one. Raises UsageError on a bad config."""
     found: dict[str, Cell] = {}
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    there = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
     for texts, config in zip(jobs, compose.compose_all(jobs), strict=True):
         config = within_budget(config)
-        found.setdefault(configs.identity(config), cell_of(texts, config, folder=folder, fixed=fixed, there=there))
+        found.setdefault(
+            configs.identity(config),
+            cell_of(texts, config, folder=folder, fixed=fixed, there=there),
+        )
     by_folder: dict[Path, Cell] = {}
     for cell in found.values():
         if (other := by_folder.setdefault(cell.folder, cell)) is not cell:
-            raise UsageError(f"out={cell.folder}: is the folder of both {other.words} and {cell.words}; tell them apart, or leave it out")
+            raise UsageError(
+                f"out={cell.folder}: is the folder of both {other.words} and {cell.words}; tell them apart, or leave it out"
+            )
     return list(found.values())
 
 
@@ -109,10 +132,18 @@ def within_budget(config: Config) -> Config:
     return budget.solved(config)
 
 
-def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequence[str], there: Sequence[str] | None = None) -> Cell:
+def cell_of(
+    texts: Sequence[str],
+    config: Config,
+    *,
+    folder: Path,
+    fixed: Sequence[str],
+    there: Sequence[str] | None = None,
+) -> Cell:
     """The cell of a study in `folder`, which holds the folders `there`, with these overrides.
 
-    Its run folder is `out=`, or the one there with its identity, or a new name: `block-conv_depth-2_seed-0_1a2b3c4d`.
+    Its run folder is `out=`, or the one there with its identity, or a new name:
+    `block-conv_depth-2_seed-0_1a2b3c4d`.
     """
     pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
     identity = configs.identity(config)
@@ -120,18 +151,33 @@ def cell_of(texts: Sequence[str], config: Config, *, folder: Path, fixed: Sequen
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
     label = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
-    name = "_".join([*([label] if label else []), *(folders.slug(part) for part in parts), identity[:8]])
+    name = "_".join(
+        [*([label] if label else []), *(folders.slug(part) for part in parts), identity[:8]]
+    )
     name = name[-LONGEST_NAME:].lstrip("_-.")
     if there is None:
-        there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        there = (
+            sorted(path.name for path in folder.iterdir() if path.is_dir())
+            if folder.is_dir()
+            else []
+        )
     if config.out is not None:
         run = locations.given(config.out, key="out")
     else:
         named = [other for other in there if is_named(other, identity)]
-        taken = [other for other in named if folders.identity_of(folder / other) and not is_own(folder / other, config)]
-        name = next((other for other in named if other not in taken), f"{name}-{len(taken) + 1}" if taken else name)
+        taken = [
+            other
+            for other in named
+            if folders.identity_of(folder / other) and not is_own(folder / other, config)
+        ]
+        name = next(
+            (other for other in named if other not in taken),
+            f"{name}-{len(taken) + 1}" if taken else name,
+        )
         run = folder / name
-    config = replace(config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures)
+    config = replace(
+        config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures
+    )
     return Cell(words, config, run, folder / "logs" / f"{name}.log")
 
 

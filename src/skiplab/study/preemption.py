@@ -7,13 +7,15 @@ from typing import Any
 
 from skiplab.machine.signals import StopSignal, of_submitit
 
-STOPPED = 143  # what a preempted run ends with, as after SIGTERM
+# what a preempted run ends with, as after SIGTERM
+STOPPED = 143
 
 
 class Preemption:
     """While entered in a job of submitit's, its signal (SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names) stops the run after a save.
 
-    Then `requeue` hands over to submitit's own handler, which queues the job again and ends the process. Elsewhere nothing is done.
+    Then `requeue` hands over to submitit's own handler, which queues the job again and ends the
+    process. Elsewhere nothing is done.
     """
 
     def __init__(self, stop_signal: StopSignal):
@@ -26,7 +28,12 @@ class Preemption:
             self.before = signal.signal(self.number, self.catch)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.number is not None:
             signal.signal(self.number, self.before)
 

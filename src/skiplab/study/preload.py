@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from skiplab.machine.signals import keep_back
 
-keep_back()  # a signal to the whole group, a terminal's Ctrl-C above all, is for the sweep
+# a signal to the whole group, a terminal's Ctrl-C above all, is for the sweep
+keep_back()
 with suppress(OSError, AttributeError):
     os.setsid()
 gc.disable()
@@ -14,4 +15,5 @@ gc.disable()
 from skiplab import finish, launch, run  # noqa: E402, F401
 from skiplab.runs import plots  # noqa: E402, F401
 
-gc.freeze()  # what is shared stays shared: the collector would write into it
+# what is shared stays shared: the collector would write into it
+gc.freeze()

@@ -13,7 +13,8 @@ from skiplab.study import supervisor
 from skiplab.study.supervisor import Job
 from skiplab.words import counted, duration, percent
 
-SHOWN = 12  # rows of the live table
+# rows of the live table
+SHOWN = 12
 STATES = ("finished", "running", "failed", "stopped", "waiting")
 
 
@@ -29,9 +30,11 @@ class Told:
     """What both views know of the jobs."""
 
     def __init__(self, *, slots: int, total: int | None = None):
-        self.slots, self.total = slots, total  # None: the jobs are all known
+        # None: the jobs are all known
+        self.slots, self.total = slots, total
         self.best: Best | None = None
-        self.states: dict[str, folders.State] = {}  # of finished cells, by folder: read once
+        # of finished cells, by folder: read once
+        self.states: dict[str, folders.State] = {}
 
     def state(self, job: Job) -> folders.State:
         """What the run's folder says."""
@@ -40,7 +43,9 @@ class Told:
             return folders.state_of(job.cell.folder)
         if key not in self.states:
             self.states[key] = found = folders.state_of(job.cell.folder)
-            if found.val_accuracy is not None and (self.best is None or found.val_accuracy > self.best.accuracy):
+            if found.val_accuracy is not None and (
+                self.best is None or found.val_accuracy > self.best.accuracy
+            ):
                 self.best = Best(job.cell.words, found.val_accuracy)
         return self.states[key]
 
@@ -48,7 +53,11 @@ class Told:
         """`12 of 60 done, 2 running, 1 failed; about 3:20 left; best so far ...`."""
         counts = {state: sum(job.state == state for job in jobs) for state in STATES}
         told = [f"{counts['finished']} of {self.total or len(jobs)} done"]
-        told += [f"{counts[state]} {state}" for state in ("running", "failed", "stopped") if counts[state]]
+        told += [
+            f"{counts[state]} {state}"
+            for state in ("running", "failed", "stopped")
+            if counts[state]
+        ]
         words = ", ".join(told)
         if (left := self.left(jobs)) is not None:
             words += f"; about {duration(left)} left"
@@ -78,8 +87,13 @@ class Lines(Told):
         """The line."""
         over, total = sum(each.is_over for each in jobs), self.total or len(jobs)
         try:
-            print(f"[{over:>{len(str(total))}}/{total}] {self.words(job)}", file=self.stream, flush=True)
-        except OSError:  # nobody reads any more: the study goes on, and says nothing
+            print(
+                f"[{over:>{len(str(total))}}/{total}] {self.words(job)}",
+                file=self.stream,
+                flush=True,
+            )
+        # nobody reads any more: the study goes on, and says nothing
+        except OSError:
             hang_up()
 
     def words(self, job: Job) -> str:
@@ -87,13 +101,19 @@ class Lines(Told):
         if job.state == "finished":
             found = self.state(job)
             told = [("validation", found.val_accuracy), ("test", found.test_accuracy)]
-            words = [f"{split} {percent(accuracy)}" for split, accuracy in told if accuracy is not None]
-            return "  ".join([f"done     {job.cell.words}", *words, f"{duration(job.seconds)} in all"])
+            words = [
+                f"{split} {percent(accuracy)}" for split, accuracy in told if accuracy is not None
+            ]
+            return "  ".join(
+                [f"done     {job.cell.words}", *words, f"{duration(job.seconds)} in all"]
+            )
         if job.state == "failed":
             return f"FAILED   {job.cell.words}: {job.reason}; log {job.cell.log}"
         if job.state == "waiting":
             return f"again    {job.cell.words} after {job.reason} (attempt {job.attempts + 1})"
-        return f"{job.state:<8} {job.cell.words}" + (f" ({job.reason})" if job.state == "stopped" and job.reason else "")
+        return f"{job.state:<8} {job.cell.words}" + (
+            f" ({job.reason})" if job.state == "stopped" and job.reason else ""
+        )
 
     def tick(self, jobs: Sequence[Job]) -> None:
         """Nothing: lines come when something happens."""
@@ -113,12 +133,15 @@ class Live(Lines):
         self.console = Console(file=stream)
         self.redrawn = Redrawn(console=self.console, refresh_per_second=4, transient=True)
         self.redrawn.start()
-        self.console.show_cursor()  # a second Ctrl-C ends the process before it could
+        # a second Ctrl-C ends the process before it could
+        self.console.show_cursor()
 
     def changed(self, job: Job, jobs: Sequence[Job]) -> None:
         """Announce a failure at once; all else is in the table."""
         if job.state in ("failed", "waiting"):
-            self.redrawn.console.print(self.words(job), markup=False, highlight=False, soft_wrap=True)
+            self.redrawn.console.print(
+                self.words(job), markup=False, highlight=False, soft_wrap=True
+            )
         self.tick(jobs)
 
     def tick(self, jobs: Sequence[Job]) -> None:
@@ -132,20 +155,36 @@ class Live(Lines):
 
         ended = [job for job in jobs if job.is_over and not job.before]
         for job in ended:
-            self.state(job)  # for the best so far
-        table = Table(title=Text(self.summary(jobs)), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+            # for the best so far
+            self.state(job)
+        table = Table(
+            title=Text(self.summary(jobs)),
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            padding=(0, 2, 0, 0),
+        )
         for heading in ("state", "cell", "step", "validation", "time"):
             table.add_column(heading, overflow="fold")
         running = [job for job in jobs if job.state == "running"]
         for job in [*running, *ended[::-1]][:SHOWN]:
-            table.add_row(*map(Text, self.row(job)), style={"running": "green", "failed": "red", "finished": "dim"}.get(job.state))
+            table.add_row(
+                *map(Text, self.row(job)),
+                style={"running": "green", "failed": "red", "finished": "dim"}.get(job.state),
+            )
         return table
 
     def row(self, job: Job) -> tuple[str, ...]:
         """The cells of one job."""
         if job.state == "running":
             stood = supervisor.step_of(job)
-            return job.state, job.cell.words, f"{stood[0]:,}" if stood else "-", "-", duration(time.monotonic() - job.began)
+            return (
+                job.state,
+                job.cell.words,
+                f"{stood[0]:,}" if stood else "-",
+                "-",
+                duration(time.monotonic() - job.began),
+            )
         found = self.state(job)
         steps = "-" if found.step is None else f"{found.step:,}"
         return job.state, job.cell.words, steps, percent(found.val_accuracy), duration(job.seconds)
@@ -166,11 +205,27 @@ def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State])
     for job in jobs:
         found = state_of(job)
         seconds = "-" if found.seconds is None else f"{found.seconds:.1f}"
-        where = f"{shlex.quote(str(job.cell.log))}: {shortened(job.reason)}" if job.state == "failed" else shlex.quote(str(job.cell.folder))
+        where = (
+            f"{shlex.quote(str(job.cell.log))}: {shortened(job.reason)}"
+            if job.state == "failed"
+            else shlex.quote(str(job.cell.folder))
+        )
         state = "done before" if job.before else "done" if job.state == "finished" else job.state
-        rows.append((state, job.cell.words, percent(found.val_accuracy), percent(found.test_accuracy), seconds, where))
+        rows.append(
+            (
+                state,
+                job.cell.words,
+                percent(found.val_accuracy),
+                percent(found.test_accuracy),
+                seconds,
+                where,
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]) for row in rows)
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]])
+        for row in rows
+    )
 
 
 def shortened(text: str, *, most: int = 80) -> str:
@@ -181,7 +236,9 @@ def shortened(text: str, *, most: int = 80) -> str:
 def closing_words(jobs: Sequence[Job]) -> str:
     """`8 of 8 cells done`, with what else became of them."""
     done, before = (sum(job.state == "finished" for job in jobs), sum(job.before for job in jobs))
-    words = f"sweep: {done} of {counted(len(jobs), 'cell')} done" + (f" ({before} before)" if before else "")
+    words = f"sweep: {done} of {counted(len(jobs), 'cell')} done" + (
+        f" ({before} before)" if before else ""
+    )
     for state in ("failed", "stopped", "not begun"):
         if number := sum(job.state == state for job in jobs):
             words += f", {number} {state}"

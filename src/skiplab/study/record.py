@@ -34,13 +34,18 @@ def read(folder: Path) -> Record:
     try:
         found = json.loads(regular.read(path, most=contents.LARGEST))
         texts = [str(found["command"]), *map(str, found["cells"])]
-        if "\0" in "".join(texts).encode().decode():  # raises ValueError on half a surrogate pair
+        # raises ValueError on half a surrogate pair
+        if "\0" in "".join(texts).encode().decode():
             raise ValueError
         return Record(texts[0], tuple(Path(os.path.normpath(folder / cell)) for cell in texts[1:]))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({regular.why(path, error)}); the study's own command writes it anew") from None
+        raise UsageError(
+            f"{path}: cannot be read ({regular.why(path, error)}); the study's own command writes it anew"
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{path}: not what a study writes; the study's own command writes it anew") from None
+        raise UsageError(
+            f"{path}: not what a study writes; the study's own command writes it anew"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,11 @@ def under(folder: Path) -> Found:
     if folder in studies:
         with suppress(UsageError):
             there = set(map(os.path.abspath, found))
-            found += [cell for cell in read(folder).cells if os.path.abspath(cell) not in there and is_begun(cell)]
+            found += [
+                cell
+                for cell in read(folder).cells
+                if os.path.abspath(cell) not in there and is_begun(cell)
+            ]
     return Found(found, sorted(studies))
 
 

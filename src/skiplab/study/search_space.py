@@ -30,18 +30,28 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
         tags = getattr(value, "tags", set())
         is_log = "log" in tags
         if tags - {"log"}:
-            raise UsageError(f"{override.input_line}: a search knows one tag, log; leave {', '.join(sorted(tags - {'log'}))} out")
+            raise UsageError(
+                f"{override.input_line}: a search knows one tag, log; leave {', '.join(sorted(tags - {'log'}))} out"
+            )
         if isinstance(value, IntervalSweep):
             space[key] = of_interval(override, value, is_log=is_log)
         elif isinstance(value, RangeSweep):
             numbers = whole_range(value)
             if is_log and (min(numbers) < 1 or abs(numbers.step) != 1):
-                raise UsageError(f"{override.input_line}: on a log scale, steps of 1 from 1 on are expected")
-            space[key] = IntDistribution(min(numbers), max(numbers), log=is_log, step=abs(numbers.step))
+                raise UsageError(
+                    f"{override.input_line}: on a log scale, steps of 1 from 1 on are expected"
+                )
+            space[key] = IntDistribution(
+                min(numbers), max(numbers), log=is_log, step=abs(numbers.step)
+            )
         elif is_log:
-            raise UsageError(f"{override.input_line}: a list has no scale; log is for interval(), and range() of whole numbers")
+            raise UsageError(
+                f"{override.input_line}: a list has no scale; log is for interval(), and range() of whole numbers"
+            )
         else:
-            space[key] = CategoricalDistribution([each.get_value_element_as_str() for each in grid.each_of(override)])
+            space[key] = CategoricalDistribution(
+                [each.get_value_element_as_str() for each in grid.each_of(override)]
+            )
     if not space:
         raise UsageError(
             "skiplab search: nothing to search; give a key several values: block=conv,skip 'optimizer.lr=tag(log,interval(1e-3,1))'"
@@ -49,7 +59,9 @@ def space_of(parsed: Sequence[Override]) -> "dict[str, optuna.distributions.Base
     return space
 
 
-def of_interval(override: Override, value: IntervalSweep, *, is_log: bool) -> "optuna.distributions.BaseDistribution":
+def of_interval(
+    override: Override, value: IntervalSweep, *, is_log: bool
+) -> "optuna.distributions.BaseDistribution":
     """The distribution of interval(): whole numbers where the key takes those, or where int() asks for them."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -59,9 +71,12 @@ def of_interval(override: Override, value: IntervalSweep, *, is_log: bool) -> "o
     if low >= high or (is_log and low <= 0):
         rule = f"an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
         raise UsageError(f"{override.input_line}: {rule}")
-    if not isinstance(low, int) and not (key in configs.leaves() and is_whole(configs.leaves()[key].type)):
+    if not isinstance(low, int) and not (
+        key in configs.leaves() and is_whole(configs.leaves()[key].type)
+    ):
         return FloatDistribution(float(low), float(high), log=is_log)
-    low, high = math.ceil(low), math.floor(high)  # Hydra reads the ends as fractions
+    # Hydra reads the ends as fractions
+    low, high = math.ceil(low), math.floor(high)
     if low > high:
         raise UsageError(f"{override.input_line}: no whole number lies in it")
     return IntDistribution(low, high, log=is_log)
@@ -75,7 +90,8 @@ def is_whole(kind: Any) -> bool:
 def check_ends(parsed: Sequence[Override], fixed: Sequence[str]) -> None:
     """Raise UsageError for an interval of a key that there is not with the fixed values, or beyond the key's bounds.
 
-    Where an end cannot be for another reason, such as a width that the block does not divide, values between may.
+    Where an end cannot be for another reason, such as a width that the block does not divide,
+    values between may.
     """
     for override in parsed:
         value = override.value()

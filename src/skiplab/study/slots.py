@@ -17,8 +17,10 @@ from skiplab.machine.threads import SHARE, given
 class Slot:
     """A place for one job at a time."""
 
-    threads: int | None  # None: as the config says
-    device: str | None = None  # what CUDA_VISIBLE_DEVICES is set to; None: left alone
+    # None: as the config says
+    threads: int | None
+    # what CUDA_VISIBLE_DEVICES is set to; None: left alone
+    device: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -30,14 +32,21 @@ class Slot:
 def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
     """The slots of a study. `auto`: one a GPU, or on the CPU one a core (or as many as trainer.threads leaves room for).
 
-    A number of jobs is spread over the GPUs, or divides the cores; jobs that train on several devices come one at a time.
+    A number of jobs is spread over the GPUs, or divides the cores; jobs that train on several
+    devices come one at a time.
     """
     if any(config.trainer.devices != 1 for config in configs):
         if jobs not in ("auto", 1):
-            raise UsageError(f"jobs={jobs}: a cell with trainer.devices other than 1 takes the whole machine; leave jobs out")
+            raise UsageError(
+                f"jobs={jobs}: a cell with trainer.devices other than 1 takes the whole machine; leave jobs out"
+            )
         return [Slot(None)]
     cores, _ = given()
-    gpus = visible_gpus() if any(config.device == "auto" or config.device.startswith("cuda") for config in configs) else []
+    gpus = (
+        visible_gpus()
+        if any(config.device == "auto" or config.device.startswith("cuda") for config in configs)
+        else []
+    )
     wanted = {config.device for config in configs if ":" in config.device}
     if gpus and not wanted:
         number = len(gpus) if jobs == "auto" else int(jobs)
@@ -71,7 +80,11 @@ def visible_gpus() -> list[str]:
     if told is None or not every:
         return every
     named = [name.strip() for name in told.split(",")]
-    usable = named[: next((i for i, name in enumerate(named) if name == "" or name.startswith("-")), len(named))]
+    usable = named[
+        : next(
+            (i for i, name in enumerate(named) if name == "" or name.startswith("-")), len(named)
+        )
+    ]
     return [name for name in usable if not name.isdigit() or name in every]
 
 

@@ -19,10 +19,15 @@ from skiplab.study import workers
 from skiplab.study.plan import Cell
 from skiplab.study.slots import Slot
 
-TICK = 0.2  # seconds between two looks at the signals and the view
-STOPPED = (*EXIT_CODES.values(), -signal.SIGTERM)  # after a signal: saved, or before there was anything to save
-HOPELESS = (2, 4, 5)  # exit codes after which the same again would end the same: bad config or data, the folder, divergence
-WORST = 4_000  # characters of a log's end that are looked through for its error
+# seconds between two looks at the signals and the view
+TICK = 0.2
+# after a signal: saved, or before there was anything to save
+STOPPED = (*EXIT_CODES.values(), -signal.SIGTERM)
+# exit codes after which the same again would end the same: bad config or data, the folder,
+# divergence
+HOPELESS = (2, 4, 5)
+# characters of a log's end that are looked through for its error
+WORST = 4_000
 
 
 @dataclass
@@ -36,11 +41,15 @@ class Job:
     state: str = "waiting"
     before: bool = False
     attempts: int = 0
-    reason: str = ""  # of a failure, one line
+    # of a failure, one line
+    reason: str = ""
     began: float = 0.0
-    seconds: float = 0.0  # in its processes, of this call
-    said: int = 0  # bytes of its log before its last attempt
-    is_unwanted: bool = False  # it was told to stop, since it gets nowhere
+    # in its processes, of this call
+    seconds: float = 0.0
+    # bytes of its log before its last attempt
+    said: int = 0
+    # it was told to stop, since it gets nowhere
+    is_unwanted: bool = False
     process: BaseProcess | None = None
     slot: Slot | None = None
 
@@ -76,14 +85,19 @@ def run(
 ) -> int:
     """Every job to its end, as many at once as there are slots; the exit code that a signal asked for, or 0. The jobs say the rest.
 
-    `asked` is a StopSignal: at a stop the running jobs save and stop, and no other starts; SAVE is passed on. One that fails is tried
-    again `retries` times, from its last save; unless `go_on`, its failure stops the others so too. `more` gives a further job when none
-    waits, or None; one that `is_hopeless` says of while it runs is stopped.
+    `asked` is a StopSignal: at a stop the running jobs save and stop, and no other starts; SAVE is
+    passed on. One that fails is tried again `retries` times, from its last save; unless `go_on`,
+    its failure stops the others so too. `more` gives a further job when none waits, or None; one
+    that `is_hopeless` says of while it runs is stopped.
     """
     free, stopping, code = list(slots), False, 0
     try:
         while True:
-            while free and not stopping and (job := next((job for job in jobs if job.state == "waiting"), None) or more()):
+            while (
+                free
+                and not stopping
+                and (job := next((job for job in jobs if job.state == "waiting"), None) or more())
+            ):
                 if job not in jobs:
                     jobs.append(job)
                 slot = free.pop(0)
@@ -93,13 +107,17 @@ def run(
             running = [job for job in jobs if job.state == "running"]
             if not running:
                 break
-            multiprocessing.connection.wait([job.process.sentinel for job in running if job.process], timeout=TICK)
+            multiprocessing.connection.wait(
+                [job.process.sentinel for job in running if job.process], timeout=TICK
+            )
             wish = asked()
             if wish > 0:
                 code = code or wish
             if wish == SAVE:
                 tell(jobs, signal.SIGUSR1)
-            if not stopping and (code or (not go_on and any(job.state == "failed" for job in jobs))):
+            if not stopping and (
+                code or (not go_on and any(job.state == "failed" for job in jobs))
+            ):
                 stopping = True
                 tell(jobs, signal.SIGTERM)
             for job in running:
@@ -110,12 +128,14 @@ def run(
                     job.is_unwanted = True
                     tell([job], signal.SIGTERM)
             view.tick(jobs)
-    except BaseException:  # nobody would look after them
+    # nobody would look after them
+    except BaseException:
         tell(jobs, signal.SIGTERM)
         code = code or max(0, asked())
         if not code:
             raise
-        for job in jobs:  # a signal to the whole group has ended what processes are forked from
+        # a signal to the whole group has ended what processes are forked from
+        for job in jobs:
             job.state = "stopped" if job.state == "running" else job.state
     for job in jobs:
         if job.state == "waiting":
@@ -135,11 +155,18 @@ def begin(job: Job, slot: Slot) -> bool:
     config = job.cell.config
     with suppress(UsageError):
         before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
-        config = replace(config, trainer=replace(config.trainer, threads=before or config.trainer.threads))
+        config = replace(
+            config, trainer=replace(config.trainer, threads=before or config.trainer.threads)
+        )
     try:
-        job.process = workers.start(config, log=job.cell.log, environment=slot.environment, texts=job.cell.words.split(" "))
+        job.process = workers.start(
+            config, log=job.cell.log, environment=slot.environment, texts=job.cell.words.split(" ")
+        )
     except OSError as error:
-        job.state, job.reason = "failed", f"cannot be started: {error.strerror or error} ({error.filename or 'a new process'})"
+        job.state, job.reason = (
+            "failed",
+            f"cannot be started: {error.strerror or error} ({error.filename or 'a new process'})",
+        )
         return False
     return True
 
@@ -156,10 +183,17 @@ def end(job: Job, *, stopping: bool, retries: int) -> Slot:
     if code == 0 and job.cell.is_finished:
         job.state = "finished"
     elif code == 7 or ((stopping or job.is_unwanted) and code in STOPPED):
-        job.state, job.reason = "stopped", "trainer.max_time" if code == 7 else "pruned" if job.is_unwanted else ""
+        job.state, job.reason = (
+            "stopped",
+            "trainer.max_time" if code == 7 else "pruned" if job.is_unwanted else "",
+        )
     else:
         job.reason = reason_of(job.cell, code, said=job.said)
-        job.state = "waiting" if not stopping and job.attempts <= retries and code not in HOPELESS else "failed"
+        job.state = (
+            "waiting"
+            if not stopping and job.attempts <= retries and code not in HOPELESS
+            else "failed"
+        )
     return job.slot
 
 
@@ -167,12 +201,19 @@ def reason_of(cell: Cell, code: int, *, said: int = 0) -> str:
     """Why a process ended so, in one line: the signal, or the last error in its log, of which `said` bytes are from before it."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        guess = {"SIGKILL": ", as the system does where memory is out", "SIGSEGV": ", a crash in native code"}.get(name, "")
+        guess = {
+            "SIGKILL": ", as the system does where memory is out",
+            "SIGSEGV": ", a crash in native code",
+        }.get(name, "")
         return f"ended by {name}{guess}"
     try:
         with cell.log.open("rb") as file:
             file.seek(max(said, cell.log.stat().st_size - WORST))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [
+                line.strip()
+                for line in file.read().decode(errors="replace").splitlines()
+                if line.strip()
+            ]
     except OSError:
         lines = []
     errors = [line for line in lines if line.startswith("error: ")] or lines
@@ -183,7 +224,8 @@ def tell(jobs: Sequence[Job], number: signal.Signals) -> None:
     """Send a signal to every running process."""
     for job in jobs:
         if job.process is not None and job.process.pid is not None:
-            with suppress(OSError):  # it has just ended
+            # it has just ended
+            with suppress(OSError):
                 os.kill(job.process.pid, number)
 
 

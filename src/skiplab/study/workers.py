@@ -24,7 +24,8 @@ from skiplab.machine.signals import StopSignal, kept_back, let_through
 from skiplab.runs import checkpoint
 
 PRELOADED = ["skiplab.study.preload"]
-LONGEST_TMPDIR = 70  # bytes, which leaves room for multiprocessing's own folder and file
+# bytes, which leaves room for multiprocessing's own folder and file
+LONGEST_TMPDIR = 70
 SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
@@ -47,17 +48,23 @@ def shorten_temporary_folder() -> None:
         if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             try:
                 tempfile.tempdir = folder
-                multiprocessing.util.get_temp_dir()  # made at the first call, kept for the next ones
+                # made at the first call, kept for the next ones
+                multiprocessing.util.get_temp_dir()
             finally:
                 tempfile.tempdir = usual
             return
 
 
-def start(config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()) -> BaseProcess:
+def start(
+    config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()
+) -> BaseProcess:
     """The run of a config with `out`, in a process of its own; its words go to the end of `log`, `texts` into its .hydra/."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context(PRELOADED).Process(target=run_in, args=(config, str(log), dict(environment), list(texts)))
-    with kept_back():  # from the server for good: a signal to the whole group is for the sweep, which passes it on
+    process = context(PRELOADED).Process(
+        target=run_in, args=(config, str(log), dict(environment), list(texts))
+    )
+    # from the server for good: a signal to the whole group is for the sweep, which passes it on
+    with kept_back():
         process.start()
     return process
 
@@ -66,12 +73,15 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
     """What the process does: `train` with a config that is checked already. Exits with its code."""
     os.environ.update(environment)
     if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a wish for a save, before there is anything to save
+        # a wish for a save, before there is anything to save
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(os, "setsid"):
-        os.setsid()  # a terminal's Ctrl-C is for the sweep, which passes it on once
+        # a terminal's Ctrl-C is for the sweep, which passes it on once
+        os.setsid()
     let_through()
     streams.to_log(log)
-    faulthandler.enable()  # a crash in native code leaves a traceback too
+    # a crash in native code leaves a traceback too
+    faulthandler.enable()
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
     def run() -> int:
@@ -89,7 +99,9 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
 def record(folder: Path, texts: Sequence[str]) -> None:
     """The overrides that the cell was started with, as Hydra records them; never read back."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    checkpoint.write_atomically(folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode())
+    checkpoint.write_atomically(
+        folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode()
+    )
 
 
 def stop_with_parent() -> None:

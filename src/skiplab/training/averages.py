@@ -11,16 +11,22 @@ from torch import Tensor, nn
 class Average:
     """Exponential moving average of weights and BatchNorm statistics: a <- d a + (1 - d) w; `decay` 0 keeps none.
 
-    d is `decay`, or with `warmup` at step t = 0, 1, ... the lesser of it and (1 + t) / (10 + t), which soon forgets the initial
-    weights (TensorFlow's tf.train.ExponentialMovingAverage with num_updates).
+    d is `decay`, or with `warmup` at step t = 0, 1, ... the lesser of it and (1 + t) / (10 + t),
+    which soon forgets the initial weights (TensorFlow's tf.train.ExponentialMovingAverage with
+    num_updates).
 
-    `model` is what evaluation and the best checkpoint use: the averaged copy, or without an average the trained model.
+    `model` is what evaluation and the best checkpoint use: the averaged copy, or without an average
+    the trained model.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool):
         self.source, self.decay, self.warmup = model, decay, warmup
         self.model = copy.deepcopy(model).requires_grad_(False) if decay else model
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)) if decay else []
+        pairs = (
+            list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+            if decay
+            else []
+        )
         self.averaged = [(a, w) for a, w in pairs if a.is_floating_point()]
         self.copied = [(a, w) for a, w in pairs if not a.is_floating_point()]
 
@@ -32,7 +38,8 @@ class Average:
         """What part of the average the initial weights are after so many steps: the product of all d."""
         if not self.warmup:
             return self.decay**num_steps
-        return math.prod(self.decay_at(step) for step in range(min(num_steps, 10)))  # by then it is next to nothing
+        # by then it is next to nothing
+        return math.prod(self.decay_at(step) for step in range(min(num_steps, 10)))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -47,12 +54,17 @@ class Average:
 class Lookahead:
     """Slow weights (Zhang et al. 2019): after every k-th step s of S, slow <- d slow + (1 - d) w and w <- slow; at the end w <- slow.
 
-    d = decay^k (s / S)^3 grows over the run (Jordan 2024); k = `every`, 0 for none. BatchNorm statistics count as weights.
+    d = decay^k (s / S)^3 grows over the run (Jordan 2024); k = `every`, 0 for none. BatchNorm
+    statistics count as weights.
     """
 
     def __init__(self, model: nn.Module, *, every: int, decay: float, num_steps: int):
         self.every, self.decay, self.num_steps = every, decay, num_steps
-        self.fast = {name: t for name, t in model.state_dict().items() if t.is_floating_point()} if every else {}
+        self.fast = (
+            {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+            if every
+            else {}
+        )
         self.slow = {name: t.clone() for name, t in self.fast.items()}
 
     def update(self, step: int) -> None:

@@ -6,14 +6,16 @@ from skiplab.runs.checkpoint import snapshot
 from skiplab.training.evaluation import first_batch
 from skiplab.training.trainer import Trainer
 
-COMPILED_AFTER = 3  # calls: CUDA graphs are recorded in the second
+# calls: CUDA graphs are recorded in the second
+COMPILED_AFTER = 3
 
 
 def dry_run(trainer: Trainer) -> None:
     """Do steps that leave nothing but compiled code, and with several ranks the final layout of their gradients: sums depend on it.
 
-    Compiled code meets every shape: the next step, the last and smaller batch of an epoch, the end with what is frozen by then, and
-    an evaluation. The run's state is taken back afterwards, as a resumed run takes over a checkpoint. None of it counts as training.
+    Compiled code meets every shape: the next step, the last and smaller batch of an epoch, the end
+    with what is frozen by then, and an evaluation. The run's state is taken back afterwards, as a
+    resumed run takes over a checkpoint. None of it counts as training.
     """
     step, evaluator, compiled = trainer.step, trainer.evaluator, trainer.settings.compiled
     if trainer.context.ranks.size == 1 and not compiled:
@@ -29,8 +31,11 @@ def dry_run(trainer: Trainer) -> None:
         step.update(number, lr_factor=trainer.progress.lr_factor)
         step.losses.clear()
         step.probe.rows()
-        if compiled:  # without a validation set, what the test at the end will meet
+        # without a validation set, what the test at the end will meet
+        if compiled:
             evaluator.score(evaluator.validation or first_batch(evaluator.training))
     trainer.load(tensors, facts)
     if compiled:
-        trainer.context.log.line(f"compiled in {time.monotonic() - began:.1f} s, which are not counted as training")
+        trainer.context.log.line(
+            f"compiled in {time.monotonic() - began:.1f} s, which are not counted as training"
+        )

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from skiplab.data.batches import Normalize, Split, in_order
 from skiplab.machine.ranks import ALONE, Ranks
 
-BATCH_SIZE = 500  # of evaluation: bounds its memory, whatever the training batch
+# of evaluation: bounds its memory, whatever the training batch
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ def first_batch(split: Split) -> Split:
 class Predictor:
     """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 
-    `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image; `multicrop` (Jordan 2024) of that,
-    by one half, and of the same for the image moved by one pixel up and left, and down and right, by a quarter each. `batch_size`: images
-    that an evaluation takes at once.
+    `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image;
+    `multicrop` (Jordan 2024) of that, by one half, and of the same for the image moved by one pixel
+    up and left, and down and right, by a quarter each. `batch_size`: images that an evaluation
+    takes at once.
     """
 
-    def __init__(self, model: nn.Module, *, autocast: torch.autocast, tta: str, batch_size: int = BATCH_SIZE):
+    def __init__(
+        self, model: nn.Module, *, autocast: torch.autocast, tta: str, batch_size: int = BATCH_SIZE
+    ):
         self.model, self.autocast, self.tta, self.batch_size = model, autocast, tta, batch_size
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -48,14 +52,18 @@ class Predictor:
             logits = self.mirrored(images)
             if self.tta == "multicrop":
                 height, width = images.shape[2:]
-                padded = F.pad(images, (1, 1, 1, 1), "reflect")  # (B, C, H + 2, W + 2)
-                moved = self.mirrored(padded[:, :, :height, :width]) + self.mirrored(padded[:, :, 2:, 2:])
+                # (B, C, H + 2, W + 2)
+                padded = F.pad(images, (1, 1, 1, 1), "reflect")
+                moved = self.mirrored(padded[:, :, :height, :width]) + self.mirrored(
+                    padded[:, :, 2:, 2:]
+                )
                 logits = (logits + moved / 2) / 2
         return logits
 
     def mirrored(self, images: Tensor) -> Tensor:
         """The mean of the logits of the images and of their mirror images."""
-        logits = self.model(images).float().clone()  # a recorded graph writes its next output where this one was
+        # a recorded graph writes its next output where this one was
+        logits = self.model(images).float().clone()
         return (logits + self.model(images.flip(3)).float()) / 2
 
 
@@ -72,24 +80,39 @@ class Evaluator:
 
     def score(self, split: Split) -> Scores:
         """Return confusion matrix and mean loss over a split."""
-        return evaluate(self.predictor, split, self.normalize, num_classes=self.num_classes, ranks=self.ranks)
+        return evaluate(
+            self.predictor, split, self.normalize, num_classes=self.num_classes, ranks=self.ranks
+        )
 
 
 @torch.inference_mode()
-def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_classes: int, ranks: Ranks = ALONE) -> Scores:
+def evaluate(
+    predictor: Predictor,
+    split: Split,
+    normalize: Normalize,
+    *,
+    num_classes: int,
+    ranks: Ranks = ALONE,
+) -> Scores:
     """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device.
 
-    Several ranks share the batches among them: each is computed whole, so every number is that of one process, to the bit.
+    Several ranks share the batches among them: each is computed whole, so every number is that of
+    one process, to the bit.
     """
     was_training = predictor.model.training
     predictor.model.eval()
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
-    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=normalize.device)  # of each batch; on one rank alone not zero
+    # of each batch; on one rank alone not zero
+    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=normalize.device)
     own, size = ranks.place.rank, ranks.size
-    for number, (images, labels) in enumerate(in_order(split, normalize, batch_size=predictor.batch_size, rank=own, ranks=size)):
+    for number, (images, labels) in enumerate(
+        in_order(split, normalize, batch_size=predictor.batch_size, rank=own, ranks=size)
+    ):
         logits = predictor(images)
         losses[own + number * size] = F.cross_entropy(logits, labels, reduction="sum")
-        confusion += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes)
+        confusion += torch.bincount(
+            labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes
+        )
     predictor.model.train(was_training)
     losses, confusion = ranks.sum(losses), ranks.sum(confusion)
     loss = losses.double().sum().item() if normalize.device.type != "mps" else losses.sum().item()
@@ -100,7 +123,8 @@ def evaluate(predictor: Predictor, split: Split, normalize: Normalize, *, num_cl
 def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[Tensor, Tensor]:
     """Over `split`, on the CPU: class probabilities, float32 (N, K), and each image's cross-entropy in nats, float64 (N,).
 
-    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to evaluation mode and back.
+    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to
+    evaluation mode and back.
     """
     was_training = predictor.model.training
     predictor.model.eval()

@@ -64,9 +64,15 @@ class LossBuffer:
     def read(self, ranks: Ranks) -> list[StepLoss]:
         """Return the steps in order. Waits for the device; several ranks add up what each has of a batch."""
         count = len(self)
-        losses, corrects = ranks.mean(self.losses[:count]).tolist(), ranks.sum(self.corrects[:count]).tolist()
+        losses, corrects = (
+            ranks.mean(self.losses[:count]).tolist(),
+            ranks.sum(self.corrects[:count]).tolist(),
+        )
         plain = ranks.mean(self.plain_losses[:count]).tolist() if self.smoothed else losses
-        return [StepLoss(*step) for step in zip(self.rates, self.images, losses, plain, corrects, strict=True)]
+        return [
+            StepLoss(*step)
+            for step in zip(self.rates, self.images, losses, plain, corrects, strict=True)
+        ]
 
     def clear(self) -> None:
         """Forget the steps."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # a s + b s^3 + c s^5 pulls every singular value s of (0, 1] towards 1, the small ones fast
+# a s + b s^3 + c s^5 pulls every singular value s of (0, 1] towards 1, the small ones fast
+QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
 
 
@@ -26,13 +27,20 @@ def orthogonalize(matrix: Tensor, *, iterations: int) -> Tensor:
     return (x.T if is_tall else x).to(matrix.dtype)
 
 
-def muon_rule(*, momentum: float, nesterov: bool, iterations: int, compiled: bool) -> Callable[..., None]:
+def muon_rule(
+    *, momentum: float, nesterov: bool, iterations: int, compiled: bool
+) -> Callable[..., None]:
     """b <- momentum b + g; w <- sqrt(out_channels) w / |w| - lr orthogonalize(b, or with Nesterov g + momentum b), as (out, in * H * W)."""
 
     whiten = torch.compile(orthogonalize, dynamic=False) if compiled else orthogonalize
 
     def update(
-        params: Sequence[nn.Parameter], states: Sequence[dict[str, Tensor]], *, lr: float, grad_scale: Tensor | None, **_: Any
+        params: Sequence[nn.Parameter],
+        states: Sequence[dict[str, Tensor]],
+        *,
+        lr: float,
+        grad_scale: Tensor | None,
+        **_: Any,
     ) -> None:
         assert grad_scale is None, "the gradients are unscaled before"
         for p, state in zip(params, states, strict=True):
@@ -43,6 +51,9 @@ def muon_rule(*, momentum: float, nesterov: bool, iterations: int, compiled: boo
             average = state["momentum_buffer"].mul_(momentum).add_(gradient)
             direction = gradient.add(average, alpha=momentum) if nesterov else average
             p.mul_(len(p) ** 0.5 / p.norm())
-            p.add_(whiten(direction.reshape(len(p), -1), iterations=iterations).reshape(p.shape), alpha=-lr)
+            p.add_(
+                whiten(direction.reshape(len(p), -1), iterations=iterations).reshape(p.shape),
+                alpha=-lr,
+            )
 
     return update

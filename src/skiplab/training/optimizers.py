@@ -1,7 +1,7 @@
 """Optimizers, and the learning rate as a function of the step.
 
-The update rules are torch's own functions, fused. Its optimizer classes are not used: to construct one imports torch._dynamo,
-which takes half as long as torch itself.
+The update rules are torch's own functions, fused. Its optimizer classes are not used: to construct
+one imports torch._dynamo, which takes half as long as torch itself.
 """
 
 import math
@@ -37,17 +37,21 @@ class Rule(Protocol):
 class Optimizer:
     """Groups of parameters and their state; `step` updates each group by its rule, learning rate and decay.
 
-    A group is {params, rule, weight_decay, lr, lr_scale, ends}: its learning rate is the schedule's times `lr_scale`, or, where it
-    `ends` at a step, falls linearly from the peak to zero there; from then on its parameters are frozen.
+    A group is {params, rule, weight_decay, lr, lr_scale, ends}: its learning rate is the schedule's
+    times `lr_scale`, or, where it `ends` at a step, falls linearly from the peak to zero there;
+    from then on its parameters are frozen.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, fused: bool):
         self.param_groups = (
-            groups  # this name and `_step_supports_amp_scaling` are torch's GradScaler's, which sets grad_scale and found_inf
+            # this name and `_step_supports_amp_scaling` are torch's GradScaler's, which sets
+            # grad_scale and found_inf
+            groups
         )
         self.state: dict[nn.Parameter, State] = {}
         self.peak = lr
-        self.can_freeze = True  # a reducer of gradients wants all of them
+        # a reducer of gradients wants all of them
+        self.can_freeze = True
         self._step_supports_amp_scaling = fused
 
     def set_rate(self, lr: float, step: int) -> None:
@@ -68,7 +72,9 @@ class Optimizer:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 states = [self.state.setdefault(p, {}) for p in params]
-                group["rule"](params, states, lr=group["lr"], weight_decay=group["weight_decay"], **scaling)
+                group["rule"](
+                    params, states, lr=group["lr"], weight_decay=group["weight_decay"], **scaling
+                )
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -85,10 +91,32 @@ def gradients(params: Sequence[nn.Parameter]) -> list[Tensor]:
 def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
     """torch's SGD: b <- momentum b + g; w <- w - lr b (Nesterov: g + momentum b), g the gradient + weight_decay w."""
 
-    def update(params: Sequence[nn.Parameter], states: Sequence[State], *, lr: float, weight_decay: float, **scaling: Any) -> None:
+    def update(
+        params: Sequence[nn.Parameter],
+        states: Sequence[State],
+        *,
+        lr: float,
+        weight_decay: float,
+        **scaling: Any,
+    ) -> None:
         buffers = [state.get("momentum_buffer") for state in states]
-        options = {"momentum": momentum, "nesterov": nesterov, "dampening": 0.0, "maximize": False, "foreach": False, "fused": fused}
-        sgd(list(params), gradients(params), buffers, lr=lr, weight_decay=weight_decay, **options, **scaling)
+        options = {
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "dampening": 0.0,
+            "maximize": False,
+            "foreach": False,
+            "fused": fused,
+        }
+        sgd(
+            list(params),
+            gradients(params),
+            buffers,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,
+            **scaling,
+        )
         for state, buffer in zip(states, buffers, strict=True):
             if buffer is not None:
                 state["momentum_buffer"] = buffer
@@ -96,19 +124,49 @@ def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
     return update
 
 
-def adam_rule(*, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, decoupled: bool, fused: bool) -> Rule:
+def adam_rule(
+    *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, decoupled: bool, fused: bool
+) -> Rule:
     """torch's Adam, and with `decoupled` its AdamW."""
 
-    def update(params: Sequence[nn.Parameter], states: Sequence[State], *, lr: float, weight_decay: float, **scaling: Any) -> None:
+    def update(
+        params: Sequence[nn.Parameter],
+        states: Sequence[State],
+        *,
+        lr: float,
+        weight_decay: float,
+        **scaling: Any,
+    ) -> None:
         for p, state in zip(params, states, strict=True):
             if not state:
                 state["step"] = torch.zeros((), device=p.device if fused else None)
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        options = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False, "foreach": False, "fused": fused}
+        averages, squares, steps = (
+            [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
+        options = {
+            "beta1": betas[0],
+            "beta2": betas[1],
+            "eps": eps,
+            "amsgrad": False,
+            "maximize": False,
+            "foreach": False,
+            "fused": fused,
+        }
         rule = adamw if decoupled else adam
-        rule(list(params), gradients(params), averages, squares, [], steps, lr=lr, weight_decay=weight_decay, **options, **scaling)
+        rule(
+            list(params),
+            gradients(params),
+            averages,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,
+            **scaling,
+        )
 
     return update
 
@@ -130,13 +188,23 @@ def build(
 ) -> Optimizer:
     """Optimizer `name` over the parameters that take a gradient; norms and biases (one dimension) decay only if asked to.
 
-    `ends` names parameters that are trained up to a step, their learning rate falling linearly to zero there.
+    `ends` names parameters that are trained up to a step, their learning rate falling linearly to
+    zero there.
     """
     fused = device.type in ("cpu", "cuda")
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    norms = {
+        id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+    }
     decay = weight_decay if decay_norm_and_bias else 0.0
     if name == "muon":
-        kind = muon_groups(lr=lr, weight_decay=weight_decay, decay=decay, fused=fused, compiled=compiled, **hyperparameters)
+        kind = muon_groups(
+            lr=lr,
+            weight_decay=weight_decay,
+            decay=decay,
+            fused=fused,
+            compiled=compiled,
+            **hyperparameters,
+        )
     else:
         scale = hyperparameters.pop("norm_scale", 1.0)
         rule = (
@@ -151,7 +219,14 @@ def build(
             groups.setdefault((*kind(parameter), (ends or {}).get(path)), []).append(parameter)
     return Optimizer(
         [
-            {"params": params, "rule": rule, "weight_decay": decay, "lr": lr * scale, "lr_scale": scale, "ends": end}
+            {
+                "params": params,
+                "rule": rule,
+                "weight_decay": decay,
+                "lr": lr * scale,
+                "lr_scale": scale,
+                "ends": end,
+            }
             for (rule, decay, scale, end), params in groups.items()
         ],
         lr=lr,
@@ -159,10 +234,13 @@ def build(
     )
 
 
-Kind = Callable[[nn.Parameter], tuple[Rule, float, float]]  # a parameter's rule, decay, and learning rate as a multiple of `lr`
+# a parameter's rule, decay, and learning rate as a multiple of `lr`
+Kind = Callable[[nn.Parameter], tuple[Rule, float, float]]
 
 
-def norm_groups(rule: Rule, norms: set[int], *, weight_decay: float, decay: float, scale: float) -> Kind:
+def norm_groups(
+    rule: Rule, norms: set[int], *, weight_decay: float, decay: float, scale: float
+) -> Kind:
     """One rule for all; norms (by id) have `scale` times the learning rate and decay no faster for it."""
 
     def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
@@ -189,16 +267,22 @@ def muon_groups(
 ) -> Kind:
     """Muon for filters, SGD with Nesterov momentum for the rest.
 
-    Matrices (the head), and norms and biases, have learning rates of their own. `weight_decay` and `decay` are the shares that they
-    lose in a step at the peak of the schedule, whatever these are.
+    Matrices (the head), and norms and biases, have learning rates of their own. `weight_decay` and
+    `decay` are the shares that they lose in a step at the peak of the schedule, whatever these are.
     """
     rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=fused)
-    filters = muon.muon_rule(momentum=momentum, nesterov=nesterov, iterations=iterations, compiled=compiled)
+    filters = muon.muon_rule(
+        momentum=momentum, nesterov=nesterov, iterations=iterations, compiled=compiled
+    )
 
     def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
         if p.ndim > 2:
             return filters, 0.0, 1.0
-        return (rest, weight_decay / head_lr, head_lr / lr) if p.ndim == 2 else (rest, decay / bias_lr, bias_lr / lr)
+        return (
+            (rest, weight_decay / head_lr, head_lr / lr)
+            if p.ndim == 2
+            else (rest, decay / bias_lr, bias_lr / lr)
+        )
 
     return kind
 
@@ -221,8 +305,8 @@ def load_state(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Ten
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            # into the parameter's own strides: a fused CPU kernel pairs wrong elements of a channels_last weight and
-            # a contiguous buffer, and raises nothing
+            # into the parameter's own strides: a fused CPU kernel pairs wrong elements of a
+            # channels_last weight and a contiguous buffer, and raises nothing
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         elif key == "step":
             value = value.clone() if parameter.device.type == "cpu" else value.to(parameter.device)
@@ -246,10 +330,22 @@ def constant(num_steps: int, *, warmup: float) -> Schedule:
 def cosine(num_steps: int, *, warmup: float, final: float) -> Schedule:
     """final + (1 - final) (1 + cos(pi s / S)) / 2 over the S steps after the warm-up (torch's CosineAnnealingLR)."""
     num_after = max(1, num_steps - round(warmup * num_steps))
-    return warmed_up(num_steps, warmup, lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / num_after)) / 2)
+    return warmed_up(
+        num_steps,
+        warmup,
+        lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / num_after)) / 2,
+    )
 
 
-def multistep(num_steps: int, *, warmup: float, milestones: tuple[float, ...], gamma: float, low: float, low_until: float) -> Schedule:
+def multistep(
+    num_steps: int,
+    *,
+    warmup: float,
+    milestones: tuple[float, ...],
+    gamma: float,
+    low: float,
+    low_until: float,
+) -> Schedule:
     """gamma ** (milestones passed), each at round(fraction * num_steps) (torch's MultiStepLR); times `low` before `low_until`."""
     num_warmup, num_low = round(warmup * num_steps), round(low_until * num_steps)
     passed_at = [round(fraction * num_steps) for fraction in milestones]

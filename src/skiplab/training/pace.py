@@ -5,20 +5,35 @@ from pathlib import Path
 
 from skiplab.runs.log import Log
 
-LONG = 600  # seconds of training from which a run says how long it takes
-FIRST_STEPS, FIRST_SECONDS = 3, 5.0  # measured before that; the first step of all is left out, since it prepares the others
-WINDOW = 5.0  # seconds over which waiting for a core is measured
-WAITED = 1 / 3  # of them, from which a run is called slow
-NICE = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # numbers of epochs to offer
-SCHEDSTAT = Path("/proc/thread-self/schedstat")  # of this thread, in nanoseconds: computed, waited for a core
+# seconds of training from which a run says how long it takes
+LONG = 600
+# measured before that; the first step of all is left out, since it prepares the others
+FIRST_STEPS, FIRST_SECONDS = 3, 5.0
+# seconds over which waiting for a core is measured
+WINDOW = 5.0
+# of them, from which a run is called slow
+WAITED = 1 / 3
+# numbers of epochs to offer
+NICE = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500)
+# of this thread, in nanoseconds: computed, waited for a core
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
 class Pace:
     """The pace of one session of a run. `epochs`: the run's length if it is given so; `threads`: 0 on a device that is no CPU."""
 
-    def __init__(self, log: Log, *, steps_per_epoch: int, epochs: int | None, stop_at: int, threads: int):
-        self.log, self.steps_per_epoch, self.epochs, self.stop_at, self.threads = log, steps_per_epoch, epochs, stop_at, threads
-        self.first: tuple[int, float] | None = None  # step and time after the session's first step
+    def __init__(
+        self, log: Log, *, steps_per_epoch: int, epochs: int | None, stop_at: int, threads: int
+    ):
+        self.log, self.steps_per_epoch, self.epochs, self.stop_at, self.threads = (
+            log,
+            steps_per_epoch,
+            epochs,
+            stop_at,
+            threads,
+        )
+        # step and time after the session's first step
+        self.first: tuple[int, float] | None = None
         self.window = self.clocks()
         self.is_told, self.is_called_slow = False, False
 
@@ -45,7 +60,11 @@ class Pace:
         if left < LONG:
             return
         line = f"about {in_words(left)} to go, evaluations not counted"
-        if self.epochs is not None and first == 1 and (offer := self.shorter(per_step * self.steps_per_epoch)):
+        if (
+            self.epochs is not None
+            and first == 1
+            and (offer := self.shorter(per_step * self.steps_per_epoch))
+        ):
             line += f"; epochs={offer} would take about {in_words(offer * per_step * self.steps_per_epoch)}"
         self.log.line(line)
 
@@ -53,7 +72,10 @@ class Pace:
         """Return a number of epochs that takes about an hour, of a run of up to an hour and a half ten minutes; None if none is fewer."""
         assert self.epochs is not None
         target = 3600 if self.epochs * per_epoch > 5400 else LONG
-        return max((n for n in NICE if n < self.epochs and (n == 1 or n * per_epoch <= 1.1 * target)), default=None)
+        return max(
+            (n for n in NICE if n < self.epochs and (n == 1 or n * per_epoch <= 1.1 * target)),
+            default=None,
+        )
 
     def say_why_slow(self) -> None:
         """Say once if this thread waited for a core for much of the last seconds, or the process computed for few of them."""
@@ -66,7 +88,9 @@ class Pace:
         advice = "run fewer at once, or wait for a quieter machine"
         if self.threads > 1:
             advice = f"a run with trainer.threads=1 (this one has {self.threads}) waits for no other thread"
-        self.log.line(f"slow: {share:.0%} of the last {wall:.0f} s went by waiting for a core, since other processes use them; {advice}")
+        self.log.line(
+            f"slow: {share:.0%} of the last {wall:.0f} s went by waiting for a core, since other processes use them; {advice}"
+        )
 
     @staticmethod
     def clocks() -> tuple[float, float, float]:
@@ -86,4 +110,6 @@ def in_words(seconds: float) -> str:
     hours, rest = divmod(minutes, 60)
     if hours >= 24:
         return f"{hours / 24:.1f} days"
-    return " ".join([*([f"{hours} h"] if hours else []), *([f"{rest} min"] if rest or not hours else [])])
+    return " ".join(
+        [*([f"{hours} h"] if hours else []), *([f"{rest} min"] if rest or not hours else [])]
+    )

@@ -8,14 +8,21 @@ from skiplab.errors import Diverged
 from skiplab.training.progress import ROLLBACK_FACTOR
 from skiplab.training.trainer import Trainer
 
-MAX_ROLLBACKS = 5  # how often a run may go back
+# how often a run may go back
+MAX_ROLLBACKS = 5
 
 
 def as_changes(steps: Sequence[int], *, lr: float) -> list[dict[str, Any]]:
     """Return the rollbacks that went back to these steps as result.json lists changes: each halved the learning rate."""
     rates = [lr * ROLLBACK_FACTOR**number for number in range(len(steps) + 1)]
     return [
-        {"step": step, "key": "optimizer.lr", "from": rates[i], "to": rates[i + 1], "by": "trainer.on_nonfinite=rollback"}
+        {
+            "step": step,
+            "key": "optimizer.lr",
+            "from": rates[i],
+            "to": rates[i + 1],
+            "by": "trainer.on_nonfinite=rollback",
+        }
         for i, step in enumerate(steps)
     ]
 
@@ -38,7 +45,8 @@ def roll_back(trainer: Trainer, error: Diverged) -> None:
         raise error
     step, log = trainer.step, trainer.context.log
     log.stop_bar()
-    with suppress(Diverged):  # a save of such weights, refused
+    # a save of such weights, refused
+    with suppress(Diverged):
         trainer.saver.writer.wait()
     step.losses.clear()
     step.probe.rows()
@@ -46,7 +54,8 @@ def roll_back(trainer: Trainer, error: Diverged) -> None:
     trainer.is_best = False
     earlier, seconds = trainer.rolled_back, trainer.seconds
     trainer.resume()
-    trainer.seconds = seconds  # what was lost was training too
+    # what was lost was training too
+    trainer.seconds = seconds
     trainer.progress.rollbacks, trainer.rolled_back = rollbacks, [*earlier, trainer.progress.step]
     back = f"going back to step {trainer.progress.step:,}, from there with {trainer.progress.lr_factor:g} of the learning rate"
     log.line(f"{error}; {back} (rollback {rollbacks} of at most {MAX_ROLLBACKS})")

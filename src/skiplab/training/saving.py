@@ -20,33 +20,47 @@ class Saver:
 
     folder: Path
     log: Log
-    # Stored in checkpoints, and compared when they are loaded: the network in words, the run's identity and config, the machine.
+    # Stored in checkpoints, and compared when they are loaded: the network in words, the run's
+    # identity and config, the machine.
     network: str
     run: Mapping[str, Any]
     machine: Mapping[str, str]
     writer: checkpoint.Writer = field(default_factory=checkpoint.Writer)
 
-    def submit(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool) -> None:
+    def submit(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool
+    ) -> None:
         """Write a state in the background, from a copy of this moment."""
         copy = checkpoint.snapshot(tensors)
         self.writer.submit(lambda: self.write(copy, facts, is_best=is_best))
 
-    def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool) -> None:
+    def write(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool
+    ) -> None:
         """Write a state's files, in an order in which no crash leaves a `last` that lacks its best or its metrics."""
         if problem := checkpoint.not_finite(tensors):
-            raise Diverged(f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})")
+            raise Diverged(
+                f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})"
+            )
         self.log.sync_metrics()
         if is_best:
-            best = {name: facts["progress"][f"best_{name}"] for name in ("step", "accuracy", "loss")}
+            best = {
+                name: facts["progress"][f"best_{name}"] for name in ("step", "accuracy", "loss")
+            }
             best |= {"network": self.network, "run": {"identity": self.run["identity"]}}
             weights = under("average/", tensors) or under("model/", tensors)
-            checkpoint.save(self.folder / BEST, {f"model/{name}": tensor for name, tensor in weights.items()}, best)
+            checkpoint.save(
+                self.folder / BEST,
+                {f"model/{name}": tensor for name, tensor in weights.items()},
+                best,
+            )
         checkpoint.save(self.folder / LAST, tensors, facts)
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return `last`, or the generation before it if it is damaged.
 
-        Raises CheckpointError if neither is whole, since a run never starts afresh unasked; UsageError if it is of another network.
+        Raises CheckpointError if neither is whole, since a run never starts afresh unasked;
+        UsageError if it is of another network.
         """
         path = self.folder / LAST
         (tensors, facts), problem = checkpoint.newest(path)

@@ -15,14 +15,15 @@ from skiplab.randomness import seed_default
 from skiplab.runs.checkpoint import not_finite
 from skiplab.training.optimizers import Optimizer, Schedule
 
-EVERY = 4  # steps of the proxy: it is trained in one, and only looks on in the others
+# steps of the proxy: it is trained in one, and only looks on in the others
+EVERY = 4
 
 
 class Proxy:
     """A small network that goes through all batches of a run, augmented as the run will see them, since they depend on the step alone.
 
-    Of each it chooses the `count` images with the largest loss; in every fourth step it is trained on them (Jordan 2024's
-    airbench96_faster; selection via proxy: Coleman et al. 2020).
+    Of each it chooses the `count` images with the largest loss; in every fourth step it is trained
+    on them (Jordan 2024's airbench96_faster; selection via proxy: Coleman et al. 2020).
     """
 
     def __init__(
@@ -33,12 +34,18 @@ class Proxy:
         learning_rate: Schedule,
         batches: Batches,
         autocast: torch.autocast,
-        scaler: Any,  # torch.amp.GradScaler
+        # torch.amp.GradScaler
+        scaler: Any,
         label_smoothing: float,
         count: int,
         num_steps: int,
     ):
-        self.model, self.optimizer, self.learning_rate, self.batches = model, optimizer, learning_rate, batches
+        self.model, self.optimizer, self.learning_rate, self.batches = (
+            model,
+            optimizer,
+            learning_rate,
+            batches,
+        )
         self.autocast, self.scaler, self.label_smoothing = autocast, scaler, label_smoothing
         self.count, self.num_steps = count, num_steps
         self.device = batches.normalize.device
@@ -46,25 +53,33 @@ class Proxy:
     def choose(self, check: Callable[[], None]) -> Tensor:
         """Positions of the chosen images in each step's batch, ascending: int32 (num_steps, count), on the device.
 
-        Calls `check` before every step. Raises Diverged if the proxy's weights are not finite in the end.
+        Calls `check` before every step. Raises Diverged if the proxy's weights are not finite in
+        the end.
         """
         chosen = torch.empty(self.num_steps, self.count, dtype=torch.int32, device=self.device)
         for step in range(self.num_steps):
             check()
             chosen[step] = self.hardest(step).sort().values
         if problem := not_finite(self.model.state_dict()):
-            raise Diverged(f"the network that selects the images has diverged ({problem}): trainer.select=1 does without it")
+            raise Diverged(
+                f"the network that selects the images has diverged ({problem}): trainer.select=1 does without it"
+            )
         return chosen
 
     def hardest(self, step: int) -> Tensor:
         """The positions of the chosen images of step `step`, int64 (count,), and a step of training if it is due."""
         self.model.train()
         seed_default(self.batches.seed, "proxy", step, device=self.device)
-        images, labels = self.batches.at(step)  # (B, C, H, W), (B,)
+        # (B, C, H, W), (B,)
+        images, labels = self.batches.at(step)
         is_trained = step % EVERY == 0
         with torch.set_grad_enabled(is_trained), self.autocast:
-            logits = self.model(images).float()  # (B, C, H, W) -> (B, K)
-        losses = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")  # (B,)
+            # (B, C, H, W) -> (B, K)
+            logits = self.model(images).float()
+        # (B,)
+        losses = F.cross_entropy(
+            logits, labels, label_smoothing=self.label_smoothing, reduction="none"
+        )
         hardest = losses.detach().topk(self.count).indices
         if is_trained:
             self.optimizer.set_rate(self.learning_rate(step), step)
@@ -88,11 +103,15 @@ class Selection:
 
     def __init__(self, proxy: Proxy | None):
         self.proxy = proxy
-        self.chosen: Tensor | None = None  # int32 (steps, count); a part of the run's state, so that a resumed run need not choose again
+        # int32 (steps, count); a part of the run's state, so that a resumed run need not choose
+        # again
+        self.chosen: Tensor | None = None
 
     def prepare(self, check: Callable[[], None]) -> str | None:
         """Have the proxy choose, unless it has for every step of the run; what to say of it."""
-        if self.proxy is None or (self.chosen is not None and len(self.chosen) >= self.proxy.num_steps):
+        if self.proxy is None or (
+            self.chosen is not None and len(self.chosen) >= self.proxy.num_steps
+        ):
             return None
         began = time.monotonic()
         self.chosen = self.proxy.choose(check)
@@ -119,4 +138,8 @@ class Selection:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self.chosen = state["chosen"].to(self.proxy.device) if self.proxy is not None and "chosen" in state else None
+        self.chosen = (
+            state["chosen"].to(self.proxy.device)
+            if self.proxy is not None and "chosen" in state
+            else None
+        )

@@ -18,7 +18,11 @@ def tensors_of(step: Step) -> dict[str, Tensor]:
         "lookahead": step.lookahead.slow,
         "selection": step.selection.state(),
     }
-    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return {
+        f"{part}/{name}": tensor
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
 
 
 def load_tensors(step: Step, tensors: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,8 @@ from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
 from skiplab.training.selection import Selection
 
-MOST_PENDING = 2**16  # steps whose losses wait on the device to be read, whatever trainer.log_every says
+# steps whose losses wait on the device to be read, whatever trainer.log_every says
+MOST_PENDING = 2**16
 
 
 @dataclass(kw_only=True)
@@ -45,7 +46,8 @@ class Step:
     # The model as it is called: with several ranks it takes the mean of their gradients.
     replica: nn.Module = field(init=False)
     autocast: torch.autocast = field(init=False)
-    scaler: Any = field(init=False)  # torch.amp.GradScaler
+    # torch.amp.GradScaler
+    scaler: Any = field(init=False)
     losses: LossBuffer = field(init=False)
     parameters: list[nn.Parameter] = field(init=False)
 
@@ -88,14 +90,18 @@ class Step:
         smoothing, chosen = self.settings.label_smoothing, self.selection.at(step)
         num_images = len(self.batches.index(step) if chosen is None else chosen)
         rank, ranks, weight = self.ranks.part_of(num_images)
-        images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)  # (B, C, H, W), (B,)
+        # (B, C, H, W), (B,)
+        images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)
         # BatchNorm cannot normalise one value, so a part has at least two images.
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
         self.losses.begin(counts=weight > 0)
-        for number, (x, y) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1):
+        for number, (x, y) in enumerate(
+            zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1
+        ):
             with self.ranks.reducing(self.replica, is_last=number == parts):
                 with self.autocast:
-                    logits = self.replica(x)  # (B, C, H, W) -> (B, K)
+                    # (B, C, H, W) -> (B, K)
+                    logits = self.replica(x)
                     share = weight * (len(y) / num_images)
                     loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
                 self.scaler.scale(loss).backward()

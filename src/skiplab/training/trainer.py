@@ -23,22 +23,36 @@ from skiplab.training.step import Step
 class Trainer:
     """One run, or one rank of it: trains from wherever its state stands to the last step, and keeps `best` and `last`."""
 
-    def __init__(self, settings: Settings, step: Step, evaluator: Evaluator, saver: Saver, pace: Pace, context: Context):
+    def __init__(
+        self,
+        settings: Settings,
+        step: Step,
+        evaluator: Evaluator,
+        saver: Saver,
+        pace: Pace,
+        context: Context,
+    ):
         self.settings, self.context = settings, context
         self.step, self.evaluator, self.saver, self.pace = step, evaluator, saver, pace
         self.progress = Progress()
-        # The steps that rollbacks went back to, and where the run went on on another machine: step, and what differed.
+        # The steps that rollbacks went back to, and where the run went on on another machine: step,
+        # and what differed.
         self.rolled_back: list[int] = []
         self.moved: list[dict[str, Any]] = []
-        # Seconds of training and images, over all sessions; when they would have begun, and when this session has to stop.
+        # Seconds of training and images, over all sessions; when they would have begun, and when
+        # this session has to stop.
         self.seconds, self.images = 0.0, 0
         self.began = 0.0
         self.deadline: float | None = None
-        self.val_accuracy: float | None = None  # of the last evaluation, to show
-        self.is_best = False  # whether these weights became the best since the last save
-        self.asked = 0  # by a signal, until it is done
+        # of the last evaluation, to show
+        self.val_accuracy: float | None = None
+        # whether these weights became the best since the last save
+        self.is_best = False
+        # by a signal, until it is done
+        self.asked = 0
 
-    # ------------------------------------------------------------------------------------------------------- the loop
+    # -------------------------------------------------------------------------------------------------------
+    # the loop
 
     def fit(self) -> None:
         """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
@@ -52,13 +66,19 @@ class Trainer:
         log.start_bar(step=progress.step, num_steps=settings.stop_at)
         with self.saver.writer:
             if progress.step == 0:
-                log.truncate_metrics(0)  # of a start that died before it had saved
+                # of a start that died before it had saved
+                log.truncate_metrics(0)
                 self.save()
-            while progress.step < settings.stop_at and progress.evaluations_since_best < settings.early_stop:
+            while (
+                progress.step < settings.stop_at
+                and progress.evaluations_since_best < settings.early_stop
+            ):
                 self.advance()
-            if progress.num_seen:  # the run was told to end where it already stood
+            # the run was told to end where it already stood
+            if progress.num_seen:
                 self.evaluate()
-            if progress.step < settings.stop_at or self.is_best:  # stopped early
+            # stopped early
+            if progress.step < settings.stop_at or self.is_best:
                 self.save()
         log.stop_bar()
 
@@ -80,7 +100,10 @@ class Trainer:
         if self.asked > 0 or progress.step == settings.stop_at:
             ranks.agreed(self.saver.writer.wait)
         if self.asked > 0:
-            raise Stopped(f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}", exit_code=self.asked)
+            raise Stopped(
+                f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}",
+                exit_code=self.asked,
+            )
         self.asked = 0
 
     def due(self, every: int) -> bool:
@@ -98,7 +121,8 @@ class Trainer:
         if (code := self.context.ranks.agreed(self.decide)) > 0:
             raise Stopped(f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=code)
 
-    # ---------------------------------------------------------------------------------------------- what is due after it
+    # ----------------------------------------------------------------------------------------------
+    # what is due after it
 
     def report_losses(self) -> None:
         """Bring the pending steps' losses to the host (this waits for the device), check them and write them down."""
@@ -110,13 +134,25 @@ class Trainer:
         for number, each in enumerate(found, first):
             if not math.isfinite(each.loss):
                 raise self.step.diverged(f"the loss is {each.loss} at step {number:,}", lr=each.lr)
-        rows = [{"step": number, "lr": each.lr, "loss": each.loss} for number, each in enumerate(found, first)]
+        rows = [
+            {"step": number, "lr": each.lr, "loss": each.loss}
+            for number, each in enumerate(found, first)
+        ]
         log.metric(self.step.probe.behind(rows))
         for each in found:
-            progress.count(each.num_images, loss=each.loss, plain_loss=each.plain_loss, num_correct=each.num_correct)
+            progress.count(
+                each.num_images,
+                loss=each.loss,
+                plain_loss=each.plain_loss,
+                num_correct=each.num_correct,
+            )
             self.images += each.num_images
         losses.clear()
-        shown = progress.shown(steps_per_epoch=self.step.batches.steps_per_epoch, loss=found[-1].loss, smoothed=losses.smoothed)
+        shown = progress.shown(
+            steps_per_epoch=self.step.batches.steps_per_epoch,
+            loss=found[-1].loss,
+            smoothed=losses.smoothed,
+        )
         shown |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
         shown |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
         log.show(shown, always=self.settings.log_every == 1)
@@ -128,32 +164,48 @@ class Trainer:
         lr = self.step.learning_rate(progress.step - 1) * progress.lr_factor
         # BatchNorm statistics: each rank's are of its own parts of the batches.
         self.context.ranks.share(evaluator.predictor.model.buffers())
-        row: dict[str, Any] = {"step": progress.step, "epoch": progress.step / self.step.batches.steps_per_epoch}
+        row: dict[str, Any] = {
+            "step": progress.step,
+            "epoch": progress.step / self.step.batches.steps_per_epoch,
+        }
         row |= progress.take_means(smoothed=self.step.losses.smoothed)
-        scored = {"train_eval": evaluator.training if self.settings.eval_train else None, "val": evaluator.validation}
+        scored = {
+            "train_eval": evaluator.training if self.settings.eval_train else None,
+            "val": evaluator.validation,
+        }
         scores: dict[str, Scores] = {}
         for name, split in scored.items():
             if split is None:
                 continue
             scores[name] = evaluator.score(split)
             if not math.isfinite(scores[name].loss):
-                raise self.step.diverged(f"the evaluation's loss is {scores[name].loss} at step {progress.step:,}", lr=lr)
+                raise self.step.diverged(
+                    f"the evaluation's loss is {scores[name].loss} at step {progress.step:,}", lr=lr
+                )
             row |= {f"{name}_loss": scores[name].loss, f"{name}_accuracy": scores[name].accuracy}
-        if (held := scores.get("val")) is None:  # then the last weights are the best
-            progress.best_step, progress.evaluations_since_best, self.is_best = progress.step, 0, True
+        # then the last weights are the best
+        if (held := scores.get("val")) is None:
+            progress.best_step, progress.evaluations_since_best, self.is_best = (
+                progress.step,
+                0,
+                True,
+            )
         else:
             self.val_accuracy = held.accuracy
             self.is_best |= progress.note_score(held.accuracy, held.loss)
         log.metric([row])
         log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
         is_best = progress.best_step == progress.step and held is not None
-        log.evaluation(row, lr=lr, images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best)
+        log.evaluation(
+            row, lr=lr, images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best
+        )
 
     def save(self) -> None:
         """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment; the first rank's."""
         self.report_losses()
         ranks = self.context.ranks
-        ranks.agreed(self.saver.writer.wait)  # at most one copy at a time
+        # at most one copy at a time
+        ranks.agreed(self.saver.writer.wait)
         is_best, self.is_best = self.is_best, False
         if ranks.is_main:
             self.progress.metrics_size = self.context.log.metrics_size()
@@ -168,14 +220,22 @@ class Trainer:
             "accumulate": self.settings.accumulate,
             "run": dict(self.saver.run),
             "scaler": self.step.scaler.state_dict(),
-            "history": {"seconds": self.seconds, "images": self.images, "machine": dict(self.saver.machine), "moved": self.moved},
+            "history": {
+                "seconds": self.seconds,
+                "images": self.images,
+                "machine": dict(self.saver.machine),
+                "moved": self.moved,
+            },
         }
-        return state.tensors_of(self.step), facts | ({"rolled_back": self.rolled_back} if self.rolled_back else {})
+        return state.tensors_of(self.step), facts | (
+            {"rolled_back": self.rolled_back} if self.rolled_back else {}
+        )
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Take over what `state` gave. Raises KeyError, TypeError, ValueError or RuntimeError where it is no such state."""
         state.load_tensors(self.step, tensors)
-        if facts["scaler"]:  # none where the run began without fp16
+        # none where the run began without fp16
+        if facts["scaler"]:
             self.step.scaler.load_state_dict(facts["scaler"])
         self.progress.load(facts["progress"])
         self.rolled_back = [int(number) for number in facts.get("rolled_back", [])]
@@ -191,10 +251,14 @@ class Trainer:
             self.load(tensors, facts)
             made_on = dict(facts["history"]["machine"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder / LAST}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})") from None
+            raise CheckpointError(
+                f"{folder / LAST}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})"
+            ) from None
         for difference in devices.differences(made_on, self.saver.machine):
             self.moved.append({"step": self.progress.step, "what": difference})
-            log.line(f"{difference}: the end will not be equal to the bit to that of an uninterrupted run")
+            log.line(
+                f"{difference}: the end will not be equal to the bit to that of an uninterrupted run"
+            )
         if not log.truncate_metrics(self.progress.metrics_size):
             log.line(f"warning: {folder / 'metrics.jsonl'} lacks rows, and curves.png will")
         if ranks.is_main:

@@ -15,11 +15,25 @@ from numpy.typing import NDArray
 from skiplab import regular
 
 MAGIC = b"\x93NUMPY\x01\x00"
-LARGEST = 2**28  # bytes of an array of labels
-END = struct.Struct("<4s4H2LH")  # of a zip archive: of its directory the number of entries, size and offset
-ENTRY = struct.Struct("<4s4B4HL2L5H2L")  # of the directory
-LOCAL = struct.Struct("<4s2B4HL2L2H")  # before a member
-DAMAGED = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+# bytes of an array of labels
+LARGEST = 2**28
+# of a zip archive: of its directory the number of entries, size and offset
+END = struct.Struct("<4s4H2LH")
+# of the directory
+ENTRY = struct.Struct("<4s4B4HL2L5H2L")
+# before a member
+LOCAL = struct.Struct("<4s2B4HL2L2H")
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def correct(path: Path, split: str) -> NDArray[np.bool_] | None:
@@ -47,10 +61,32 @@ def members(file: BinaryIO, names: list[str]) -> list[bytes] | None:
     file.seek(start)
     directory, at, found = file.read(length), 0, dict.fromkeys(names, b"")
     for _ in range(count):
-        signature, *_, flags, method, _, _, check, packed, plain, n, extra, remark, _, _, _, local = ENTRY.unpack_from(directory, at)
+        (
+            signature,
+            *_,
+            flags,
+            method,
+            _,
+            _,
+            check,
+            packed,
+            plain,
+            n,
+            extra,
+            remark,
+            _,
+            _,
+            _,
+            local,
+        ) = ENTRY.unpack_from(directory, at)
         name = directory[at + ENTRY.size : at + ENTRY.size + n].decode("ascii")
         at += ENTRY.size + n + extra + remark
-        if signature != b"PK\x01\x02" or flags or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or plain > LARGEST:
+        if (
+            signature != b"PK\x01\x02"
+            or flags
+            or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            or plain > LARGEST
+        ):
             return None
         if name in found:
             file.seek(local)

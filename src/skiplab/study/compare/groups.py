@@ -13,19 +13,32 @@ from skiplab.config import validate as configs
 from skiplab.errors import UsageError
 from skiplab.study.compare.results import OF_RUNS, Result, is_share
 
-FIRST = ("model.name", "block.name", "depth", "width", "norm", "shortcut", "optimizer.name", "optimizer.lr")  # in a group's name
+# in a group's name
+FIRST = (
+    "model.name",
+    "block.name",
+    "depth",
+    "width",
+    "norm",
+    "shortcut",
+    "optimizer.name",
+    "optimizer.lr",
+)
 CONFIDENCE = 0.95
-SPLIT = "evaluator.split"  # what a run reports on: its numbers until then are the same
+# what a run reports on: its numbers until then are the same
+SPLIT = "evaluator.split"
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in the seed alone; `values` of a share lie within 0 and 1, and so does their interval."""
 
-    key: tuple[Any, ...]  # the values of what the groups differ in
+    # the values of what the groups differ in
+    key: tuple[Any, ...]
     label: str
     results: tuple[Result, ...]
-    values: tuple[float, ...]  # of the metric, one a run
+    # of the metric, one a run
+    values: tuple[float, ...]
     is_share: bool = False
 
     @property
@@ -39,7 +52,11 @@ class Group:
     @functools.cached_property
     def deviation(self) -> float | None:
         """Of the sample, over seeds; None of one run."""
-        return None if self.n < 2 else math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
+        return (
+            None
+            if self.n < 2
+            else math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
+        )
 
     @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -70,10 +87,13 @@ def student(freedom: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | None) -> tuple[list[str], list[Group]]:
+def partition(
+    results: Sequence[Result], *, metric: str, by: Sequence[str] | None
+) -> tuple[list[str], list[Group]]:
     """The keys that tell the groups apart, and the groups, in the order of their keys.
 
-    `by` are keys by their full paths; None: what differs. Raises UsageError where a group would hold the same seed twice.
+    `by` are keys by their full paths; None: what differs. Raises UsageError where a group would
+    hold the same seed twice.
     """
     candidates = varying(results)
     keys = telling(results, candidates) if by is None else list(by)
@@ -87,7 +107,15 @@ def partition(results: Sequence[Result], *, metric: str, by: Sequence[str] | Non
         members = sorted(members, key=lambda result: result.seed)
         values = tuple(result.metric(metric) for result in members)
         key = tuple(members[0].values.get(key) for key in keys)
-        groups.append(Group(key, label(keys, key) + chosen_width(members, keys), tuple(members), values, is_share(metric)))
+        groups.append(
+            Group(
+                key,
+                label(keys, key) + chosen_width(members, keys),
+                tuple(members),
+                values,
+                is_share(metric),
+            )
+        )
     groups.sort(key=lambda group: [sortable(value) for value in group.key])
     return keys, groups
 
@@ -96,28 +124,44 @@ def sortable(value: Any) -> tuple[int, float, str]:
     """Values of any kind in an order: null, numbers, texts."""
     if value is None:
         return 0, 0.0, ""
-    return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
+    return (
+        (1, float(value), "")
+        if isinstance(value, (int, float))
+        else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
+    )
 
 
 def differing(results: Sequence[Result], candidates: Sequence[str] | None = None) -> list[str]:
     """The keys that tell these runs apart. `candidates`: what differs between some of them and others."""
-    return telling(results, varying(results) if candidates is None else [key for key in candidates if differs(key, results)])
+    return telling(
+        results,
+        varying(results)
+        if candidates is None
+        else [key for key in candidates if differs(key, results)],
+    )
 
 
 def telling(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     """What tells runs apart that differ in more than the seed, the plainest first; what follows from a choice is left out.
 
-    That is a value that is the same wherever an option is (a block's bias follows from block.name, a data set's epochs from dataset.name),
-    and a width that was chosen to meet a budget.
+    That is a value that is the same wherever an option is (a block's bias follows from block.name,
+    a data set's epochs from dataset.name), and a width that was chosen to meet a budget.
     """
     rest = [key for key in keys if key != "width"]
-    if rest and all(result.config.match != "none" for result in results):  # chosen, if one budget was met
+    # chosen, if one budget was met
+    if rest and all(result.config.match != "none" for result in results):
         of_rest: dict[str, set[int]] = {}
         for result in results:
-            of_rest.setdefault(json.dumps([result.values.get(key) for key in rest]), set()).add(result.config.width)
+            of_rest.setdefault(json.dumps([result.values.get(key) for key in rest]), set()).add(
+                result.config.width
+            )
         keys = rest if all(len(widths) == 1 for widths in of_rest.values()) else keys
     names = [key for key in keys if key.endswith(".name")]
-    return [key for key in keys if key in names or not any(follows(key, name, results) for name in names)]
+    return [
+        key
+        for key in keys
+        if key in names or not any(follows(key, name, results) for name in names)
+    ]
 
 
 def varying(results: Sequence[Result]) -> list[str]:
@@ -125,7 +169,9 @@ def varying(results: Sequence[Result]) -> list[str]:
     known = configs.leaves()
     paths = {path for result in results for path in result.values} - {"seed", SPLIT}
     paths = {path for path in paths if path in OF_RUNS or known[path].metadata["changes_numbers"]}
-    return sorted(filter(lambda path: differs(path, results), paths), key=lambda path: (rank(path), path))
+    return sorted(
+        filter(lambda path: differs(path, results), paths), key=lambda path: (rank(path), path)
+    )
 
 
 def differs(key: str, results: Sequence[Result]) -> bool:
@@ -135,7 +181,8 @@ def differs(key: str, results: Sequence[Result]) -> bool:
     return bool(others) and len({json.dumps(value) for value in [first, *others]}) > 1
 
 
-OWN = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}  # keys at the root that an option's file sets too
+# keys at the root that an option's file sets too
+OWN = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}
 
 
 def follows(key: str, name: str, results: Sequence[Result]) -> bool:
@@ -144,7 +191,10 @@ def follows(key: str, name: str, results: Sequence[Result]) -> bool:
     if not key.startswith(f"{group}.") and key not in OWN.get(group, ()):
         return False
     found: dict[str, str] = {}
-    return all(found.setdefault(result.values[name], value := json.dumps(result.values.get(key))) == value for result in results)
+    return all(
+        found.setdefault(result.values[name], value := json.dumps(result.values.get(key))) == value
+        for result in results
+    )
 
 
 def rank(path: str) -> int:
@@ -158,7 +208,9 @@ def check_seeds(members: Sequence[Result], keys: Sequence[str], candidates: Sequ
     if not more and len({result.seed for result in members}) == len(members):
         return
     given, missing = (",".join(key.removesuffix(".name") for key in each) for each in (keys, more))
-    raise UsageError(f"--by {given}: runs of one group differ in {missing}; add it: --by {given},{missing}")
+    raise UsageError(
+        f"--by {given}: runs of one group differ in {missing}; add it: --by {given},{missing}"
+    )
 
 
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:
@@ -174,21 +226,34 @@ def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
 
 def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """The words of a group's name, one for each key."""
-    return [f"{key.removesuffix('.name')}={worded(value)}" for key, value in zip(keys, values, strict=True)]
+    return [
+        f"{key.removesuffix('.name')}={worded(value)}"
+        for key, value in zip(keys, values, strict=True)
+    ]
 
 
 def worded(value: Any) -> str:
     """A value as a command line has it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return f"{value:.12g}" if isinstance(value, float) else ",".join(map(worded, value)) if isinstance(value, (tuple, list)) else str(value)
+    return (
+        f"{value:.12g}"
+        if isinstance(value, float)
+        else ",".join(map(worded, value))
+        if isinstance(value, (tuple, list))
+        else str(value)
+    )
 
 
 def numeric_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
     """The keys that hold a number in every group."""
 
     def is_numeric(key: str) -> bool:
-        return all(isinstance(value := group.key[keys.index(key)], (int, float)) and not isinstance(value, bool) for group in groups)
+        return all(
+            isinstance(value := group.key[keys.index(key)], (int, float))
+            and not isinstance(value, bool)
+            for group in groups
+        )
 
     return [key for key in keys if is_numeric(key)]
 
@@ -197,7 +262,9 @@ def main_axis(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
     """The key to draw along: depth, else width, else the first that holds numbers; None where none does."""
 
     numeric = numeric_keys(groups, keys)
-    return next((key for key in ("depth", "width") if key in numeric), numeric[0] if numeric else None)
+    return next(
+        (key for key in ("depth", "width") if key in numeric), numeric[0] if numeric else None
+    )
 
 
 def lines_along(groups: Sequence[Group], keys: Sequence[str], x: str) -> dict[str, list[Group]]:
@@ -206,5 +273,10 @@ def lines_along(groups: Sequence[Group], keys: Sequence[str], x: str) -> dict[st
     found: dict[str, list[Group]] = {}
     for group in groups:
         shared = [pair for i, pair in enumerate(zip(keys, group.key, strict=True)) if i != at]
-        found.setdefault(label([key for key, _ in shared], [value for _, value in shared]), []).append(group)
-    return {name: sorted(members, key=lambda group: sortable(group.key[at])) for name, members in found.items()}
+        found.setdefault(
+            label([key for key, _ in shared], [value for _, value in shared]), []
+        ).append(group)
+    return {
+        name: sorted(members, key=lambda group: sortable(group.key[at]))
+        for name, members in found.items()
+    }

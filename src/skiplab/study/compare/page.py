@@ -75,11 +75,15 @@ def as_html(
 
     `pictures` are titles and <svg> elements, `tips` what is told at their marks, by id.
     """
-    heads = "".join(f'<th scope="col"><button type="button">{html.escape(head)}</button></th>' for head in table[0])
+    heads = "".join(
+        f'<th scope="col"><button type="button">{html.escape(head)}</button></th>'
+        for head in table[0]
+    )
     rows = [
         "<tr>"
         + "".join(
-            f'<td data-value="{html.escape(str(value))}">{html.escape(cell)}</td>' for cell, value in zip(cells, sort_keys, strict=True)
+            f'<td data-value="{html.escape(str(value))}">{html.escape(cell)}</td>'
+            for cell, value in zip(cells, sort_keys, strict=True)
         )
         + f'<td class="runs">{links(group, folder)}</td></tr>'
         for group, cells, sort_keys in zip(groups, table[1:], values, strict=True)
@@ -104,6 +108,12 @@ the least to the best seed.</p>
 
 def links(group: Group, folder: Path) -> str:
     """A link to each run folder, named by its seed."""
-    paths = [os.path.relpath(result.folder, folder).replace(os.sep, "/") for result in group.results]
-    quoted = [urllib.parse.quote(os.fsencode(path)) for path in paths]  # the bytes: a folder's name may be no text
-    return " ".join(f'<a href="{html.escape(path)}/">{result.seed}</a>' for path, result in zip(quoted, group.results, strict=True))
+    paths = [
+        os.path.relpath(result.folder, folder).replace(os.sep, "/") for result in group.results
+    ]
+    # the bytes: a folder's name may be no text
+    quoted = [urllib.parse.quote(os.fsencode(path)) for path in paths]
+    return " ".join(
+        f'<a href="{html.escape(path)}/">{result.seed}</a>'
+        for path, result in zip(quoted, group.results, strict=True)
+    )

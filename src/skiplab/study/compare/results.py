@@ -23,7 +23,8 @@ from skiplab.study import record
 from skiplab.study.compare import answers
 from skiplab.words import counted
 
-METRICS = {  # name -> what it is called, and whether more of it is better
+# name -> what it is called, and whether more of it is better
+METRICS = {
     "test.accuracy": ("test accuracy", True),
     "test.loss": ("test loss", False),
     "test.f1_macro": ("test F1, macro mean", True),
@@ -34,8 +35,10 @@ METRICS = {  # name -> what it is called, and whether more of it is better
     "train.loss": ("training loss without label smoothing, last epoch", False),
     "train.seconds": ("seconds of training", False),
 }
-OF_RUNS = ("changed", "init_sha256")  # what tells runs apart beside the keys that a user sets
-FIGURES = ("params", "macs", "seconds")  # what a run costs
+# what tells runs apart beside the keys that a user sets
+OF_RUNS = ("changed", "init_sha256")
+# what a run costs
+FIGURES = ("params", "macs", "seconds")
 # what must be the same in all runs, or the figures are not of the same question
 PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
 
@@ -47,7 +50,9 @@ def keys_of(text: str) -> list[str]:
     for word in re.split(r"[,\s]+", text.strip(", ")):
         if word == "seed":
             raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
-        path = next((path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None)
+        path = next(
+            (path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None
+        )
         if path is None:
             raise UsageError(f"--by {configs.unknown_key(word)}")
         found.append(path)
@@ -57,7 +62,9 @@ def keys_of(text: str) -> list[str]:
 def check_x(x: str) -> None:
     """Raise UsageError if `--x` names neither a key nor a cost."""
     if f"{x}.name" in configs.leaves():
-        raise UsageError(f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}")
+        raise UsageError(
+            f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}"
+        )
     if x not in configs.leaves() and x not in FIGURES:
         if (told := nearest(x, FIGURES)).startswith("did you mean"):
             raise UsageError(f"--x {x}: no such key; {told}")
@@ -66,7 +73,11 @@ def check_x(x: str) -> None:
 
 def home(paths: Sequence[Path]) -> Path:
     """Where a comparison of these folders goes: into the study, if it is one, else to outputs/compare."""
-    return paths[0] if len(paths) == 1 and folders.identity_of(paths[0]) is None else placement.OUTPUTS / "compare"
+    return (
+        paths[0]
+        if len(paths) == 1 and folders.identity_of(paths[0]) is None
+        else placement.OUTPUTS / "compare"
+    )
 
 
 def is_share(metric: str) -> bool:
@@ -74,8 +85,10 @@ def is_share(metric: str) -> bool:
     return metric.endswith(("accuracy", "error", "f1_macro"))
 
 
-LARGEST = 2**30  # bytes of metrics.jsonl
-READ = re.compile('"(?:train_loss|gradient_norm|activation_deviation|update_ratio)"')  # keys of its rows
+# bytes of metrics.jsonl
+LARGEST = 2**30
+# keys of its rows
+READ = re.compile('"(?:train_loss|gradient_norm|activation_deviation|update_ratio)"')
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,8 @@ class Result:
 
     folder: Path
     config: Config
-    values: dict[str, Any]  # of its config, by full path
+    # of its config, by full path
+    values: dict[str, Any]
     result: dict[str, Any]
     identity: str
 
@@ -105,7 +119,10 @@ class Result:
             found = None
         if found is None or not math.isfinite(found):
             kind = name.partition(".")[0]
-            reason = {"val": " (val_fraction=0)", "test": " (evaluator.split=val): compare --metric val.accuracy"}.get(kind, "")
+            reason = {
+                "val": " (val_fraction=0)",
+                "test": " (evaluator.split=val): compare --metric val.accuracy",
+            }.get(kind, "")
             raise UsageError(f"{self.folder}: has no {name}{reason}")
         return float(found)
 
@@ -133,7 +150,9 @@ class Result:
                 raise ValueError
             return json.loads(f"[{','.join(line for line in lines if READ.search(line))}]")
         except OSError as error:
-            raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged ({regular.why(path, error)})") from None
+            raise UsageError(
+                f"{self.folder}: its metrics.jsonl is missing or damaged ({regular.why(path, error)})"
+            ) from None
         except (ValueError, RecursionError):
             raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged") from None
 
@@ -145,7 +164,10 @@ class Result:
     @property
     def is_smoothed(self) -> bool:
         """Whether its train.loss is label-smoothed: the run is of a version that recorded none without."""
-        return self.config.trainer.label_smoothing > 0 and not {"train_eval_loss", "train_plain_loss"} & self.evaluations[-1].keys()
+        return (
+            self.config.trainer.label_smoothing > 0
+            and not {"train_eval_loss", "train_plain_loss"} & self.evaluations[-1].keys()
+        )
 
     def probed(self, key: str) -> dict[int, dict[str, float]]:
         """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: by step, a value a layer in order."""
@@ -178,14 +200,21 @@ def read(paths: Sequence[Path]) -> Found:
     problems: list[str] = []
     for path in paths:
         if (rule := regular.no_folder(path)) is not None:
-            raise UsageError(f"{path}: {rule}; `skiplab list` shows the runs, a study lies under outputs/studies")
+            raise UsageError(
+                f"{path}: {rule}; `skiplab list` shows the runs, a study lies under outputs/studies"
+            )
         runs = record.runs_of(path)
         if not runs:
-            raise UsageError(f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies")
+            raise UsageError(
+                f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies"
+            )
         seen |= dict.fromkeys(resolved(runs))
     for folder in map(shown, seen):
         if (result := folders.result_of(folder)) is None:
-            if (problem := folders.problem_of(folder, [folders.CONFIG, folders.RESULT])) is not None:  # nobody knows how far it came
+            # nobody knows how far it came
+            if (
+                problem := folders.problem_of(folder, [folders.CONFIG, folders.RESULT])
+            ) is not None:
                 problems.append(f"{folder}: {problem}; leave it out or run it anew")
             unfinished.append(folder)
             continue
@@ -199,7 +228,9 @@ def read(paths: Sequence[Path]) -> Found:
         more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
         found.notes.append(f"left out, since not finished: {unfinished[0]}{more}")
     if not found.results:
-        raise UsageError(f"{', '.join(map(str, paths))}: no run there is finished; `skiplab list` shows how to go on with them")
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no run there is finished; `skiplab list` shows how to go on with them"
+        )
     keep_apart(found)
     once(found)
     return found
@@ -216,10 +247,14 @@ def keep_apart(found: Found) -> None:
     if len(changed) < len(found.results):
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         told = f"{changed[0].folder} ({changed[0].changed}){more}"
-        found.notes.append(f"left out, since changed on the way and so no run of these values: {told}")
+        found.notes.append(
+            f"left out, since changed on the way and so no run of these values: {told}"
+        )
         found.results = [result for result in found.results if not result.changed]
     else:
-        found.notes.append("all of these runs were changed on the way; what was changed tells them apart")
+        found.notes.append(
+            "all of these runs were changed on the way; what was changed tells them apart"
+        )
         for result in changed:
             result.values["changed"] = result.changed
 
@@ -252,13 +287,25 @@ def result_of(folder: Path) -> Result:
 def held_together(folder: Path, result: dict[str, Any]) -> Result:
     """A finished run, `result` being what its result.json holds. Raises UsageError as `result_of` does."""
     config = provenance.load(folder)
-    identity = folders.identity_of(folder) or ""  # which `load` has found to be that of the config
+    # which `load` has found to be that of the config
+    identity = folders.identity_of(folder) or ""
     try:
         told = str(result["identity"])
         tested = result["test"]["accuracy"] if config.evaluator.split == "test" else 0
-        float(sum((tested, result["summary"]["parameters"], result["summary"]["macs"], result["train_seconds"])))
+        float(
+            sum(
+                (
+                    tested,
+                    result["summary"]["parameters"],
+                    result["summary"]["macs"],
+                    result["train_seconds"],
+                )
+            )
+        )
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew") from None
+        raise UsageError(
+            f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew"
+        ) from None
     if told != identity:
         raise UsageError(
             f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
@@ -271,22 +318,32 @@ def held_together(folder: Path, result: dict[str, Any]) -> Result:
 def once(found: Found) -> None:
     """Keep one run of each identity on each data: a second one is the same numbers again, and would count a seed twice.
 
-    A run that has left the test set sealed (evaluator.split=val) is the same as one that has not; of both the latter stays.
+    A run that has left the test set sealed (evaluator.split=val) is the same as one that has not;
+    of both the latter stays.
     """
     by_identity: dict[tuple[str, str, str], Result] = {}
-    for result in sorted(found.results, key=lambda result: result.config.evaluator.split):  # test, then val
-        identity = provenance.training(result.config) if result.config.evaluator.split == "val" else result.identity
+    # test, then val
+    for result in sorted(found.results, key=lambda result: result.config.evaluator.split):
+        identity = (
+            provenance.training(result.config)
+            if result.config.evaluator.split == "val"
+            else result.identity
+        )
         key = identity, result.changed, str(result.result.get("data_sha256"))
         by_identity.setdefault(key, result)
     if (twice := len(found.results) - len(by_identity)) > 0:
-        found.notes.append(f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once")
+        found.notes.append(
+            f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once"
+        )
     kept = {id(result) for result in by_identity.values()}
     found.results = [result for result in found.results if id(result) in kept]
 
 
 def with_metric(found: Found, metric: str) -> Found:
     """What is found, of a metric on the test set without the runs that left it sealed, if others have not."""
-    if metric == "train.loss" and (old := [result for result in found.results if result.evaluations and result.is_smoothed]):
+    if metric == "train.loss" and (
+        old := [result for result in found.results if result.evaluations and result.is_smoothed]
+    ):
         note = f"train.loss is label-smoothed in {counted(len(old), 'run')}, as an earlier version recorded it: {old[0].folder} the first"
         return Found(found.results, [*found.notes, note])
     sealed = [result for result in found.results if result.config.evaluator.split == "val"]
@@ -301,13 +358,29 @@ def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:
     results, problems = list(results), []
     for key in PROTOCOL:
         values = {json.dumps(result.values[key]): result for result in results}
-        if len(values) > 1 and key not in by and not (key.startswith("dataset.") and "dataset.name" in by):
-            told = ", ".join(f"{text} in {result.folder}" for text, result in list(values.items())[:3])
-            problems.append(f"{key} differs ({told}): these runs answer different questions; compare them apart, or by it: --by {key}")
-    for name in sorted({result.values["dataset.name"] for result in results}) if not problems else ():
-        sums = {result.result.get("data_sha256"): result for result in results if result.values["dataset.name"] == name}
+        if (
+            len(values) > 1
+            and key not in by
+            and not (key.startswith("dataset.") and "dataset.name" in by)
+        ):
+            told = ", ".join(
+                f"{text} in {result.folder}" for text, result in list(values.items())[:3]
+            )
+            problems.append(
+                f"{key} differs ({told}): these runs answer different questions; compare them apart, or by it: --by {key}"
+            )
+    for name in (
+        sorted({result.values["dataset.name"] for result in results}) if not problems else ()
+    ):
+        sums = {
+            result.result.get("data_sha256"): result
+            for result in results
+            if result.values["dataset.name"] == name
+        }
         if len(sums) > 1:
             one, other = list(sums.values())[:2]
-            problems.append(f"the files of {name} differ between {one.folder} and {other.folder} (data_sha256); compare them apart")
+            problems.append(
+                f"the files of {name} differ between {one.folder} and {other.folder} (data_sha256); compare them apart"
+            )
     if problems:
         raise UsageError("\n".join(problems))

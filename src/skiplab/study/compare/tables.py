@@ -17,7 +17,8 @@ from skiplab.study.compare.results import FIGURES, METRICS, Found, is_share
 from skiplab.study.compare.statistics import Difference
 from skiplab.words import now
 
-MAX_ROWS = 60  # of the table on the terminal
+# of the table on the terminal
+MAX_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Comparison:
     groups: list[Group]
     differences: list[Difference]
     notes: list[str]
-    trained: list[Group]  # the same groups by their training accuracy, where the test or validation accuracy is compared
+    # the same groups by their training accuracy, where the test or validation accuracy is compared
+    trained: list[Group]
 
     def lines(self) -> list[str]:
         """The verdict, then what to know of the runs."""
         told = statistics.sentences(self.groups, self.differences, metric=self.metric)
         told += statistics.trends(self.groups, self.keys, self.differences, metric=self.metric)
-        ends = [(members[-1], members[0]) for members in statistics.lines_of(self.trained, self.keys).values()]
+        ends = [
+            (members[-1], members[0])
+            for members in statistics.lines_of(self.trained, self.keys).values()
+        ]
         trained = statistics.compared(ends, metric="train.accuracy")
         told += statistics.trends(self.trained, self.keys, trained, metric="train.accuracy")
         return [*told, *self.notes]
@@ -46,11 +51,24 @@ def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Compariso
     found = results.with_metric(found, metric)
     results.check_protocol(found.results, by=by or [])
     keys, groups = partition(found.results, metric=metric, by=by)
-    trained = partition(found.results, metric="train.accuracy", by=keys)[1] if metric in statistics.SPLITS else []
-    return Comparison(metric, keys, groups, statistics.differences(groups, keys, metric=metric), found.notes, trained)
+    trained = (
+        partition(found.results, metric="train.accuracy", by=keys)[1]
+        if metric in statistics.SPLITS
+        else []
+    )
+    return Comparison(
+        metric,
+        keys,
+        groups,
+        statistics.differences(groups, keys, metric=metric),
+        found.notes,
+        trained,
+    )
 
 
-def command(found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None) -> None:
+def command(
+    found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None
+) -> None:
     """`skiplab compare`: the table and the verdict on stdout, everything in a folder; a picture that fails is a warning."""
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
@@ -60,28 +78,48 @@ def command(found: Found, folder: Path, *, by: Sequence[str] | None, metric: str
         folder.mkdir(parents=True, exist_ok=True)
         written, warnings = write(made, folder, x=x)
     except OSError as error:
-        raise FolderError(f"{folder}: cannot be written ({error.strerror}); --out names another") from None
+        raise FolderError(
+            f"{folder}: cannot be written ({error.strerror}); --out names another"
+        ) from None
     print(f"\nwritten: {', '.join(str(path) for path in written)}")
     if warnings:
-        print(f"warning: {'; '.join(warnings)}; skiplab compare draws {'it' if len(warnings) == 1 else 'them'} again", file=sys.stderr)
+        print(
+            f"warning: {'; '.join(warnings)}; skiplab compare draws {'it' if len(warnings) == 1 else 'them'} again",
+            file=sys.stderr,
+        )
 
 
 def checked_x(x: str, made: Comparison) -> str:
     """The key that --x means. Raises UsageError if the groups do not differ in it, or it holds no numbers."""
     choices = numeric_keys(made.groups, made.keys)
     if x not in choices:
-        rule = "holds no numbers" if x in made.keys or f"{x}.name" in made.keys else "the groups do not differ in it"
+        rule = (
+            "holds no numbers"
+            if x in made.keys or f"{x}.name" in made.keys
+            else "the groups do not differ in it"
+        )
         raise UsageError(f"--x {x}: {rule}; choices: {', '.join([*choices, *FIGURES])}")
     return x
 
 
-# ------------------------------------------------------------------------------------------------------------------- the table
+# -------------------------------------------------------------------------------------------------------------------
+# the table
 
 
 def headings(made: Comparison) -> list[str]:
     """Of the table's columns."""
     unit = ", %" if is_share(made.metric) else ""
-    return ["group", "n", f"{made.metric}{unit}", "deviation", "95 % interval", "best", "params", "M MACs", "seconds"]
+    return [
+        "group",
+        "n",
+        f"{made.metric}{unit}",
+        "deviation",
+        "95 % interval",
+        "best",
+        "params",
+        "M MACs",
+        "seconds",
+    ]
 
 
 def row(group: Group, metric: str) -> list[str]:
@@ -93,7 +131,9 @@ def row(group: Group, metric: str) -> list[str]:
         str(group.n),
         statistics.bare(group.mean, metric),
         "-" if group.deviation is None else statistics.bare(group.deviation, metric),
-        "-" if interval is None else f"{statistics.bare(interval[0], metric)} to {statistics.bare(interval[1], metric)}",
+        "-"
+        if interval is None
+        else f"{statistics.bare(interval[0], metric)} to {statistics.bare(interval[1], metric)}",
         statistics.bare(best, metric),
         f"{group.cost('params'):,.0f}",
         f"{group.cost('macs') / 1e6:,.2f}",
@@ -105,7 +145,15 @@ def sort_keys(group: Group, metric: str) -> list[float | str]:
     """What a row of the page is sorted by, column by column."""
     best = (max if METRICS[metric][1] else min)(group.values)
     low = group.interval[0] if group.interval else group.mean
-    return [group.label, group.n, group.mean, group.deviation or 0.0, low, best, *(group.cost(name) for name in FIGURES)]
+    return [
+        group.label,
+        group.n,
+        group.mean,
+        group.deviation or 0.0,
+        low,
+        best,
+        *(group.cost(name) for name in FIGURES),
+    ]
 
 
 def table(made: Comparison) -> list[list[str]]:
@@ -119,7 +167,12 @@ def text(made: Comparison) -> str:
     cut = rows[: MAX_ROWS + 1]
     widths = [max(len(cells[i]) for cells in cut) for i in range(len(rows[0]))]
     lines = [
-        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                cells[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)),
+            ]
+        )
         for cells in cut
     ]
     if len(rows) > len(cut):
@@ -127,7 +180,8 @@ def text(made: Comparison) -> str:
     return "\n".join([*lines, "", *made.lines()])
 
 
-# ------------------------------------------------------------------------------------------------------------------- the files
+# -------------------------------------------------------------------------------------------------------------------
+# the files
 
 
 def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path], list[str]]:
@@ -135,8 +189,14 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path],
 
     Returns what was written, and what could not be drawn. No picture stands in the way of a table.
     """
-    base = "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
-    contents = {".csv": as_csv(made), ".json": json.dumps(as_json(made), indent=1) + "\n", ".md": as_markdown(made, [])}
+    base = (
+        "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
+    )
+    contents = {
+        ".csv": as_csv(made),
+        ".json": json.dumps(as_json(made), indent=1) + "\n",
+        ".md": as_markdown(made, []),
+    }
     for ending, content in contents.items():
         put(folder / f"{base}{ending}", content)
     drawn, warnings = pictures_of(made, x=x)
@@ -152,7 +212,10 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path],
             drawn.remove(picture)
     put(folder / f"{base}.md", as_markdown(made, drawn))
     values = [sort_keys(group, made.metric) for group in made.groups]
-    put(folder / f"{base}.html", page.as_html(folder, made.groups, table(made), values, made.lines(), figures, tips))
+    put(
+        folder / f"{base}.html",
+        page.as_html(folder, made.groups, table(made), values, made.lines(), figures, tips),
+    )
     return [folder / f"{base}{ending}" for ending in (".html", *contents)] + paths, warnings
 
 
@@ -160,11 +223,15 @@ def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str
     """The pictures, each made by itself, and what could not be made."""
     drawn, warnings = [], []
     try:
-        from skiplab.study.compare import layer_plots, pictures  # matplotlib: half a second, and it may fail
+        # matplotlib: half a second, and it may fail
+        from skiplab.study.compare import layer_plots, pictures
     except Exception as error:
         return [], [f"no picture drawn ({in_words(error)})"]
     groups = made.groups[: pictures.MOST]
-    for make in (*pictures.makers(groups, made.keys, metric=made.metric, x=x), *layer_plots.makers(groups, made.keys)):
+    for make in (
+        *pictures.makers(groups, made.keys, metric=made.metric, x=x),
+        *layer_plots.makers(groups, made.keys),
+    ):
         try:
             if (picture := make()) is not None:
                 drawn.append(picture)
@@ -175,18 +242,31 @@ def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str
 
 def put(path: Path, content: str) -> None:
     """Write a text file, whole or not at all."""
-    checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))  # a folder's name may be no text
+    # a folder's name may be no text
+    checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))
 
 
 def as_csv(made: Comparison) -> str:
     """A row a group, in plain numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*made.keys, "metric", "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES])
+    writer.writerow(
+        [*made.keys, "metric", "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES]
+    )
     for group in made.groups:
         best = (max if METRICS[made.metric][1] else min)(group.values)
         spread = [group.deviation, *(group.interval or (None, None))]
-        writer.writerow([*group.key, made.metric, group.n, group.mean, *spread, best, *(group.cost(name) for name in FIGURES)])
+        writer.writerow(
+            [
+                *group.key,
+                made.metric,
+                group.n,
+                group.mean,
+                *spread,
+                best,
+                *(group.cost(name) for name in FIGURES),
+            ]
+        )
     return buffer.getvalue()
 
 
