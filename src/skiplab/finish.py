@@ -22,7 +22,7 @@ from skiplab.config.schema import Config
 from skiplab.data import batches as data
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.machine import devices
-from skiplab.runs import checkpoint, contents, folders, report
+from skiplab.runs import checkpoint, contents, folders, report, result
 from skiplab.runs.log import Log
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.training.rollback import as_changes
@@ -67,7 +67,7 @@ def few_images(num_images: int, num_classes: int) -> str:
 
 def finish(
     config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str
-) -> tuple[dict[str, Any], End]:
+) -> tuple[result.RunResult, End]:
     """Test the best weights, write report, predictions and result.json, and say it. Pictures are for afterwards: they may fail.
 
     With evaluator.split=val all of it is of the validation set, and the test set is not read.
@@ -115,21 +115,17 @@ def finish(
     np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
     test = found if reported == "test" else None
-    result = result_of(
+    ended = result_of(
         config, trainer, test=test, data_sha256=checksum, test_seconds=seconds.get("test")
     )
-    checkpoint.write_atomically(
-        folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n"
-    )
+    checkpoint.write_atomically(folder / folders.RESULT, ended.dump())
     log.line("\n" + text)
-    log.line(
-        f"{chosen}; training time {duration(trainer.seconds)}, {result['images_per_second']:,.0f} img/s"
-    )
+    log.line(f"{chosen}; training time {duration(trainer.seconds)}, {speed(trainer):,.0f} img/s")
     again = f"again from the folder alone: skiplab evaluate {shlex.quote(str(folder))}"
     if reported == "val":
         again = f"the test set was not read; into this run's result it comes by: train resume={shlex.quote(str(folder))} evaluator.split=test"
     log.line(f"run folder {folder}\n{again}")
-    return result, End(splits[reported], predictions[reported])
+    return ended, End(splits[reported], predictions[reported])
 
 
 def draw_finished(config: Config, trainer: Trainer, folder: Path, log: Log, end: End) -> None:
@@ -172,48 +168,53 @@ def arrays_of(predictions: dict[str, report.Predictions]) -> dict[str, np.ndarra
 
 
 def result_of(
-    config: Config, trainer: Trainer, *, test: dict[str, Any] | None, **more: Any
-) -> dict[str, Any]:
-    """The content of result.json: what was run on what, and what came out; `test` is the report on the test set."""
+    config: Config,
+    trainer: Trainer,
+    *,
+    test: dict[str, Any] | None,
+    data_sha256: str,
+    test_seconds: float | None,
+) -> result.RunResult:
+    """Compose the content of result.json: what was run on what, and what came out; `test` is the report on the test set."""
     progress, model = trainer.progress, trainer.step.average.model
     assert isinstance(model, nn.Sequential)
-    summary = build.summary_of(config, model)
-    return (
-        {
-            "state": "finished",
-            "name": config.name,
-            "dataset": config.dataset.name,
-            "model": config.model.name,
-            "block": config.block.name,
-            "depth": config.depth,
-            "width": config.width,
-            "seed": config.seed,
-            "identity": configs.identity(config),
-            "changed": [change.as_dict() for change in config.changed]
-            + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
-            "steps": progress.step,
-            "epochs": progress.step / trainer.step.batches.steps_per_epoch,
-            "best_step": progress.best_step,
-            "accumulate": trainer.settings.accumulate,
-            "moved": trainer.moved,
-            "rollbacks": progress.rollbacks,
-            "lr_factor": progress.lr_factor,
-            "best_val_accuracy": progress.best_accuracy
-            if trainer.evaluator.validation is not None
-            else None,
-            "best_val_loss": progress.best_loss
-            if trainer.evaluator.validation is not None
-            else None,
-            "test": test,
-            "summary": asdict(summary),
-            "train_seconds": trainer.seconds,
-            "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
-            "git_commit": git_commit(),
-            "finished": now(),
-        }
-        | more
-        | devices.facts(trainer.context.device, processes=trainer.context.ranks.size)
+    has_validation = trainer.evaluator.validation is not None
+    changes = [change.as_dict() for change in config.changed]
+    return result.RunResult(
+        state="finished",
+        name=config.name,
+        dataset=config.dataset.name,
+        model=config.model.name,
+        block=config.block.name,
+        depth=config.depth,
+        width=config.width,
+        seed=config.seed,
+        identity=configs.identity(config),
+        changed=changes + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
+        steps=progress.step,
+        epochs=progress.step / trainer.step.batches.steps_per_epoch,
+        best_step=progress.best_step,
+        accumulate=trainer.settings.accumulate,
+        moved=trainer.moved,
+        rollbacks=progress.rollbacks,
+        lr_factor=progress.lr_factor,
+        best_val_accuracy=progress.best_accuracy if has_validation else None,
+        best_val_loss=progress.best_loss if has_validation else None,
+        test=test,
+        summary=asdict(build.summary_of(config, model)),
+        train_seconds=trainer.seconds,
+        images_per_second=speed(trainer),
+        git_commit=git_commit(),
+        finished=now(),
+        data_sha256=data_sha256,
+        test_seconds=test_seconds,
+        **devices.facts(trainer.context.device, processes=trainer.context.ranks.size),
     )
+
+
+def speed(trainer: Trainer) -> float:
+    """Return the images per second of a run's training, over all its sessions."""
+    return trainer.images / max(trainer.seconds, 1e-9)
 
 
 def open_test_set(
@@ -346,7 +347,9 @@ def draw_run(folder: Path) -> None:
             np.load(file, allow_pickle=False) as arrays,
         ):
             tested = report.Predictions(arrays[f"{name}_labels"], arrays[f"{name}_probabilities"])
-        best_step = int((folders.result_of(folder) or {})["best_step"])
+        found = result.read(folder)
+        if found is None or (best_step := found.best_step) is None:
+            raise KeyError("best_step")
     except (
         OSError,
         ValueError,

@@ -18,7 +18,7 @@ from skiplab.config import validate as configs
 from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.machine import threads
-from skiplab.runs import checkpoint, contents, folders
+from skiplab.runs import checkpoint, contents, folders, result
 
 
 def load(folder: Path) -> Config:
@@ -235,10 +235,11 @@ def weights(folder: Path, name: str, config: Config) -> Path:
 def step_of(folder: Path, name: str) -> int:
     """Return the optimizer step of a run's `best` or `last` weights. Raises CheckpointError where nothing tells."""
     try:
-        if folders.is_finished(folder):
-            return int(
-                (folders.result_of(folder) or {})["best_step" if name == "best" else "steps"]
-            )
+        if (ended := result.read(folder)) is not None:
+            step = ended.best_step if name == "best" else ended.steps
+            if step is None:
+                raise KeyError(name)
+            return step
         progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
         step = int(progress["best_step" if name == "best" else "step"])
     except (OSError, KeyError, TypeError, ValueError):

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from skiplab.machine.ranks import Ranks
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log, Silence
+from skiplab.runs.result import RunResult
 from skiplab.training import rollback
 from skiplab.training.context import Context
 from skiplab.training.dry_run import dry_run
@@ -28,7 +28,7 @@ from skiplab.words import counted
 INITIAL = 0.1
 
 
-def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
+def run(config: Config, folder: Path, stop_signal: StopSignal) -> RunResult:
     """Train `config` in `folder`, from its last checkpoint if it has one, and write the report; returns result.json's content.
 
     The caller holds the folder's lock. On several devices this process is the first rank, and the

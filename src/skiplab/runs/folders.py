@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import math
 import os
 import re
@@ -13,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from skiplab import regular
 from skiplab.errors import CheckpointError, FolderError, UsageError
-from skiplab.runs import checkpoint, contents
+from skiplab.runs import checkpoint, contents, result
 
 AS_EFFECTIVE = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
 
@@ -167,18 +166,9 @@ def identity_of(folder: Path | str) -> str | None:
     return match and match[1].decode()
 
 
-def result_of(folder: Path) -> dict[str, Any] | None:
-    """The content of result.json, which is written last; None if the run has none. One that is no JSON is none: the end is done again."""
-    try:
-        found = json.loads(regular.read(f"{folder}/{RESULT}", most=contents.LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def is_finished(folder: Path) -> bool:
     """Whether the run came to its end."""
-    return result_of(folder) is not None
+    return result.tree_of(folder) is not None
 
 
 # -------------------------------------------------------------------------------------------------------------
@@ -312,17 +302,17 @@ class State:
     seconds: float | None = None
 
 
+# The keys of result.json that a `State` shows.
+SHOWN = {"steps", "best_val_accuracy", "test", "train_seconds"}
+
+
 def state_of(folder: Path) -> State:
     """Where the folder's run stands: from result.json once it is finished, before that from its last checkpoint."""
-    with suppress(ValueError, KeyError, TypeError):
-        result = result_of(folder) or {}
-        steps, best = int(result["steps"]), result["best_val_accuracy"]
-        # test: null with evaluator.split=val
-        test, seconds = result["test"], float(result["train_seconds"])
-        tested = None if test is None else float(test["accuracy"])
-        return State(
-            "finished", steps, steps, None if best is None else float(best), tested, seconds
-        )
+    ended = result.read(folder)
+    if ended is not None and not ended.unreadable & SHOWN:
+        tested = None if ended.test is None else float(ended.test["accuracy"])
+        best = ended.best_val_accuracy
+        return State("finished", ended.steps, ended.steps, best, tested, ended.train_seconds)
     state = "running" if is_locked(folder) else "stopped"
     try:
         return replace(standing(folder), state=state)

@@ -19,6 +19,7 @@ from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.runs import contents, folders
+from skiplab.runs.result import RunResult, read as read_result
 from skiplab.study import record
 from skiplab.study.compare import answers
 from skiplab.words import counted
@@ -99,7 +100,7 @@ class Result:
     config: Config
     # of its config, by full path
     values: dict[str, Any]
-    result: dict[str, Any]
+    result: RunResult
     identity: str
 
     @property
@@ -109,7 +110,7 @@ class Result:
     @property
     def changed(self) -> str:
         """What was changed on the way, in words; empty if nothing was."""
-        return provenance.told(self.result.get("changed"))
+        return provenance.told(self.result.changed)
 
     def metric(self, name: str) -> float:
         """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
@@ -129,16 +130,17 @@ class Result:
     def _figure(self, name: str) -> float | None:
         kind, _, key = name.partition(".")
         if kind == "test":
-            return self.result["test"][key]
+            return None if self.result.test is None else self.result.test[key]
         if kind == "val":
-            return self.result[f"best_val_{key}"]
+            return getattr(self.result, f"best_val_{key}")
         if name in ("train.seconds", "seconds"):
-            return self.result["train_seconds"]
+            return self.result.train_seconds
         if kind == "train":
             last = self.evaluations[-1]
             names = (f"train_eval_{key}", f"train_plain_{key}", f"train_{key}")
             return next((last[name] for name in names if name in last), None)
-        return self.result["summary"][{"params": "parameters", "macs": "macs"}[name]]
+        summary = self.result.summary or {}
+        return summary[{"params": "parameters", "macs": "macs"}[name]]
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -210,7 +212,7 @@ def read(paths: Sequence[Path]) -> Found:
             )
         seen |= dict.fromkeys(resolved(runs))
     for folder in map(shown, seen):
-        if (result := folders.result_of(folder)) is None:
+        if (result := read_result(folder)) is None:
             # nobody knows how far it came
             if (
                 problem := folders.problem_of(folder, [folders.CONFIG, folders.RESULT])
@@ -281,31 +283,20 @@ def shown(folder: Path) -> Path:
 
 def result_of(folder: Path) -> Result:
     """A finished run. Raises UsageError if its files do not belong together or are of another format."""
-    return held_together(folder, folders.result_of(folder) or {})
+    return held_together(folder, read_result(folder) or RunResult.of_tree({}))
 
 
-def held_together(folder: Path, result: dict[str, Any]) -> Result:
+def held_together(folder: Path, result: RunResult) -> Result:
     """A finished run, `result` being what its result.json holds. Raises UsageError as `result_of` does."""
     config = provenance.load(folder)
     # which `load` has found to be that of the config
     identity = folders.identity_of(folder) or ""
-    try:
-        told = str(result["identity"])
-        tested = result["test"]["accuracy"] if config.evaluator.split == "test" else 0
-        float(
-            sum(
-                (
-                    tested,
-                    result["summary"]["parameters"],
-                    result["summary"]["macs"],
-                    result["train_seconds"],
-                )
-            )
-        )
-    except (ValueError, KeyError, TypeError):
+    told = result.identity
+    is_untested = config.evaluator.split == "test" and result.test is None
+    if told is None or is_untested or result.unreadable & {"summary", "train_seconds"}:
         raise UsageError(
             f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew"
-        ) from None
+        )
     if told != identity:
         raise UsageError(
             f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
@@ -329,7 +320,7 @@ def once(found: Found) -> None:
             if result.config.evaluator.split == "val"
             else result.identity
         )
-        key = identity, result.changed, str(result.result.get("data_sha256"))
+        key = identity, result.changed, str(result.result.data_sha256)
         by_identity.setdefault(key, result)
     if (twice := len(found.results) - len(by_identity)) > 0:
         found.notes.append(
@@ -373,7 +364,7 @@ def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:
         sorted({result.values["dataset.name"] for result in results}) if not problems else ()
     ):
         sums = {
-            result.result.get("data_sha256"): result
+            result.result.data_sha256: result
             for result in results
             if result.values["dataset.name"] == name
         }

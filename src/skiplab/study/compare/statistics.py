@@ -352,11 +352,7 @@ def ranked(groups: Sequence[Group], metric: str) -> list[Group]:
 
 def validated(groups: Sequence[Group], best: Group) -> str:
     """Which group validation would have picked."""
-    if any(
-        result.result.get("best_val_accuracy") is None
-        for group in groups
-        for result in group.results
-    ):
+    if any(result.result.best_val_accuracy is None for group in groups for result in group.results):
         return ""
     picked = max(
         groups,
