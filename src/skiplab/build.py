@@ -3,7 +3,6 @@
 import functools
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from skiplab.machine.torchrun import Place
 from skiplab.networks import models
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
+from skiplab.runs.facts import Outline, newest_outline
 from skiplab.training import averages, optimizers
 from skiplab.training.context import Context
 from skiplab.training.evaluation import BATCH_SIZE, Evaluator, Predictor
@@ -266,7 +266,7 @@ def make_trainer(
         folder=context.folder,
         log=context.log,
         network=describe(config),
-        run=provenance.facts(config),
+        run=provenance.origin(config),
         machine=devices.comparable(device, processes=ranks.size),
     )
     pace = Pace(
@@ -352,8 +352,8 @@ def accumulation(
     batch_size = -(-config.batch_size // place.size)
     wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
     if saved is not None and wanted == "auto":
-        before = checkpoint.peek_newest(saved).get("accumulate")
-        if isinstance(before, int) and before > 0:
+        before = newest_outline(saved).accumulate
+        if before is not None and before > 0:
             return before
     normalize, autocast = normalizer(config, device), predictor_of(config, model, device).autocast
 
@@ -420,9 +420,10 @@ def settings_of(
     )
 
 
-def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]:
-    """The weights that count in a checkpoint (the average where there is one) into the model; returns its facts."""
-    tensors, facts = checkpoint.load(path)
+def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
+    """Load the weights that count in a checkpoint, the average where there is one, into the model; return its outline."""
+    tensors, tree = checkpoint.load(path)
+    facts = Outline.of_tree(tree)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
         model.load_state_dict(
@@ -430,6 +431,6 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]
         )
     except RuntimeError:
         raise UsageError(
-            f"{path}: of {facts.get('network')}, which does not fit this run's {describe(config)}"
+            f"{path}: of {facts.network}, which does not fit this run's {describe(config)}"
         ) from None
     return facts

@@ -79,9 +79,9 @@ def finish(
     facts = build.load_weights(folder / folders.BEST, model, config)
     if not provenance.is_of(config, facts):
         raise CheckpointError(f"{folder / folders.BEST}: of another run than {folders.CONFIG}")
-    if facts.get("step") != progress.best_step:
+    if facts.step != progress.best_step:
         raise CheckpointError(
-            f"{folder / folders.BEST}: of step {facts.get('step')}, but step {progress.best_step:,} was best"
+            f"{folder / folders.BEST}: of step {facts.step}, but step {progress.best_step:,} was best"
         )
     held = trainer.evaluator.validation
     num_images = config.dataset.test_images + (len(held) if held is not None else 0)
@@ -400,7 +400,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         keep_allocator=config.trainer.keep_allocator,
     )
     model = build.network(config, device)
-    step = provenance.saved_step(build.load_weights(path, model, config)) or 0
+    step = build.load_weights(path, model, config).step or 0
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"

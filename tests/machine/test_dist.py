@@ -293,7 +293,7 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
         build.normalizer(config, device),
         num_classes=10,
     )
-    (row,) = (row for row in rows_of(folder) if row["step"] == facts["step"] and "val_loss" in row)
+    (row,) = (row for row in rows_of(folder) if row["step"] == facts.step and "val_loss" in row)
     assert (scores.loss, scores.accuracy) == (row["val_loss"], row["val_accuracy"])
 
 

@@ -94,12 +94,9 @@ def for_work(flops: float, *, most: int) -> int:
     return max(1, min(most, int(flops / LEAST_WORK)))
 
 
-def before(facts: Mapping[str, Any]) -> int | None:
-    """Return how many threads a process of a run had, by its checkpoint's facts; None if it ran elsewhere than on a CPU."""
-    try:
-        match = MACHINE.fullmatch(facts["history"]["machine"]["device"])
-    except (KeyError, TypeError):
-        return None
+def of_device(text: str) -> int | None:
+    """Return how many threads a process had by the device of `devices.comparable`; None elsewhere than on a CPU."""
+    match = MACHINE.fullmatch(text)
     return int(match[1]) if match else None
 
 

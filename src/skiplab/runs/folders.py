@@ -16,7 +16,7 @@ from typing import TextIO
 
 from skiplab import regular
 from skiplab.errors import CheckpointError, FolderError, UsageError
-from skiplab.runs import checkpoint, contents, result
+from skiplab.runs import checkpoint, contents, facts, result
 
 AS_EFFECTIVE = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
 
@@ -322,13 +322,14 @@ def state_of(folder: Path) -> State:
 
 def standing(folder: Path) -> State:
     """Where the newest whole checkpoint of a run stands. Raises CheckpointError if there is none."""
-    facts = checkpoint.peek_newest(folder / LAST)
-    try:
-        step, num_steps = int(facts["progress"]["step"]), int(facts["num_steps"])
-        best, seconds = (
-            float(facts["progress"]["best_accuracy"]),
-            float(facts["history"]["seconds"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise CheckpointError(f"{folder / LAST}: holds no run's state") from None
-    return State("stopped", step, num_steps, best if best >= 0 else None, None, seconds)
+    found = facts.newest_outline(folder / LAST)
+    best, shown = found.best_accuracy, (found.step, found.num_steps, found.seconds)
+    if best is None or None in shown:
+        raise CheckpointError(f"{folder / LAST}: holds no run's state")
+    return State(
+        "stopped",
+        found.step,
+        found.num_steps,
+        val_accuracy=best if best >= 0 else None,
+        seconds=found.seconds,
+    )
