@@ -33,7 +33,8 @@ def dry_run(trainer: Trainer) -> None:
         step.probe.rows()
         # without a validation set, what the test at the end will meet
         if compiled:
-            evaluator.score(evaluator.validation or first_batch(evaluator.training))
+            size = evaluator.predictor.batch_size
+            evaluator.score(evaluator.validation or first_batch(evaluator.training, size))
     trainer.load(tensors, facts)
     if compiled:
         trainer.context.log.line(
