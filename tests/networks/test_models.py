@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -550,3 +551,24 @@ def test_summary_counts_what_torch_counts_and_leaves_no_trace(name: str, trainin
         for child, stage in model.named_children():
             x = stage(x)
             assert summary.stages[child] == (x.shape[1:], count(stage))
+
+
+def test_a_compiled_network_is_one_graph_and_its_summary_compiles_nothing():
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    for name in ("deepcnn", "airbench"):
+        torch.manual_seed(0)
+        model = build(name, **smallest(name, "residual"), size=9).eval()
+        expected = model(images(2, 3, 9))
+        summary = models.summarize(model, channels=3, size=9)
+        torch.compiler.reset()
+        graphs.clear()
+        model.compile(backend=backend, fullgraph=True, dynamic=False)
+        assert models.summarize(model, channels=3, size=9) == summary
+        assert graphs == []
+        torch.testing.assert_close(model(images(2, 3, 9)), expected)
+        assert len(graphs) == 1

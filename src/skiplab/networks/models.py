@@ -1,6 +1,6 @@
 """Every network: stem, stages of blocks, head, initialisation. `build("resnet", block="skip", depth=2, ...)` is the entry.
 
-A network is an `nn.Sequential` of named stages, so that its summary, its state dict and its forward
+A network is a sequence of named stages, so that its summary, its state dict and its forward
 pass read alike.
 """
 
@@ -293,6 +293,18 @@ def initialize(model: nn.Module, init: str) -> None:
             nn.init.zeros_(module.bias)
 
 
+class Network(nn.Sequential):
+    """A network as a sequence of named stages: (B, C, H, W) -> (B, K).
+
+    The loop stands here because torch.compile skips the frames of torch's own classes.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        for stage in self:
+            input = stage(input)
+        return input
+
+
 def build(
     name: str,
     *,
@@ -308,7 +320,7 @@ def build(
     projection: str,
     init: str,
     dropout: float,
-) -> nn.Sequential:
+) -> Network:
     """The network `name` for images (B, channels, size, size): logits (B, num_classes).
 
     Draws its initial weights from torch's default generator. Raises ValueError, in one line, for a
@@ -326,7 +338,7 @@ def build(
         size=size,
         num_classes=num_classes,
     )
-    model = nn.Sequential(MODELS[name](plan))
+    model = Network(MODELS[name](plan))
     initialize(model, init)
     return model
 
@@ -367,7 +379,8 @@ def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
     parameter = next(model.parameters())
     was_training = model.training
     with torch.inference_mode():
-        model.eval()(
+        # forward() and not a call: a compiled model would be compiled again for a batch of one
+        model.eval().forward(
             torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
         )
     model.train(was_training)
