@@ -18,7 +18,9 @@ from skiplab.locations import data_root
 from skiplab.machine import devices, memory, threads
 from skiplab.machine.ranks import ALONE
 from skiplab.machine.torchrun import Place
-from skiplab.networks import models
+from skiplab.networks import models, summary
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.training import averages, optimizers
@@ -111,18 +113,22 @@ def built(config: Config) -> nn.Sequential:
     """The config's network with initial weights from torch's default generator, on torch's default device."""
     return models.build(
         config.model.name,
-        block=config.block.name,
-        depth=config.depth,
-        width=config.width,
-        channels=config.dataset.channels,
-        size=rules.image_size(config),
-        num_classes=len(config.dataset.classes),
-        norm=config.norm,
-        shortcut=config.shortcut,
-        bias=config.block.bias,
-        projection=config.block.projection,
+        Plan(
+            block=models.BLOCKS[config.block.name],
+            style=Style(
+                norm=config.norm,
+                shortcut=config.shortcut,
+                bias=config.block.bias,
+                projection=config.block.projection,
+            ),
+            depth=config.depth,
+            width=config.width,
+            dropout=config.model.dropout,
+            channels=config.dataset.channels,
+            size=rules.image_size(config),
+            num_classes=len(config.dataset.classes),
+        ),
         init=config.init,
-        dropout=config.model.dropout,
     )
 
 
@@ -158,9 +164,9 @@ def describe(config: Config) -> str:
     return f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}{style}, on {config.dataset.name}"
 
 
-def summary_of(config: Config, model: nn.Sequential) -> models.Summary:
+def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
     """Parameters, MACs, FLOPs and shapes of the config's network."""
-    return models.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
+    return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
 
 
 def normalizer(config: Config, device: torch.device) -> data.Normalize:

@@ -16,6 +16,8 @@ from skiplab import build
 from skiplab.errors import Diverged, Stopped
 from skiplab.machine import memory
 from skiplab.networks import models
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
@@ -133,10 +135,12 @@ def test_rollback_gives_up(call: Cli) -> None:
 
 
 def network(width: int = 16) -> nn.Sequential:
-    return models.build(
-        "resnet", block="basic", depth=1, width=width, channels=3, size=16, num_classes=10, norm="batch", shortcut=True,
-        bias=True, projection="conv", init="torch", dropout=0.0,
+    style = Style(norm="batch", shortcut=True, bias=True, projection="conv")
+    plan = Plan(
+        block=models.BLOCKS["basic"], style=style, depth=1, width=width, dropout=0.0,
+        channels=3, size=16, num_classes=10,
     )  # fmt: skip
+    return models.build("resnet", plan, init="torch")
 
 
 def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:

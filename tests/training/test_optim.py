@@ -16,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import plain
 from skiplab.networks import models
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
 from skiplab.runs import checkpoint
 from skiplab.training import averages, optimizers
 
@@ -254,17 +256,12 @@ def test_the_learning_rate_is_lr_times_the_schedule():
 def network(seed: int, memory_format: torch.memory_format) -> nn.Sequential:
     """3x3 and 1x1 convolutions, norms, a linear layer; three channels in, so that channels_last strides differ."""
     torch.manual_seed(seed)
-    options: dict[str, Any] = {
-        "norm": "batch",
-        "shortcut": True,
-        "bias": True,
-        "projection": "conv",
-        "init": "torch",
-        "dropout": 0.0,
-    }
-    model = models.build(
-        "resnet", block="basic", depth=1, width=4, channels=3, size=6, num_classes=10, **options
-    )
+    style = Style(norm="batch", shortcut=True, bias=True, projection="conv")
+    plan = Plan(
+        block=models.BLOCKS["basic"], style=style, depth=1, width=4, dropout=0.0,
+        channels=3, size=6, num_classes=10,
+    )  # fmt: skip
+    model = models.build("resnet", plan, init="torch")
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
