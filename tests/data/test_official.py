@@ -1,47 +1,23 @@
 """The official files: which are read, what is said of those that are missing, misplaced, too large or no files at all."""
 
 import gzip
-import hashlib
-import io
 import os
 import shutil
 import socket
 import struct
-import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from skiplab.data import batches, download, official
+from datafiles import NOWHERE, lay, md5, refusal, tar_of
+from skiplab.data import download, official, splits
+from skiplab.data.catalog import DATASETS, Dataset
+from skiplab.data.digits import read_digits
 from skiplab.data.download import Published
-from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 
-# nobody listens there
-NOWHERE = ("http://127.0.0.1:9",)
 RECORD = 1 + 3072
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The one line of the UsageError that `call` must raise."""
-    with pytest.raises(UsageError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def lay(folder: Path, content: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, each in content.items():
-        (folder / name).write_bytes(each)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -183,18 +159,6 @@ def test_what_is_no_file_is_said_to_be_so_and_never_opened(
 
 PARTS = {f"part_{i}.bin": bytes([i]) * 2 * RECORD for i in range(3)}
 PICKLES = {"data_batch_1": b"pickled 1", "test_batch": b"pickled 2"}
-
-
-def tar_of(members: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"folder/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
-
-
 ARCHIVE, PYTHON = tar_of(PARTS), tar_of(PICKLES)
 # one whose test file has no published checksum
 SMALL = replace(
@@ -303,9 +267,10 @@ def test_what_nothing_is_known_of_is_read_on_trust_and_told(
     assert SMALL.locate(tmp_path, "test") == [path]
     assert SMALL.unverified(tmp_path, "test") == [path]
     assert SMALL.unverified(tmp_path, "train") == []
-    monkeypatch.setitem(batches.UNVERIFIED, "small", SMALL.unverified)
-    assert batches.unverified("small", root=tmp_path) == [path]
-    assert batches.unverified("digits", root=tmp_path) == []
+    small = Dataset(read_digits, find_unverified=SMALL.unverified)
+    monkeypatch.setitem(DATASETS, "small", small)
+    assert splits.find_unverified("small", root=tmp_path) == [path]
+    assert splits.find_unverified("digits", root=tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["", "binary"])

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from skiplab.data.arrays import Arrays
 from skiplab.data.download import remember, remembered
-from skiplab.data.formats import Arrays
 from skiplab.locations import cache_folder
 
 # to be raised when a reader comes to give other arrays for the same files

@@ -1,7 +1,7 @@
 """The official files of each data set: their names, checksums and sizes, where they belong, and how they are found or fetched.
 
 Whether a file is there and right is said here, before one of its bytes is read for what it means
-(formats.py).
+(idx.py, cifar.py).
 """
 
 import tempfile

@@ -16,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 
+from datafiles import EDITS, FUZZ, edited, little_memory, md5, survive, tar_of
 from skiplab.data import download as files
 from skiplab.data.download import Published, download, extract, host_of, verify
 from skiplab.errors import UsageError
@@ -24,10 +26,6 @@ from skiplab.locations import cache_folder
 
 # 102,400 bytes: more than one piece of any buffer on the way
 CONTENT = bytes(range(256)) * 400
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -471,6 +469,25 @@ def test_extract_refuses_what_cannot_be_unpacked(
 
 def test_extract_names_an_archive_that_is_not_there(tmp_path: Path, target: Path) -> None:
     assert_refused(tmp_path / "absent.tar.gz", target, ["one.bin"], "cannot be unpacked")
+
+
+MEMBERS = {f"part_{i}.bin": (bytes([i]) + bytes([i]) * 3072) * 2 for i in range(3)}
+SMALL = tar_of({**MEMBERS, "readme.html": b"hello"})
+
+
+def test_fuzz_tar(tmp_path: Path) -> None:
+    @FUZZ
+    @given(edits=EDITS, inside=st.booleans())
+    def fuzz(edits: list[tuple[int, bytes, int]], inside: bool) -> None:
+        content = gzip.compress(edited(plain, edits), 1) if inside else edited(SMALL, edits)
+        survive(lambda path: extract(path, target, [*MEMBERS]), tmp_path / "small.tar.gz", content)
+        assert {path.name for path in target.iterdir()} <= MEMBERS.keys()
+
+    target = tmp_path / "target"
+    target.mkdir()
+    plain = gzip.decompress(SMALL)
+    with little_memory(1 << 29):
+        fuzz()
 
 
 # -----------------------------------------------------------------------------------------------------------------

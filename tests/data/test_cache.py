@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from skiplab.data import batches, cache
-from skiplab.data.batches import hold_out
-from skiplab.data.formats import Arrays
+from skiplab.data import cache, splits
+from skiplab.data.arrays import Arrays
+from skiplab.data.catalog import DATASETS, Dataset
+from skiplab.data.splits import hold_out
 from skiplab.locations import cache_folder
 
 SHAPE = (40, 4, 4, 3)
@@ -214,10 +215,12 @@ def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: S
 def test_a_data_set_of_official_files_is_loaded_from_its_entry(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(batches.DATASETS, "made_up", lambda _root, _split: source.decode())
-    monkeypatch.setitem(batches.FILES, "made_up", lambda _root, _split: [source.path])
+    made_up = Dataset(
+        lambda _root, _split: source.decode(), find_files=lambda _root, _split: [source.path]
+    )
+    monkeypatch.setitem(DATASETS, "made_up", made_up)
     loaded = [
-        batches.load(
+        splits.load(
             "made_up",
             "train",
             root=Path(),
