@@ -49,15 +49,14 @@ HOST_MARGIN = 1.5
 def open_split(config: Config, split: str) -> tuple[Split, str]:
     """Split train or test of the config's data set, on the host, and its checksum."""
     dataset = config.dataset
-    return splits.load(
-        dataset.name,
-        split,
-        root=root_of(config),
+    expected = splits.Expected(
         channels=dataset.channels,
         size=dataset.size,
         num_classes=len(dataset.classes),
         num_images=dataset.train_images if split == "train" else dataset.test_images,
-        resize=dataset.resize,
+    )
+    return splits.load(
+        dataset.name, split, root=root_of(config), expected=expected, resize=dataset.resize
     )
 
 

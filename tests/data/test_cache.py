@@ -16,7 +16,7 @@ import torch
 from skiplab.data import cache, splits
 from skiplab.data.arrays import Arrays
 from skiplab.data.catalog import DATASETS, Dataset
-from skiplab.data.splits import hold_out
+from skiplab.data.splits import Expected, hold_out
 from skiplab.locations import cache_folder
 
 SHAPE = (40, 4, 4, 3)
@@ -201,11 +201,11 @@ def test_two_runs_at_once(source: Source) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: Source) -> None:
-    old, young = (cache_folder() / f"{cache.PRIVATE}{name}" for name in ("old", "young"))
+    old, young = (cache_folder() / f"{cache.PRIVATE_PREFIX}{name}" for name in ("old", "young"))
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / entry().name).write_bytes(b"half")
-    long_ago = time.time() - 2 * cache.ABANDONED
+    long_ago = time.time() - 2 * cache.ABANDONED_AFTER
     os.utime(old, (long_ago, long_ago))
     source.read()
     assert not old.exists()
@@ -224,10 +224,7 @@ def test_a_data_set_of_official_files_is_loaded_from_its_entry(
             "made_up",
             "train",
             root=Path(),
-            channels=3,
-            size=4,
-            num_classes=10,
-            num_images=40,
+            expected=Expected(channels=3, size=4, num_classes=10, num_images=40),
             resize=resize,
         )
         for resize in (None, None, 8)

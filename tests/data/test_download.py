@@ -22,7 +22,7 @@ from datafiles import EDITS, FUZZ, edited, little_memory, md5, survive, tar_of
 from skiplab.data import download as files
 from skiplab.data.download import Published, download, extract, host_of, verify
 from skiplab.errors import UsageError
-from skiplab.locations import cache_folder
+from skiplab.locations import cache_folder, default_root
 
 # 102,400 bytes: more than one piece of any buffer on the way
 CONTENT = bytes(range(256)) * 400
@@ -75,9 +75,9 @@ def open_folder() -> Iterator[Path]:
 def test_the_data_root_is_ours_unless_the_environment_names_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cache_folder() == files.default_root() == tmp_path / "cache/skiplab"
+    assert cache_folder() == default_root() == tmp_path / "cache/skiplab"
     monkeypatch.setenv("SKIPLAB_DATA", "/data")
-    assert files.default_root() == Path("/data")
+    assert default_root() == Path("/data")
     assert cache_folder() == tmp_path / "cache/skiplab"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -134,7 +134,7 @@ def test_a_good_verdict_is_remembered_and_the_file_not_read_again(
     for _ in range(3):
         verify(data_file, md5(CONTENT))
     assert read == [data_file]
-    verify(data_file, md5(CONTENT), afresh=True)
+    verify(data_file, md5(CONTENT), reread=True)
     assert len(read) == 2
 
 

@@ -145,14 +145,16 @@ def test_idx_file_prefers_a_plain_file_only_if_its_md5_is_published(tmp_path: Pa
     plain.write_bytes(idx_bytes(IMAGES))
     packed.write_bytes(PACKED)
     file = Published("raw", "images.gz", md5(PACKED), NOWHERE)
-    assert official.idx_file(tmp_path, file, md5(idx_bytes(IMAGES)), dataset="made_up") == plain
-    assert official.idx_file(tmp_path, file, None, dataset="made_up") == packed
+    assert (
+        official.find_idx_file(tmp_path, file, md5(idx_bytes(IMAGES)), dataset="made_up") == plain
+    )
+    assert official.find_idx_file(tmp_path, file, None, dataset="made_up") == packed
     assert "damaged" in refusal(
-        lambda: official.idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain
+        lambda: official.find_idx_file(tmp_path, file, md5(b"other"), dataset="made_up"), plain
     )
     packed.write_bytes(PACKED + b"x")
     assert "damaged" in refusal(
-        lambda: official.idx_file(tmp_path, file, None, dataset="made_up"), packed
+        lambda: official.find_idx_file(tmp_path, file, None, dataset="made_up"), packed
     )
 
 

@@ -42,7 +42,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def idx(root: Path) -> Path:
     """Find the images of an MNIST of two."""
-    return official.idx_file(root, FILE, md5(IMAGES), dataset="mnist")
+    return official.find_idx_file(root, FILE, md5(IMAGES), dataset="mnist")
 
 
 def test_a_gzip_file_that_was_packed_anew_is_taken(tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ SMALL = replace(
 def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
     folder = lay(tmp_path / "binary", {"part_1.bin": PARTS["part_1.bin"]})
     said = f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; small.tar.gz is not in {folder} and could not be fetched"
-    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(said)
-    assert refusal(lambda: SMALL.locate(tmp_path, "test")).startswith(
+    assert refusal(lambda: SMALL.find_files(tmp_path, "train")).startswith(said)
+    assert refusal(lambda: SMALL.find_files(tmp_path, "test")).startswith(
         f"cifar10: small.tar.gz is not in {folder} and could not be fetched"
     )
 
@@ -194,7 +194,7 @@ def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
 )
 def test_no_cifar_file_is_said_to_be_so(tmp_path: Path, name: str, kind: str) -> None:
     put(tmp_path / name, kind)
-    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(
+    assert refusal(lambda: SMALL.find_files(tmp_path, "train")).startswith(
         f"{tmp_path / name}: is {kind}; "
     )
 
@@ -202,22 +202,22 @@ def test_no_cifar_file_is_said_to_be_so(tmp_path: Path, name: str, kind: str) ->
 def test_cifar_files_in_another_place_are_told(tmp_path: Path) -> None:
     lay(tmp_path / "base/binary", PARTS)
     assert f"set dataset.root={tmp_path / 'base'}" in refusal(
-        lambda: SMALL.locate(tmp_path / "base/binary", "train")
+        lambda: SMALL.find_files(tmp_path / "base/binary", "train")
     )
-    assert "and 1 more files likewise" in refusal(lambda: SMALL.locate(tmp_path, "train"))
+    assert "and 1 more files likewise" in refusal(lambda: SMALL.find_files(tmp_path, "train"))
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base/pickled", PICKLES)
     assert f"set dataset.root={tmp_path / 'base'}" in refusal(
-        lambda: SMALL.locate(tmp_path / "base/pickled", "train")
+        lambda: SMALL.find_files(tmp_path / "base/pickled", "train")
     )
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base", {"small-python.tar.gz": PYTHON})
-    message = refusal(lambda: SMALL.locate(tmp_path / "base", "train"))
+    message = refusal(lambda: SMALL.find_files(tmp_path / "base", "train"))
     assert (
         f"{tmp_path / 'base/small-python.tar.gz'} is there, but not unpacked; tar -xzf " in message
     )
     lay(tmp_path / "base", {"small.tar.gz": ARCHIVE})
-    assert [path.name for path in SMALL.locate(tmp_path / "base", "train")] == [
+    assert [path.name for path in SMALL.find_files(tmp_path / "base", "train")] == [
         "part_2.bin",
         "part_1.bin",
     ]
@@ -229,10 +229,10 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, split in (("part_0.bin", "test"), ("part_2.bin", "train")):
         os.truncate(tmp_path / "binary" / name, 4_000_000 * RECORD)
         said = "damaged: 12,292,000,000 bytes, the published file has 6,146"
-        assert said in refusal(lambda split=split: SMALL.locate(tmp_path, split))
+        assert said in refusal(lambda split=split: SMALL.find_files(tmp_path, split))
     for read, folder, name in (
-        (official.CIFAR100.locate, "cifar-100-binary", "train.bin"),
-        (official.CIFAR100.locate, "cifar-100-python", "train"),
+        (official.CIFAR100.find_files, "cifar-100-binary", "train.bin"),
+        (official.CIFAR100.find_files, "cifar-100-python", "train"),
     ):
         path = lay(tmp_path / folder, {name: b""}) / name
         os.truncate(path, 12 * 10**9)
@@ -243,7 +243,7 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     archive = lay(tmp_path / "other", {"small.tar.gz": b""}) / "small.tar.gz"
     os.truncate(archive, 12 * 10**9)
     assert "which no file of a data set has" in refusal(
-        lambda: SMALL.locate(tmp_path / "other", "train")
+        lambda: SMALL.find_files(tmp_path / "other", "train")
     )
 
 
@@ -251,7 +251,7 @@ def test_a_file_without_a_published_checksum_must_have_the_published_size(tmp_pa
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     path.write_bytes(bytes(RECORD))
     assert "damaged: 3,073 bytes, the published file has 6,146" in refusal(
-        lambda: SMALL.locate(tmp_path, "test")
+        lambda: SMALL.find_files(tmp_path, "test")
     )
 
 
@@ -264,10 +264,10 @@ def test_what_nothing_is_known_of_is_read_on_trust_and_told(
 ) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     changed(path)
-    assert SMALL.locate(tmp_path, "test") == [path]
-    assert SMALL.unverified(tmp_path, "test") == [path]
-    assert SMALL.unverified(tmp_path, "train") == []
-    small = Dataset(read_digits, find_unverified=SMALL.unverified)
+    assert SMALL.find_files(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "train") == []
+    small = Dataset(read_digits, find_unverified=SMALL.find_unverified)
     monkeypatch.setitem(DATASETS, "small", small)
     assert splits.find_unverified("small", root=tmp_path) == [path]
     assert splits.find_unverified("digits", root=tmp_path) == []
@@ -277,43 +277,43 @@ def test_what_nothing_is_known_of_is_read_on_trust_and_told(
 def test_beside_the_archive_every_file_is_verified(tmp_path: Path, place: str) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     lay(tmp_path / place, {"small.tar.gz": ARCHIVE})
-    assert SMALL.unverified(tmp_path, "test") == []
-    assert SMALL.locate(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == []
+    assert SMALL.find_files(tmp_path, "test") == [path]
     changed(path)
-    assert f"{path}: damaged: its MD5 is" in refusal(lambda: SMALL.locate(tmp_path, "test"))
+    assert f"{path}: damaged: its MD5 is" in refusal(lambda: SMALL.find_files(tmp_path, "test"))
 
 
 def test_what_was_unpacked_here_is_verified_without_the_archive(tmp_path: Path) -> None:
     lay(tmp_path, {"small.tar.gz": ARCHIVE})
-    (path,) = SMALL.locate(tmp_path, "test")
+    (path,) = SMALL.find_files(tmp_path, "test")
     (tmp_path / "small.tar.gz").unlink()
-    assert SMALL.unverified(tmp_path, "test") == []
+    assert SMALL.find_unverified(tmp_path, "test") == []
     changed(path)
-    assert "damaged: its MD5 is" in refusal(lambda: SMALL.locate(tmp_path, "test"))
+    assert "damaged: its MD5 is" in refusal(lambda: SMALL.find_files(tmp_path, "test"))
 
 
 def test_a_damaged_archive_vouches_for_nothing(tmp_path: Path) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     lay(tmp_path, {"small.tar.gz": tar_of({**PARTS, "part_0.bin": bytes(6146)})})
-    assert SMALL.unverified(tmp_path, "test") == [path]
-    assert SMALL.locate(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == [path]
+    assert SMALL.find_files(tmp_path, "test") == [path]
 
 
 def test_files_that_can_be_verified_are_preferred(tmp_path: Path) -> None:
     lay(tmp_path / "binary", PARTS)
     lay(tmp_path / "pickled", PICKLES)
-    assert SMALL.locate(tmp_path, "test") == [tmp_path / "pickled/test_batch"]
-    assert SMALL.unverified(tmp_path, "test") == []
+    assert SMALL.find_files(tmp_path, "test") == [tmp_path / "pickled/test_batch"]
+    assert SMALL.find_unverified(tmp_path, "test") == []
 
 
 def test_decoding_reads_verified_bytes_whatever_is_remembered(tmp_path: Path) -> None:
     """A verdict is remembered by times that a clock set back, or another file system, may repeat."""
     lay(tmp_path / "binary", PARTS)
-    SMALL.locate(tmp_path, "train")
+    SMALL.find_files(tmp_path, "train")
     path = tmp_path / "binary/part_1.bin"
     changed(path)
     stat = path.stat()
     known = md5(PARTS["part_1.bin"])
     download.remember(str(path), [stat.st_size, stat.st_mtime_ns, known, stat.st_ctime_ns])
-    SMALL.locate(tmp_path, "train")
-    assert "damaged" in refusal(lambda: SMALL.locate(tmp_path, "train", afresh=True))
+    SMALL.find_files(tmp_path, "train")
+    assert "damaged" in refusal(lambda: SMALL.find_files(tmp_path, "train", reread=True))

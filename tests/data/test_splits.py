@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from datafiles import numbered, pixels
 from skiplab.data import splits
 from skiplab.data.arrays import Arrays
 from skiplab.data.catalog import DATASETS, Dataset
-from skiplab.data.splits import Split, hold_out, resize_images
+from skiplab.data.splits import Expected, Split, hold_out, resize_images
 from skiplab.errors import UsageError
 
 
@@ -127,29 +128,28 @@ def test_hold_out_of_tiny_sets_and_classes(labels: list[int], fraction: float, h
 # load
 
 Load = Callable[..., tuple[Split, str]]
+MADE_UP = Expected(channels=1, size=8, num_classes=4, num_images=6)
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
-    """splits.load of a made-up set of 6 images of 8x8x1 with 4 classes, any of whose arrays and stated facts may be changed."""
+    """splits.load of a made-up set of 6 images of 8x8x1 with 4 classes.
+
+    Its arrays and the stated facts may be changed.
+    """
 
     def call(
         *,
         images: NDArray[np.uint8] | None = None,
         labels: tuple[int, ...] = (0, 1, 2, 3, 3, 0),
-        **facts: int | None,
+        resize: int | None = None,
+        **facts: int,
     ) -> tuple[Split, str]:
         held = pixels(6, 8, 8, 1).numpy() if images is None else images
         arrays = Arrays(held, np.array(labels, np.uint8), tmp_path / "file")
         monkeypatch.setitem(DATASETS, "made_up", Dataset(lambda _root, _split: arrays))
-        stated = {
-            "channels": 1,
-            "size": 8,
-            "num_classes": 4,
-            "num_images": 6,
-            "resize": None,
-        } | facts
-        return splits.load("made_up", "train", root=tmp_path, **stated)  # pyright: ignore[reportArgumentType]
+        expected = replace(MADE_UP, **facts)
+        return splits.load("made_up", "train", root=tmp_path, expected=expected, resize=resize)
 
     return call
 
@@ -213,16 +213,7 @@ def test_load_names_a_folder_that_cannot_be_read(
     monkeypatch.setitem(DATASETS, "made_up", Dataset(unreadable))
     ADVICE = "dataset.root or $SKIPLAB_DATA names another folder"
     with pytest.raises(UsageError) as caught:
-        splits.load(
-            "made_up",
-            "train",
-            root=tmp_path,
-            channels=1,
-            size=8,
-            num_classes=4,
-            num_images=6,
-            resize=None,
-        )
+        splits.load("made_up", "train", root=tmp_path, expected=MADE_UP, resize=None)
     assert (
         str(caught.value)
         == f"{tmp_path / 'train'}: made_up cannot be read (Permission denied); {ADVICE}"
@@ -230,15 +221,9 @@ def test_load_names_a_folder_that_cannot_be_read(
 
 
 def test_digits_load_as_their_config_states() -> None:
+    expected = Expected(channels=1, size=8, num_classes=10, num_images=360)
     split, checksum = splits.load(
-        "digits",
-        "test",
-        root=Path("nowhere"),
-        channels=1,
-        size=8,
-        num_classes=10,
-        num_images=360,
-        resize=None,
+        "digits", "test", root=Path("nowhere"), expected=expected, resize=None
     )
     assert split.images.shape == (360, 8, 8, 1)
     assert set(split.labels.tolist()) == set(range(10))
@@ -298,9 +283,8 @@ def test_the_real_data_are_what_everybody_knows(real_root: Path) -> None:
     }
 
     def read(name: str, split: str, num_images: int) -> Split:
-        return splits.load(
-            name, split, root=real_root, num_images=num_images, resize=None, **facts[name]
-        )[0]
+        expected = Expected(num_images=num_images, **facts[name])
+        return splits.load(name, split, root=real_root, expected=expected, resize=None)[0]
 
     def statistics(images: Tensor) -> tuple[list[float], list[float]]:
         values = torch.arange(256, dtype=torch.float64) / 255

@@ -12,7 +12,10 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split as the files hold it: images uint8 (N, H, W, C), labels uint8 (N,), and the file to name in errors."""
+    """One split as its files hold it.
+
+    `images` is uint8 (N, H, W, C), `labels` uint8 (N,); `path` is the file that errors name.
+    """
 
     images: Bytes
     labels: Bytes
@@ -20,11 +23,11 @@ class Arrays:
 
 
 def join(parts: Sequence[Arrays]) -> Arrays:
-    """Several files as one split."""
+    """Join what several files hold, in order, into one split. Errors name the files' folder."""
     if len(parts) == 1:
         return parts[0]
     return Arrays(
-        np.concatenate([p.images for p in parts]),
-        np.concatenate([p.labels for p in parts]),
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
         parts[0].path.parent,
     )

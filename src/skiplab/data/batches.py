@@ -1,4 +1,4 @@
-"""Batches of uint8 images that live on the device: augmented, normalised, addressed by step."""
+"""Batches of the training images: augmented, normalised, on the device, and addressed by step."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,21 @@ from skiplab.data.splits import Split
 from skiplab.randomness import fold, generator
 
 
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to `device` without waiting for the work that is queued there.
+
+    CUDA copies from pageable host memory only after that work, so the tensor is pinned first.
+    """
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 class Normalize:
-    """(x / 255 - mean) / std per channel: uint8 (B, H, W, C) on any device -> float32 (B, C, H, W) on `device`."""
+    """Compute (x / 255 - mean) / std per channel, on `device`.
+
+    Takes uint8 (B, H, W, C) on any device; returns float32 (B, C, H, W).
+    """
 
     def __init__(
         self,
@@ -23,28 +36,30 @@ class Normalize:
         device: torch.device,
     ):
         deviation, centre = torch.tensor(std), torch.tensor(mean)
-        # over whole flat images, because a (C,)-vector broadcast over pixels is far slower
+        # They cover a whole flat image, because broadcasting (C,) over pixels is far slower.
         self.scale = (1 / (255 * deviation)).repeat(size * size).to(device)
         self.shift = (-centre / deviation).repeat(size * size).to(device)
         self.channels_last = channels_last
         self.device = device
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True)
+        images = upload(images, self.device)
         x = images.flatten(1).float().mul_(self.scale).add_(self.shift)
         # (B, H, W, C) -> (B, C, H, W), channels last in memory
         x = x.view(images.shape).permute(0, 3, 1, 2)
-        # one grey plane already counts as contiguous, so .contiguous() would keep strides that
-        # convolutions take for channels last
-        return x if self.channels_last else x.clone(memory_format=torch.contiguous_format)
+        if self.channels_last:
+            return x
+        # One grey plane counts as contiguous already. So contiguous() would keep its strides, which
+        # convolutions take for channels last.
+        return x.clone(memory_format=torch.contiguous_format)
 
 
 class Batches:
-    """The training images as an array of batches: `at(step)` depends on the step and the seed alone.
+    """The training images as an array of batches: `at(step)` depends only on the step and the seed.
 
-    An epoch is a fresh permutation (or with shuffle=False the files' order) cut into batches; the
-    last, smaller one counts, unless drop_last; a last batch of one joins the batch before, since
-    BatchNorm cannot normalise one value.
+    An epoch is a new permutation (with shuffle=False the files' order), cut into batches. The
+    last, smaller batch counts unless drop_last. A last batch of one image joins the batch before,
+    because BatchNorm cannot normalise one value.
     """
 
     def __init__(
@@ -58,81 +73,89 @@ class Batches:
         augment: Augment,
         normalize: Normalize,
     ):
-        self.split, self.batch_size, self.seed = split, batch_size, seed
-        self.shuffle, self.augment, self.normalize = shuffle, augment, normalize
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.augment = augment
+        self.normalize = normalize
         whole, rest = divmod(len(split), batch_size)
-        self.steps_per_epoch = (
-            whole if drop_last or rest == 0 or (rest == 1 and whole > 0) else whole + 1
-        )
+        has_no_rest = rest == 0 or (rest == 1 and whole > 0)
+        self.steps_per_epoch = whole if drop_last or has_no_rest else whole + 1
         self.last_batch_ends = whole * batch_size if drop_last else len(split)
-        self.generator = torch.Generator(split.images.device)
-        self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
-        # for an alternating flip
-        self.mirrored_first = (torch.rand(len(split), generator=generator(seed, "flip")) < 0.5).to(
-            split.images.device
-        )
+        device = split.images.device
+        self.generator = torch.Generator(device)
+        # `order` is that of `epoch`.
+        self.epoch = -1
+        self.order = torch.empty(0, dtype=torch.int64)
+        # The images that an alternating flip mirrors in even epochs.
+        draws = torch.rand(len(split), generator=generator(seed, "flip"))
+        self.mirrored_first = (draws < 0.5).to(device)
 
     def index(self, step: int) -> Tensor:
-        """Which images step `step` trains on: int64 (B,)."""
+        """Return which images step `step` trains on: int64 (B,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
-            # there, and not copied to it
-            device = self.split.images.device
-            self.epoch, self.order = epoch, torch.arange(len(self.split), device=device)
-            if self.shuffle:
-                draws = generator(self.seed, "order", epoch, device=device)
-                self.order = torch.randperm(len(self.split), generator=draws, device=device)
-        is_last = position == self.steps_per_epoch - 1
-        return self.order[
-            position * self.batch_size : self.last_batch_ends
-            if is_last
-            else (position + 1) * self.batch_size
-        ]
+            self.epoch, self.order = epoch, self.draw_order(epoch)
+        start = position * self.batch_size
+        if position == self.steps_per_epoch - 1:
+            return self.order[start : self.last_batch_ends]
+        return self.order[start : start + self.batch_size]
+
+    def draw_order(self, epoch: int) -> Tensor:
+        """Return the order of all images in an epoch: int64 (N,), drawn where the images are."""
+        device, count = self.split.images.device, len(self.split)
+        if not self.shuffle:
+            return torch.arange(count, device=device)
+        draws = generator(self.seed, "order", epoch, device=device)
+        return torch.randperm(count, generator=draws, device=device)
 
     def at(
         self, step: int, *, chosen: Tensor | None = None, rank: int = 0, ranks: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Step `step`'s images, augmented and normalised, float32 (B, C, H, W), and labels, int64 (B,), on the device.
+        """Return step `step`'s images and labels on the device, augmented and normalised.
 
-        Of `ranks` parts of the batch, in order and of nearly equal size, part `rank`; none is empty
-        if the batch has `ranks` images. With `chosen`, positions int (n,), of these images alone,
-        each augmented as in the whole batch.
+        Images are float32 (B, C, H, W), labels int64 (B,). Of `ranks` parts of the batch, in order
+        and of nearly equal size, only part `rank` is returned; none is empty if the batch has
+        `ranks` images. With `chosen`, positions int (n,), the batch is only these images, each
+        augmented as in the whole batch.
         """
         whole = self.index(step)
-        first, last = (
-            len(whole if chosen is None else chosen) * r // ranks for r in (rank, rank + 1)
-        )
-        if chosen is not None:
-            images, labels = (
-                self.augmented(step, whole, first=0, total=len(whole)),
-                self.split.labels.index_select(0, whole),
-            )
-            images, labels = (
-                t.index_select(0, chosen[first:last].to(t.device)) for t in (images, labels)
-            )
-        else:
+        count = len(whole) if chosen is None else len(chosen)
+        first, last = count * rank // ranks, count * (rank + 1) // ranks
+        if chosen is None:
             index = whole[first:last]
-            images, labels = (
-                self.augmented(step, index, first=first, total=len(whole)),
-                self.split.labels.index_select(0, index),
-            )
-        images = self.normalize(images)
-        return images, labels.to(images.device, non_blocking=True)
+            images = self.gather(step, index, first=first, total=len(whole))
+        else:
+            positions = chosen[first:last].to(whole.device)
+            index = whole.index_select(0, positions)
+            # An augmentation draws for a whole batch, so choose from it afterwards.
+            images = self.gather(step, whole, first=0, total=len(whole)).index_select(0, positions)
+        labels = self.split.labels.index_select(0, index)
+        return self.normalize(images), upload(labels, self.normalize.device)
 
-    def augmented(self, step: int, index: Tensor, *, first: int, total: int) -> Tensor:
-        """The images `index`, which are first .. first + B of the step's `total`, augmented: uint8 (B, H, W, C)."""
+    def gather(self, step: int, index: Tensor, *, first: int, total: int) -> Tensor:
+        """Gather the images `index` (B,) and augment them: uint8 (B, H, W, C).
+
+        They are images first .. first + B of the step's `total`.
+        """
         images = self.split.images.index_select(0, index)
         self.generator.manual_seed(fold(self.seed, "augment", step))
-        mirrored = self.mirrored_first.index_select(0, index) ^ (
-            step // self.steps_per_epoch % 2 == 1
-        )
+        mirrored = None
+        if self.augment.flip == "alternating":
+            is_odd_epoch = step // self.steps_per_epoch % 2 == 1
+            mirrored = self.mirrored_first.index_select(0, index) ^ is_odd_epoch
         return self.augment(images, self.generator, mirrored=mirrored, total=total, first=first)
 
 
 def in_order(
     split: Split, normalize: Normalize, *, batch_size: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split once, as it stands, without augmentation: float32 (B, C, H, W) and labels int64 (B,). Each of n ranks has every n-th."""
+    """Yield the batches of a split once, in its order, without augmentation.
+
+    Images are float32 (B, C, H, W), labels int64 (B,), on the device. Of n ranks, each gets every
+    n-th batch.
+    """
     for start in range(rank * batch_size, len(split), ranks * batch_size):
         images = normalize(split.images[start : start + batch_size])
-        yield images, split.labels[start : start + batch_size].to(images.device, non_blocking=True)
+        yield images, upload(split.labels[start : start + batch_size], normalize.device)

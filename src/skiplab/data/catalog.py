@@ -1,4 +1,4 @@
-"""The data sets: one row each. Facts such as size, classes and mean stand in conf/dataset/NAME.yaml."""
+"""The data sets, one row each. conf/dataset/NAME.yaml states their facts: size, classes, mean."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from skiplab.data.arrays import Arrays
 class Dataset:
     """How one data set is read. Each function takes the root folder and `train` or `test`.
 
-    `read` gives the images and labels. `find_files`, where official files are published, gives
-    their paths, fetched and verified without decoding them; what is decoded from them is cached.
-    `find_unverified` gives the files that exist but have no published checksum.
+    `read` returns the images and labels. `find_files` returns the paths of the published files:
+    fetched and verified, but not decoded. A run that lacks its test files can say so before it
+    trains, and what is decoded from such files is cached. `find_unverified` returns those of the
+    files that are read without a checksum, because none is published.
     """
 
     read: Callable[[Path, str], Arrays]
@@ -24,10 +25,12 @@ class Dataset:
 
 DATASETS = {
     "digits": Dataset(digits.read_digits),
-    "mnist": Dataset(idx.read_mnist, official.mnist_files),
-    "fashion_mnist": Dataset(idx.read_fashion_mnist, official.fashion_mnist_files),
-    "cifar10": Dataset(cifar.read_cifar10, official.CIFAR10.locate, official.CIFAR10.unverified),
+    "mnist": Dataset(idx.read_mnist, official.find_mnist_files),
+    "fashion_mnist": Dataset(idx.read_fashion_mnist, official.find_fashion_mnist_files),
+    "cifar10": Dataset(
+        cifar.read_cifar10, official.CIFAR10.find_files, official.CIFAR10.find_unverified
+    ),
     "cifar100": Dataset(
-        cifar.read_cifar100, official.CIFAR100.locate, official.CIFAR100.unverified
+        cifar.read_cifar100, official.CIFAR100.find_files, official.CIFAR100.find_unverified
     ),
 }

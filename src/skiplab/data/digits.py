@@ -13,13 +13,17 @@ from skiplab.data.download import check_size
 from skiplab.errors import UsageError
 from skiplab.locations import check_kind
 
-# bytes of scikit-learn's file, unpacked; it holds 267,000
+# Bytes of scikit-learn's file, unpacked, at most. It holds 267,000.
 LARGEST_DIGITS = 2**20
 
 
 def read_digits(root: Path, split: str) -> Arrays:
-    """scikit-learn's bundled digits (UCI, 1998): 1,797 images of 8x8, values 0..16; every fifth image is the test split."""
-    # finds the package without paying a second for importing it
+    """Read scikit-learn's digits (UCI, 1998): 1,797 images of 8x8. Every fifth one is for the test.
+
+    Their values 0..16 are scaled to 0..255. `root` is not used: scikit-learn brings the file.
+    Raises UsageError if scikit-learn is missing or its file is not the one that it ships.
+    """
+    # find_spec() finds the package without the second that importing it takes.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise UsageError("dataset=digits: scikit-learn, which brings the images, is not installed")
@@ -34,7 +38,8 @@ def read_digits(root: Path, split: str) -> Arrays:
         raise UsageError(f"{path}: not scikit-learn's digits ({error})") from None
     if table.shape != (1797, 65) or int(table[:, :64].max()) > 16:
         raise UsageError(
-            f"{path}: not scikit-learn's digits: a table of shape {table.shape} where (1797, 65) is expected"
+            f"{path}: not scikit-learn's digits: "
+            f"a table of shape {table.shape} where (1797, 65) is expected"
         )
     is_test = np.arange(len(table)) % 5 == 0
     rows = table[is_test if split == "test" else ~is_test]

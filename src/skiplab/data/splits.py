@@ -17,8 +17,10 @@ from skiplab.errors import UsageError
 from skiplab.machine import memory
 from skiplab.randomness import generator
 
-# of resized images in memory at once: the whole, and the parts that validation is held out into
+# Copies of the resized images in memory at once: the whole, and the parts that hold_out() makes.
 RESIZED_COPIES = 2
+# Images that are resized at once.
+CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Split":
-        """This split on `device`, or in pinned host memory where it would take more than half of what is free there."""
+        """Copy this split to `device`.
+
+        If it would take more than half of what is free there, copy it to pinned host memory.
+        """
         if device.type == "cuda":
             free, _total = torch.cuda.mem_get_info(device)
             if self.images.numel() > free // 2:
@@ -40,59 +45,75 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
-def load(
-    name: str,
-    split: str,
-    *,
-    root: Path,
-    channels: int,
-    size: int,
-    num_classes: int,
-    num_images: int,
-    resize: int | None,
-) -> tuple[Split, str]:
-    """Split `train` or `test` of data set `name` under `root`, and the SHA-256 of its pixels and labels.
+@dataclass(frozen=True)
+class Expected:
+    """What conf/dataset states of a split: `num_images` of `size` x `size` pixels."""
 
-    Raises UsageError naming the file where it is missing, damaged, or not what the data set's
-    config states.
+    channels: int
+    size: int
+    num_classes: int
+    num_images: int
+
+
+def load(
+    name: str, split: str, *, root: Path, expected: Expected, resize: int | None
+) -> tuple[Split, str]:
+    """Load split `train` or `test` of data set `name` under `root`.
+
+    Returns it on the host, and the SHA-256 of its pixels and labels before resizing. Raises
+    UsageError naming the file where it is missing, damaged, or not what the data set's config
+    states.
     """
-    with readable(name, root):
+    with naming_unreadable_files(name, root):
         arrays, digest = read(name, split, root)
-    stated = (num_images, size, size, channels)
-    if arrays.images.shape != stated:
-        raise UsageError(
-            f"{arrays.path}: holds images of shape {arrays.images.shape}, conf/dataset states {stated} (images, height, width, channels)"
-        )
-    if int(arrays.labels.max()) >= num_classes:
-        raise UsageError(
-            f"{arrays.path}: label {int(arrays.labels.max())} is out of range: {num_classes} classes, so 0 to {num_classes - 1}"
-        )
+    check(arrays, expected)
     images = torch.from_numpy(arrays.images)
-    if resize is not None and resize != size:
-        taken = RESIZED_COPIES * num_images * channels * resize**2
+    if resize is not None and resize != expected.size:
         memory.check(
-            taken,
-            f"dataset.resize={resize}: {num_images:,} images of {resize}x{resize}",
+            RESIZED_COPIES * expected.num_images * expected.channels * resize**2,
+            f"dataset.resize={resize}: {expected.num_images:,} images of {resize}x{resize}",
             "take a smaller one",
         )
         images = resize_images(images, resize)
     return Split(images, torch.from_numpy(arrays.labels.astype(np.int64))), digest
 
 
+def check(arrays: Arrays, expected: Expected) -> None:
+    """Raise UsageError naming the file if it does not hold what the data set's config states."""
+    stated = (expected.num_images, expected.size, expected.size, expected.channels)
+    if arrays.images.shape != stated:
+        raise UsageError(
+            f"{arrays.path}: holds images of shape {arrays.images.shape}, "
+            f"conf/dataset states {stated} (images, height, width, channels)"
+        )
+    largest = int(arrays.labels.max())
+    if largest >= expected.num_classes:
+        raise UsageError(
+            f"{arrays.path}: label {largest} is out of range: "
+            f"{expected.num_classes} classes, so 0 to {expected.num_classes - 1}"
+        )
+
+
 @contextmanager
-def readable(name: str, root: Path) -> Iterator[None]:
-    """Have what the system refuses raise UsageError naming the file: a folder that may not be searched, a disk that fails."""
+def naming_unreadable_files(name: str, root: Path) -> Iterator[None]:
+    """Turn an OSError into a UsageError that names the file.
+
+    It comes from a folder that may not be searched, say, or from a disk that fails.
+    """
     try:
         yield
     except OSError as error:
-        advice = "dataset.root or $SKIPLAB_DATA names another folder"
         raise UsageError(
-            f"{error.filename or root}: {name} cannot be read ({error.strerror or error}); {advice}"
+            f"{error.filename or root}: {name} cannot be read ({error.strerror or error}); "
+            "dataset.root or $SKIPLAB_DATA names another folder"
         ) from None
 
 
 def read(name: str, split: str, root: Path) -> tuple[Arrays, str]:
-    """A split's arrays and their SHA-256: those of official files decoded once and then mapped, the others read each time."""
+    """Read a split's arrays and their SHA-256.
+
+    Those of published files are decoded once and then mapped; others are read each time.
+    """
     dataset = DATASETS[name]
     if dataset.find_files is not None:
         files = dataset.find_files(root, split)
@@ -102,40 +123,46 @@ def read(name: str, split: str, root: Path) -> tuple[Arrays, str]:
 
 
 def find(name: str, split: str, *, root: Path) -> None:
-    """Fetch and verify the files of a split without reading it. Raises UsageError naming the file."""
+    """Fetch and verify a split's files without reading them. Raises UsageError naming the file."""
     find_files = DATASETS[name].find_files
     if find_files is not None:
-        with readable(name, root):
+        with naming_unreadable_files(name, root):
             find_files(root, split)
 
 
 def find_unverified(name: str, *, root: Path) -> list[Path]:
-    """The files of both splits that are read without a checksum: only that of their archive is published."""
+    """Return the files of both splits that are read without a checksum.
+
+    These are files for which none is published, only one for their archive.
+    """
     find_files = DATASETS[name].find_unverified
     if find_files is None:
         return []
-    with readable(name, root):
+    with naming_unreadable_files(name, root):
         return [path for split in ("train", "test") for path in find_files(root, split)]
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
-    """Bilinear with antialiasing, as torchvision's Resize: uint8 (N, H, W, C) -> uint8 (N, size, size, C)."""
-    resized_images = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
-    for start in range(0, len(images), 1000):
+    """Resize uint8 (N, H, W, C) to (N, size, size, C), as torchvision's Resize does.
+
+    The filter is bilinear with antialiasing.
+    """
+    resized = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
+    for start in range(0, len(images), CHUNK):
         # (N, H, W, C) -> (N, C, H, W)
-        part = images[start : start + 1000].permute(0, 3, 1, 2).float()
+        part = images[start : start + CHUNK].permute(0, 3, 1, 2).float()
         part = F.interpolate(
             part, size=(size, size), mode="bilinear", antialias=True, align_corners=False
         )
-        resized_images[start : start + 1000] = part.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    return resized_images
+        resized[start : start + CHUNK] = part.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    return resized
 
 
 def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    """Part a stratified `fraction` from `split`: (training, validation), both in the files' order; no validation at 0.
+    """Part a stratified `fraction` from a split on the host: (training, validation).
 
-    Validation holds round(fraction * N) images; every class gives its share, the largest remainders
-    one more.
+    Both are in the files' order. With a fraction of 0 there is no validation. It holds
+    round(fraction * N) images; every class gives its share, the largest remainders one more.
     """
     if fraction == 0:
         return split, None
@@ -153,9 +180,8 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split 
     for label, (member, count) in enumerate(zip(members, counts, strict=True)):
         chosen = torch.randperm(len(member), generator=generator(seed, "split", label))[:count]
         held[member[chosen]] = True
-    # NumPy copies whole images; torch's own indexing goes byte by byte and takes seven times as
-    # long
-    training, validation = (
-        torch.from_numpy(split.images.numpy()[mask]) for mask in (~held.numpy(), held.numpy())
-    )
-    return Split(training, split.labels[~held]), Split(validation, split.labels[held])
+    # NumPy copies whole images. Torch's indexing copies byte by byte and takes seven times as long.
+    images, is_held = split.images.numpy(), held.numpy()
+    training = Split(torch.from_numpy(images[~is_held]), split.labels[~held])
+    validation = Split(torch.from_numpy(images[is_held]), split.labels[held])
+    return training, validation
