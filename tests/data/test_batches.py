@@ -247,3 +247,49 @@ def test_in_order_gives_the_split_once_as_it_stands(num: int, batch_size: int) -
     assert all(len(images) == len(labels) <= batch_size for images, labels in parts)
     assert torch.equal(torch.cat([labels for _, labels in parts]), split.labels)
     assert torch.equal(torch.cat([images for images, _ in parts]), PLAIN(split.images))
+
+
+@pytest.mark.gpu
+def test_batches_in_host_memory_do_not_wait_for_the_device() -> None:
+    """A batch is handed over while the device still works, and is the one that the CPU makes."""
+    images, labels = pixels(2000, 32, 32, 3), torch.arange(2000)
+    crop = Augment(
+        flip="random",
+        crop=4,
+        padding_mode="zeros",
+        cutout=0,
+        cutout_inside=False,
+        fill=torch.zeros(3, dtype=torch.uint8),
+    )
+
+    def batches_for(split: Split, device: torch.device) -> Batches:
+        return Batches(
+            split,
+            batch_size=500,
+            seed=0,
+            shuffle=True,
+            drop_last=False,
+            augment=crop,
+            normalize=Normalize(
+                mean=(0.5,) * 3, std=(0.25,) * 3, size=32, channels_last=False, device=device
+            ),
+        )
+
+    def all_of(batches: Batches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        in_files_order = in_order(batches.split, batches.normalize, batch_size=500)
+        return [*map(batches.at, range(4)), *in_files_order]
+
+    pinned = Split(images.pin_memory(), labels.pin_memory())
+    batches, found, is_busy = batches_for(pinned, torch.device("cuda")), [], False
+    # The first round allocates pinned memory, which may wait; the second one uses it again.
+    for _ in range(2):
+        torch.cuda.synchronize()
+        torch.cuda._sleep(2 * 10**9)
+        done = torch.cuda.Event()
+        done.record()
+        found = all_of(batches)
+        is_busy = not done.query()
+    assert is_busy
+    for ours, theirs in zip(found, all_of(batches_for(Split(images, labels), CPU)), strict=True):
+        assert torch.equal(ours[0].cpu(), theirs[0])
+        assert torch.equal(ours[1].cpu(), theirs[1])

@@ -1,5 +1,7 @@
 """Augment batches of uint8 images on their device. Every image draws its own values."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,29 +70,33 @@ class Augment:
         batch, height, width, channels = images.shape
         device, border = images.device, self.crop
         own = slice(first, first + batch)
-        # (2, B, 1, 1): rows, columns
+        # (2, B, 1, 1): columns, rows
         offset = torch.randint(
             0, 2 * border + 1, (2, total, 1, 1), generator=generator, device=device
         )[:, own]
         # The draws are made for any flip, so that the squares of cut_out() do not depend on it.
         draws = torch.rand((total, 1, 1), generator=generator, device=device)[own]
-        is_mirrored = draws < (0.5 if self.flip == "random" else 0.0)
-        if self.flip == "alternating" and mirrored is not None:
-            is_mirrored = mirrored.view(batch, 1, 1)
-        columns = torch.arange(width, device=device)
-        # (B, 1, W)
-        columns = torch.where(is_mirrored, width - 1 - columns, columns) + offset[0]
-        # (B, H, 1)
-        rows = torch.arange(height, device=device).view(1, height, 1) + offset[1]
+        is_mirrored = mirrored if self.flip == "alternating" else None
+        if self.flip == "random":
+            is_mirrored = draws < 0.5
+        # (W,), or with mirroring (B, 1, W)
+        columns = progression(0, 1, width, device)
+        if is_mirrored is not None:
+            backwards = progression(width - 1, -1, width, device)
+            columns = torch.where(is_mirrored.view(batch, 1, 1), backwards, columns)
         if self.padding_mode == "reflect":
-            columns = reflect(columns - border, width)
-            rows = reflect(rows - border, height)
+            rows = progression(0, 1, height, device).view(height, 1)
+            columns = reflect(columns + (offset[0] - border), width)
+            rows = reflect(rows + (offset[1] - border), height) * width
         else:
             images = F.pad(images, (0, 0, border, border, border, border))
-        stride = images.shape[2]
-        start = torch.arange(batch, device=device).view(batch, 1, 1) * (images.shape[1] * stride)
+            stride = images.shape[2]
+            rows = progression(0, stride, height, device).view(height, 1)
+            columns = columns + torch.add(offset[0], offset[1], alpha=stride)
+        image_size = images.shape[1] * images.shape[2]
+        starts = progression(0, image_size, batch, device).view(batch, 1, 1)
         # (B, H, W), an index into all pixels of the padded batch
-        pixels = start + rows * stride + columns
+        pixels = (starts + rows) + columns
         gathered = images.reshape(-1, channels).index_select(0, pixels.view(-1))
         return gathered.view(batch, height, width, channels)
 
@@ -100,23 +106,42 @@ class Augment:
         Its centre lies anywhere in the image, so the square may stick out, unless `cutout_inside`.
         """
         batch, height, width, _ = images.shape
-        device, side = images.device, self.cutout
+        device = images.device
         own = slice(first, first + batch)
-        beyond, outside = 0, side // 2
-        if self.cutout_inside:
-            beyond, outside = side - 1, 0
-        size = (total, 1, 1)
-        tops = torch.randint(0, height - beyond, size, generator=generator, device=device)
-        lefts = torch.randint(0, width - beyond, size, generator=generator, device=device)
-        # (B, 1, 1)
-        top, left = tops[own] - outside, lefts[own] - outside
-        row = torch.arange(height, device=device).view(1, height, 1)
-        column = torch.arange(width, device=device).view(1, 1, width)
-        # (B, H, W)
-        covered = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
-        return torch.where(covered.unsqueeze(-1), self.fill, images)
+        # (places, H) and (places, W)
+        rows = covered_pixels(height, self.cutout, self.cutout_inside, device)
+        columns = covered_pixels(width, self.cutout, self.cutout_inside, device)
+        top = torch.randint(0, len(rows), (total,), generator=generator, device=device)[own]
+        left = torch.randint(0, len(columns), (total,), generator=generator, device=device)[own]
+        # (B, H, 1, 1) and (B, 1, W, 1)
+        in_rows = rows.index_select(0, top).view(batch, height, 1, 1)
+        in_columns = columns.index_select(0, left).view(batch, 1, width, 1)
+        return torch.where(in_rows & in_columns, self.fill, images)
 
 
 def reflect(positions: Tensor, size: int) -> Tensor:
     """Reflect positions about the outermost pixels: -1 becomes 1, `size` becomes size - 2."""
     return (size - 1) - ((size - 1) - positions.abs()).abs()
+
+
+# Both tables below are made once: on a GPU, every operation of a step costs a launch.
+
+
+@functools.lru_cache(maxsize=64)
+def progression(first: int, difference: int, count: int, device: torch.device) -> Tensor:
+    """Return `count` whole numbers from `first` on: int64 (count,)."""
+    return torch.arange(first, first + count * difference, difference, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def covered_pixels(size: int, side: int, inside: bool, device: torch.device) -> Tensor:
+    """Return which of `size` pixels in a line each place of a square covers: bool (places, size).
+
+    With `inside` the square lies in the line; without, its centre does.
+    """
+    if inside:
+        starts = torch.arange(size - side + 1, device=device)
+    else:
+        starts = torch.arange(size, device=device) - side // 2
+    pixels, starts = torch.arange(size, device=device), starts.view(-1, 1)
+    return (pixels >= starts) & (pixels < starts + side)
