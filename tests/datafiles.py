@@ -1,4 +1,4 @@
-"""Made-up data files, what refuses them, and the means to mutate them: shared by the tests of the readers."""
+"""Made-up data files and images, and ways to damage them: shared by the tests in tests/data."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ def md5(content: bytes) -> str:
 
 
 def refusal(call: Callable[[], object], path: Path | None = None) -> str:
-    """Return the message of the UsageError that `call` must raise: one line, which begins with `path`."""
+    """Return the message of the UsageError that `call` must raise: one line, first the path."""
     with pytest.raises(UsageError) as caught:
         call()
     message = str(caught.value)
@@ -103,7 +103,7 @@ def pixels(*shape: int) -> Tensor:
 
 
 def numbered(num: int, labels: Tensor | None = None) -> Split:
-    """`num` images of 4x4x3 whose first two bytes are their number; labels are the number too unless given."""
+    """`num` images of 4x4x3 with their number in the first two bytes and, by default, as label."""
     images = pixels(num, 4, 4, 3)
     images[:, 0, 0, 0] = torch.arange(num) % 256
     images[:, 0, 0, 1] = torch.arange(num) // 256
@@ -144,7 +144,7 @@ def survive(read: Callable[[Path], object], path: Path, content: bytes) -> None:
 
 @contextmanager
 def little_memory(extra: int) -> Iterator[None]:
-    """No more than `extra` bytes beyond what is in use: a mutated length may state gigabytes."""
+    """Allow `extra` bytes beyond what is in use, because a mutated length may state gigabytes."""
     resource = pytest.importorskip("resource")
     statm = Path("/proc/self/statm")
     if not statm.exists():

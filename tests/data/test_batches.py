@@ -1,4 +1,4 @@
-"""Batches: normalisation, and batches that depend on (seed, step) alone."""
+"""Batches: normalisation, and batches that depend only on (seed, step)."""
 
 import pytest
 import torch
@@ -30,8 +30,8 @@ PLAIN = Normalize(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------
-# normalisation
+# --------------------------------------------------------------------------------------------------
+# Normalisation
 
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -63,7 +63,10 @@ def test_normalize_is_the_formula_for_every_value(name: str, channels_last: bool
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalize_lays_out_memory_as_asked(channels: int) -> None:
-    """Exact strides, because with one channel is_contiguous() holds for both layouts, and a convolution would take the wrong one."""
+    """The strides are exact, because a convolution chooses its layout by them.
+
+    With one channel, is_contiguous() holds for both layouts.
+    """
     images = pixels(5, 4, 4, channels)
     layouts = [
         Normalize(
@@ -87,8 +90,8 @@ def test_normalize_lays_out_memory_as_asked(channels: int) -> None:
     )  # pyright: ignore[reportCallIssue]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# batches
+# --------------------------------------------------------------------------------------------------
+# Batches
 
 
 def make(
@@ -127,13 +130,13 @@ def joined(batches: list[list[int]]) -> list[int]:
     [
         (12, 4, [4, 4, 4]),
         (14, 4, [4, 4, 4, 2]),
-        # the last batch of one joins the one before
+        # A last batch of one joins the one before.
         (13, 4, [4, 4, 5]),
         (9, 8, [9]),
-        # a batch is an epoch
+        # One batch is an epoch.
         (8, 8, [8]),
         (7, 8, [7]),
-        # none before to join
+        # There is no batch before to join.
         (1, 8, [1]),
         (3, 1, [1, 1, 1]),
         (5, 2, [2, 3]),
@@ -162,7 +165,7 @@ def test_drop_last_leaves_out_what_fills_no_batch(num: int, batch_size: int, ste
         assert [len(batch) for batch in shown] == [batch_size] * steps
         assert len(set(joined(shown))) == batch_size * steps
         left_out |= set(range(num)) - set(joined(shown))
-    # not the same ones every time
+    # The images that are left out change from epoch to epoch.
     assert (len(left_out) > num % batch_size) == (num % batch_size > 0)
 
 
@@ -179,13 +182,13 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
     ]
     assert len(set(orders)) == 9
     assert all(order != tuple(range(40)) for order in orders)
-    # the same whatever the batch size
+    # The order does not depend on the batch size.
     assert tuple(joined(epoch_of(make(40, 13, seed=2), 1))) == orders[7]
 
 
 def test_a_batch_holds_the_images_and_labels_of_its_index() -> None:
     batches = make(300, 32)
-    # the last of an epoch is step 9
+    # Step 9 is the last of its epoch.
     for step in (0, 9, 10, 25):
         images, labels = batches.at(step)
         index = batches.index(step)
@@ -196,7 +199,7 @@ def test_a_batch_holds_the_images_and_labels_of_its_index() -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    """Bit-equal in whatever order steps are asked for, by a fresh object, and whatever torch's own generator does."""
+    """Batches are the same to the bit, whatever the order of steps and torch's own generator."""
     straight = make(50, 8, augment=AUGMENTED)
     expected = [straight.at(step) for step in range(3 * straight.steps_per_epoch)]
     wild = make(50, 8, augment=AUGMENTED)

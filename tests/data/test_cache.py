@@ -1,4 +1,4 @@
-"""The cache of decoded data sets: what it gives is what decoding gives, and nothing that happens to it is more than a second decoding."""
+"""The cache of decoded data sets: it returns what decoding returns, whatever happens to it."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def entry() -> Path:
 
 
 def assert_right(source: Source, *, times: int) -> None:
-    """Reading gives what decoding gives, and that it took `times` decodings up to now."""
+    """Reading returns what decoding returns, and it took `times` decodings up to now."""
     arrays, digest = source.read()
     assert source.times == times
     expected = source.decode()

@@ -1,4 +1,4 @@
-"""Reading CIFAR: what the files of both versions hold comes back, anything else is one line that names the file."""
+"""Reading CIFAR in both versions: a bad file is refused in one line that names it."""
 
 import pickle
 import struct
@@ -48,7 +48,7 @@ def cifar_binary(images: Bytes, labels: Bytes) -> bytes:
 
 @pytest.mark.parametrize("num_label_bytes", [1, 2])
 def test_cifar_binary_round_trip(tmp_path: Path, num_label_bytes: int) -> None:
-    """Plane order is undone: images come back (N, 32, 32, 3); of two label bytes (coarse, fine) the fine one counts."""
+    """Planes become images (N, 32, 32, 3); of two label bytes the second (fine) one counts."""
     images, labels = made_up(4, 32, 32, 3), made_up(4, num_label_bytes, below=10)
     path = tmp_path / "batch.bin"
     path.write_bytes(cifar_binary(images, labels))
@@ -175,7 +175,10 @@ def python2_array(array: Bytes, *, kind: bytes = b"u1", is_fortran: bool = False
 def cifar_pickle(
     planes: bytes, labels: list[int] | bytes, *, label_key: bytes = b"labels"
 ) -> bytes:
-    """{b"batch_label": ..., label_key: labels, b"data": planes} in protocol 2; `planes` is the pickle of its value, `labels` may be."""
+    """{b"batch_label": ..., label_key: labels, b"data": planes} in protocol 2.
+
+    `planes` is the pickle of its value, and `labels` may be.
+    """
     if not isinstance(labels, bytes):
         labels = pickle.EMPTY_LIST + pickle.MARK + b"".join(map(integer, labels)) + pickle.APPENDS
     entries = (
@@ -213,7 +216,7 @@ def read_pickle(path: Path) -> Arrays:
 def test_cifar_pickle_is_read(tmp_path: Path, is_fortran: bool) -> None:
     images = made_up(3, 32, 32, 3)
     content = cifar_pickle(python2_array(planes_of(images), is_fortran=is_fortran), [2, 0, 9])
-    # a real pickle
+    # The content is a real pickle.
     np.testing.assert_array_equal(
         pickle.loads(content, encoding="bytes")[b"data"], planes_of(images)
     )
@@ -223,7 +226,7 @@ def test_cifar_pickle_is_read(tmp_path: Path, is_fortran: bool) -> None:
     np.testing.assert_array_equal(arrays.images, images)
     assert arrays.labels.tolist() == [2, 0, 9]
     assert arrays.labels.dtype == arrays.images.dtype == np.uint8
-    # torch warns about arrays that are not
+    # Torch warns about arrays that are not writeable.
     assert arrays.images.flags.writeable
     assert arrays.images.flags.c_contiguous
 
@@ -259,8 +262,8 @@ def unicode(value: str) -> bytes:
     return pickle.BINUNICODE + struct.pack("<I", len(value)) + value.encode()
 
 
-# what a hostile pickle may ask for, each of which makes a file `canary` (or canary.npy) in the
-# working folder
+# A hostile pickle may ask for each of these. Each makes a file `canary` (or canary.npy) in the
+# working folder.
 DANGEROUS = {
     "os.system": ("os", "system", unicode("touch canary")),
     "posix.system": ("posix", "system", unicode("touch canary")),
@@ -298,10 +301,10 @@ def test_cifar_pickle_that_asks_for_more_is_refused(
 def test_the_canary_sings_where_nothing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    """The test above would fail, if these pickles could do no harm anyway."""
+    """The test above proves something only if these pickles do harm where nothing refuses them."""
     monkeypatch.chdir(tmp_path)
     module, name, arguments = DANGEROUS[case]
-    # 2 still knows Python 2's names, from 4 on they may hold dots
+    # Protocol 2 still knows Python 2's names; from 4 on, names may hold dots.
     protocol = b"\x02" if module == "__builtin__" else b"\x04"
     pickle.loads(pickle.PROTO + protocol + called("global", module, name, arguments) + pickle.STOP)
     assert list(tmp_path.glob("canary*"))
@@ -381,7 +384,7 @@ def test_cifar_pickle_opens_no_fifo_and_reads_no_gigabytes(tmp_path: Path) -> No
 
 
 def test_fuzz_cifar_pickle(tmp_path: Path) -> None:
-    """Of one image, so that many of the edits hit the structure and not its pixels."""
+    """The file has one image, so that many of the edits hit the structure and not pixels."""
     content = cifar_pickle(python2_array(made_up(1, 3072)), [3])
     pixels = content.index(made_up(1, 3072).tobytes())
 
@@ -400,7 +403,7 @@ def test_fuzz_cifar_pickle(tmp_path: Path) -> None:
 
 
 def test_a_pickle_that_numbers_an_object_high_takes_no_memory(tmp_path: Path) -> None:
-    """Found by fuzzing: the unpickler makes room for every number below."""
+    """The unpickler makes room for every number below; fuzzing found this."""
     (tmp_path / "data_batch_1").write_bytes(
         pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", 2**28) + pickle.STOP
     )
@@ -422,7 +425,7 @@ BINARIES = {
 
 
 ARCHIVE = tar_of({**BINARIES, "readme.html": b"hello"})
-# a CIFAR of six images, with the same choice of versions
+# A CIFAR of six images, with the same choice of versions.
 SMALL = replace(
     official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
@@ -455,7 +458,7 @@ def test_cifar_binary_is_preferred_and_must_have_its_md5(tmp_path: Path) -> None
     lay(tmp_path / "pickled", {"data_batch_1": PICKLED})
     assert read_small(tmp_path, "train").labels.tolist() == [2, 2, 1, 1]
     path = tmp_path / "binary/part_1.bin"
-    # a file of the right form
+    # The file has the right form, but other bytes.
     path.write_bytes(BINARIES["part_2.bin"])
     assert "damaged: its MD5 is" in refusal(lambda: read_small(tmp_path, "train"), path)
 

@@ -1,4 +1,4 @@
-"""Reading scikit-learn's digits: what its file holds comes back, any other file is one line that names it."""
+"""Reading scikit-learn's digits: any other file is refused in one line that names it."""
 
 import gzip
 import importlib.util
@@ -19,7 +19,7 @@ from skiplab.errors import UsageError
 
 
 def test_digits_are_scikit_learns(tmp_path: Path) -> None:
-    """1,437 and 360 images, every fifth one (from the first) for the test, values 0..16 scaled to 0..255."""
+    """1,437 and 360 images: every fifth one, from the first, for the test; 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -44,7 +44,8 @@ def test_digits_are_read_without_importing_scikit_learn_or_torch(tmp_path: Path)
         import sys
         from pathlib import Path
         from skiplab.data.digits import read_digits
-        print(len(read_digits(Path("."), "test").labels), sorted({"sklearn", "scipy", "torch"} & set(sys.modules)))
+        heavy = {"sklearn", "scipy", "torch"}
+        print(len(read_digits(Path("."), "test").labels), sorted(heavy & set(sys.modules)))
     """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -67,7 +68,7 @@ def digits_csv() -> bytes:
 
 @contextmanager
 def scikit_learn_at(folder: Path) -> Iterator[Path]:
-    """Scikit-learn is found in `folder`; gives the path of its digits there."""
+    """Scikit-learn is found in `folder`. Yields the path of its digits there."""
     path = folder / "datasets/data/digits.csv.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +82,7 @@ def scikit_learn_at(folder: Path) -> Iterator[Path]:
 
 def test_digits_refuse_another_file(tmp_path: Path, digits_csv: bytes) -> None:
     with scikit_learn_at(tmp_path) as path:
-        # not there
+        # There is no file yet.
         refusal(lambda: read_digits(tmp_path, "train"), path)
         lines = digits_csv.splitlines(keepends=True)
         for content, said in (

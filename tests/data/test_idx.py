@@ -1,4 +1,4 @@
-"""Reading IDX files: what MNIST's files hold comes back, anything else is one line that names the file."""
+"""Reading IDX files, as MNIST has them: a bad file is refused in one line that names it."""
 
 import gzip
 import tracemalloc
@@ -39,7 +39,7 @@ def test_idx_round_trip(tmp_path: Path, name: str, data: Bytes) -> None:
     read = read_idx(path, num_dimensions=data.ndim)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, data)
-    # torch warns about arrays that are not
+    # Torch warns about arrays that are not writeable.
     assert read.flags.writeable
     assert read.flags.c_contiguous
 
@@ -117,7 +117,7 @@ def test_idx_header_that_states_terabytes_costs_no_memory(tmp_path: Path, suffix
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # one piece of 16 MiB and some change
+    # One piece of 16 MiB is read, and a little more.
     assert peak < 40 << 20
 
 
@@ -160,7 +160,7 @@ def test_idx_file_prefers_a_plain_file_only_if_its_md5_is_published(tmp_path: Pa
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_mnist_with_a_pixel_changed_is_refused(tmp_path: Path, split: str) -> None:
-    """torchvision checks the archive only and would read these."""
+    """Torchvision checks only the archive and would read these."""
     path = tmp_path / "MNIST/raw" / official.IDX_NAMES[split][0]
     path.parent.mkdir(parents=True)
     path.write_bytes(idx_bytes(made_up(3, 28, 28)))

@@ -1,4 +1,4 @@
-"""The official files: which are read, what is said of those that are missing, misplaced, too large or no files at all."""
+"""The official files: which are read, and how missing, misplaced or bad ones are reported."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # IDX
 
 IMAGES = bytes((0, 0, 8, 3)) + struct.pack(">3I", 2, 3, 3) + bytes(range(18))
@@ -69,7 +69,7 @@ def test_an_idx_file_that_is_too_large_is_not_read(
     )
 
 
-# where the file lies, and under which root it is looked for
+# Where the file lies, and under which root it is looked for.
 PLACES = {
     "a dot for a dash": ("MNIST/raw/train-images.idx3-ubyte", "."),
     "upper case": ("MNIST/raw/TRAIN-IMAGES-IDX3-UBYTE", "."),
@@ -88,7 +88,7 @@ PLACES = {
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("case", PLACES)
 def test_what_lies_near_is_told_with_what_to_do(tmp_path: Path, case: str, packed: bool) -> None:
-    """And what is told helps: the command as it stands, or the root."""
+    """The advice helps: the command as it stands, or the root."""
     place, root = PLACES[case]
     base = tmp_path / "base"
     path = base / (place + (".gz" if packed else ""))
@@ -104,7 +104,7 @@ def test_what_lies_near_is_told_with_what_to_do(tmp_path: Path, case: str, packe
 
 
 def test_another_file_of_that_name_is_none(tmp_path: Path) -> None:
-    """Fashion-MNIST's files are called as MNIST's are, and lie in the same root."""
+    """Fashion-MNIST's files have the same names as MNIST's, and lie in the same root."""
     lay(tmp_path / "FashionMNIST/raw", {PLAIN: IMAGES[::-1], PACKED: gzip.compress(IMAGES[::-1])})
     lay(tmp_path, {"train-images.idx3-ubyte": b"x"})
     os.mkfifo(tmp_path / "train_images-idx3-ubyte")
@@ -126,7 +126,7 @@ def put(path: Path, kind: str) -> None:
     elif kind == "a socket":
         with socket.socket(socket.AF_UNIX) as listener:
             here = Path.cwd()
-            # a socket's path has 107 bytes at most
+            # A socket's path has 107 bytes at most.
             os.chdir(path.parent)
             listener.bind(path.name)
             os.chdir(here)
@@ -150,17 +150,17 @@ def test_what_is_no_file_is_said_to_be_so_and_never_opened(
         tmp_path / "MNIST/raw",
         {PACKED if name == PLAIN else PLAIN: gzip.compress(IMAGES) if name == PLAIN else IMAGES},
     )
-    # the other version is enough
+    # The other version is enough.
     assert idx(tmp_path).is_file()
 
 
-# -------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # CIFAR
 
 PARTS = {f"part_{i}.bin": bytes([i]) * 2 * RECORD for i in range(3)}
 PICKLES = {"data_batch_1": b"pickled 1", "test_batch": b"pickled 2"}
 ARCHIVE, PYTHON = tar_of(PARTS), tar_of(PICKLES)
-# one whose test file has no published checksum
+# A CIFAR whose test file has no published checksum.
 SMALL = replace(
     official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
@@ -181,7 +181,10 @@ SMALL = replace(
 
 def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
     folder = lay(tmp_path / "binary", {"part_1.bin": PARTS["part_1.bin"]})
-    said = f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; small.tar.gz is not in {folder} and could not be fetched"
+    said = (
+        f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; "
+        f"small.tar.gz is not in {folder} and could not be fetched"
+    )
     assert refusal(lambda: SMALL.find_files(tmp_path, "train")).startswith(said)
     assert refusal(lambda: SMALL.find_files(tmp_path, "test")).startswith(
         f"cifar10: small.tar.gz is not in {folder} and could not be fetched"
@@ -307,7 +310,7 @@ def test_files_that_can_be_verified_are_preferred(tmp_path: Path) -> None:
 
 
 def test_decoding_reads_verified_bytes_whatever_is_remembered(tmp_path: Path) -> None:
-    """A verdict is remembered by times that a clock set back, or another file system, may repeat."""
+    """A verdict is remembered by times, which a clock set back or a file system may repeat."""
     lay(tmp_path / "binary", PARTS)
     SMALL.find_files(tmp_path, "train")
     path = tmp_path / "binary/part_1.bin"

@@ -26,12 +26,12 @@ def numbers(split: Split) -> list[int]:
     return (split.images[:, 0, 0, 0].long() + 256 * split.images[:, 0, 0, 1].long()).tolist()
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# hold out
+# --------------------------------------------------------------------------------------------------
+# Hold out
 
 
 def test_hold_out_of_cifar_takes_500_of_every_class() -> None:
-    # 5,000 of each, mixed
+    # There are 5,000 of each class, mixed.
     labels = torch.arange(50_000) * 7919 % 50_000 % 10
     split = Split(torch.arange(50_000).view(-1, 1, 1, 1), labels)
     training, validation = hold_out(split, fraction=0.1, seed=0)
@@ -58,7 +58,7 @@ def test_hold_out_is_exact_stratified_and_disjoint(
     assert len(validation) == round(fraction * len(labels))
     assert sorted(numbers(training) + numbers(validation)) == list(range(len(labels)))
     for part in (training, validation):
-        # the files' order
+        # Both parts are in the files' order.
         assert numbers(part) == sorted(numbers(part))
         assert part.labels.tolist() == [labels[i] for i in numbers(part)]
         assert torch.equal(part.images, split.images[numbers(part)])
@@ -89,12 +89,12 @@ def test_hold_out_depends_on_the_seed_alone() -> None:
     assert numbers(once) == numbers(again)
     assert numbers(once) != numbers(other)
     chosen = [[i // 3 for i in numbers(once) if i % 3 == label] for label in range(3)]
-    # every class draws its own
+    # Every class draws its own.
     assert chosen[0] != chosen[1] != chosen[2] != chosen[0]
 
 
 def test_hold_out_gives_the_largest_remainders_one_more() -> None:
-    # a tenth: 1.4, 1.6, 2.0, 5.0
+    # A tenth of each is 1.4, 1.6, 2.0, 5.0.
     counts = (14, 16, 20, 50)
     split = numbered(100, torch.repeat_interleave(torch.arange(4), torch.tensor(counts)))
     _training, validation = hold_out(split, fraction=0.1, seed=0)
@@ -108,10 +108,10 @@ def test_hold_out_gives_the_largest_remainders_one_more() -> None:
         ([0, 1], 0.5, 1),
         ([0, 0], 0.5, 1),
         ([3], 0.2, 0),
-        # a class of one image, whose share is a tenth of an image
+        # The second class has one image, and its share is a tenth of an image.
         ([0] * 99 + [1], 0.1, 10),
         ([0] * 95 + [1] * 5, 0.02, 2),
-        # classes 0 and 1 have no image at all
+        # Classes 0 and 1 have no image at all.
         ([2, 2, 2, 2], 0.25, 1),
     ],
 )
@@ -124,8 +124,8 @@ def test_hold_out_of_tiny_sets_and_classes(labels: list[int], fraction: float, h
     assert set(training.labels.tolist()) == set(labels) or len(labels) == 2
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# load
+# --------------------------------------------------------------------------------------------------
+# Load
 
 Load = Callable[..., tuple[Split, str]]
 MADE_UP = Expected(channels=1, size=8, num_classes=4, num_images=6)
@@ -174,7 +174,7 @@ def test_load_resizes_where_asked(load: Load, resize: int | None) -> None:
     assert torch.equal(
         split.images, resize_images(pixels(6, 8, 8, 1), 12) if resize == 12 else pixels(6, 8, 8, 1)
     )
-    # of what the files hold
+    # The checksum is that of what the files hold.
     assert checksum == load()[1]
 
 
@@ -211,12 +211,12 @@ def test_load_names_a_folder_that_cannot_be_read(
         raise PermissionError(13, "Permission denied", str(root / split))
 
     monkeypatch.setitem(DATASETS, "made_up", Dataset(unreadable))
-    ADVICE = "dataset.root or $SKIPLAB_DATA names another folder"
+    advice = "dataset.root or $SKIPLAB_DATA names another folder"
     with pytest.raises(UsageError) as caught:
         splits.load("made_up", "train", root=tmp_path, expected=MADE_UP, resize=None)
     assert (
         str(caught.value)
-        == f"{tmp_path / 'train'}: made_up cannot be read (Permission denied); {ADVICE}"
+        == f"{tmp_path / 'train'}: made_up cannot be read (Permission denied); {advice}"
     )
 
 
@@ -230,12 +230,12 @@ def test_digits_load_as_their_config_states() -> None:
     assert len(checksum) == 64
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# resizing
+# --------------------------------------------------------------------------------------------------
+# Resizing
 
 
 def triangles(size: int, new_size: int) -> Tensor:
-    """Row i: how much each of `size` pixels counts for new pixel i, by the definition of the antialiased bilinear filter."""
+    """Row i: the weights of `size` pixels in new pixel i, by the antialiased bilinear filter."""
     scale = size / new_size
     centres = (torch.arange(new_size, dtype=torch.float64) + 0.5) * scale
     distance = (torch.arange(size, dtype=torch.float64) + 0.5 - centres.view(-1, 1)).abs()
@@ -255,11 +255,11 @@ def test_resized_is_torchvisions_resize(size: int, new_size: int, channels: int)
     ours = resize_images(images, new_size)
     assert ours.dtype == torch.uint8
     assert ours.is_contiguous()
-    # torchvision rounds twice, rows then columns
+    # Torchvision rounds twice, rows then columns.
     assert (ours.short() - expected.permute(0, 2, 3, 1).short()).abs().max() <= 1
     weights = triangles(size, new_size)
     exact = torch.einsum("ih,nhwc,jw->nijc", weights, images.double(), weights)
-    # the nearest whole grey level
+    # Ours is the nearest whole grey level.
     assert (ours.double() - exact).abs().max() <= 0.5 + 1e-3
 
 
@@ -270,8 +270,8 @@ def test_resized_in_pieces_is_resized_at_once() -> None:
     assert len(expected) == 2003
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the real data
+# --------------------------------------------------------------------------------------------------
+# The real data
 
 
 @pytest.mark.realdata
@@ -301,7 +301,7 @@ def test_the_real_data_are_what_everybody_knows(real_root: Path) -> None:
     means, deviations = statistics(cifar.images)
     assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
     assert deviations == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-3)
-    # a frog, two trucks, a deer ...
+    # They show a frog, two trucks, a deer ...
     assert cifar.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
 
     mnist, mnist_test = read("mnist", "train", 60_000), read("mnist", "test", 10_000)
