@@ -13,14 +13,14 @@ import torch
 
 from skiplab.config import compose as composition
 from skiplab.config.schema import Config
-from skiplab.data import download
+from skiplab.locations import default_root
 from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
 # of the checkout
 ROOT = Path(__file__).resolve().parents[1]
 # before any test moves the cache
-REAL_ROOT = download.default_root()
+REAL_ROOT = default_root()
 HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
     REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
 ).is_file()

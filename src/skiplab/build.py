@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from skiplab import provenance
 from skiplab.config import rules
 from skiplab.config.schema import Airbench, Config
-from skiplab.data import batches as data
+from skiplab.data import splits
 from skiplab.data.augment import Augment
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.locations import data_root
 from skiplab.machine import devices, memory, threads
@@ -46,18 +48,17 @@ TRAINING = 3
 HOST_MARGIN = 1.5
 
 
-def open_split(config: Config, split: str) -> tuple[data.Split, str]:
+def open_split(config: Config, split: str) -> tuple[Split, str]:
     """Split train or test of the config's data set, on the host, and its checksum."""
     dataset = config.dataset
-    return data.load(
-        dataset.name,
-        split,
-        root=root_of(config),
+    expected = splits.Expected(
         channels=dataset.channels,
         size=dataset.size,
         num_classes=len(dataset.classes),
         num_images=dataset.train_images if split == "train" else dataset.test_images,
-        resize=dataset.resize,
+    )
+    return splits.load(
+        dataset.name, split, root=root_of(config), expected=expected, resize=dataset.resize
     )
 
 
@@ -68,19 +69,17 @@ def root_of(config: Config) -> Path:
 
 def trusted(config: Config) -> str | None:
     """A line on the data files that are read without a checksum; None if there are none."""
-    if not (found := data.unverified(config.dataset.name, root=root_of(config))):
+    if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
         return None
     archive = "their archive's checksum is published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
     return f"note: {', '.join(map(str, found))} read unverified; only {archive}"
 
 
-def training_data(
-    config: Config, device: torch.device
-) -> tuple[data.Split, data.Split | None, str]:
+def training_data(config: Config, device: torch.device) -> tuple[Split, Split | None, str]:
     """Training and validation part of the training set, on the device. The test set is only seen to be there."""
-    data.find(config.dataset.name, "test", root=root_of(config))
+    splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
-    training, validation = data.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
     return training.to(device), validation and validation.to(device), checksum
 
 
@@ -132,9 +131,7 @@ def built(config: Config) -> nn.Sequential:
     )
 
 
-def fit_to_images(
-    config: Config, model: nn.Module, training: data.Split, device: torch.device
-) -> None:
+def fit_to_images(config: Config, model: nn.Module, training: Split, device: torch.device) -> None:
     """In place: the initial weights that come from the training images, where the network has such."""
     if models.wants_images(model):
         pixels = rules.image_size(config) ** 2
@@ -169,9 +166,9 @@ def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
     return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
 
 
-def normalizer(config: Config, device: torch.device) -> data.Normalize:
+def normalizer(config: Config, device: torch.device) -> Normalize:
     """Pixels to network input, on the device."""
-    return data.Normalize(
+    return Normalize(
         mean=config.dataset.mean,
         std=config.dataset.std,
         size=rules.image_size(config),
@@ -201,14 +198,14 @@ def images_at_once(config: Config, device: torch.device) -> int:
     return max(1, min(largest_batch(device), LARGEST_ACTIVATION // largest))
 
 
-def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:
+def batches_of(config: Config, training: Split, device: torch.device) -> Batches:
     """The training images as batches, augmented and normalised as the config says."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
     automatic = "random" if dataset.flip_keeps_label else "none"
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
-    return data.Batches(
+    return Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -225,8 +222,8 @@ def batches_of(config: Config, training: data.Split, device: torch.device) -> da
 def make_trainer(
     config: Config,
     model: nn.Sequential,
-    training: data.Split,
-    validation: data.Split | None,
+    training: Split,
+    validation: Split | None,
     context: Context,
     *,
     accumulate: int,
@@ -314,7 +311,7 @@ def schedule_of(config: Config, *, num_steps: int) -> optimizers.Schedule:
 
 
 def selection_of(
-    config: Config, batches: data.Batches, device: torch.device, *, num_steps: int
+    config: Config, batches: Batches, device: torch.device, *, num_steps: int
 ) -> Selection:
     """Which images of each batch are trained on, as a network of the run's kind and trainer.select_width chooses; by default all."""
     options = config.trainer
@@ -344,7 +341,7 @@ def selection_of(
 def accumulation(
     config: Config,
     model: nn.Module,
-    training: data.Split,
+    training: Split,
     device: torch.device,
     *,
     saved: Path | None = None,

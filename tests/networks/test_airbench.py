@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from helpers import compose
 from skiplab import build as parts
 from skiplab.config.schema import Airbench
-from skiplab.data import batches as data
 from skiplab.data.augment import Augment
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
 from skiplab.networks import airbench, models
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
@@ -237,10 +238,10 @@ def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -
         cutout_inside=False,
         fill=torch.zeros(1, dtype=torch.uint8),
     )
-    normalize = data.Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
+    normalize = Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
     normalize.scale, normalize.shift = torch.ones(2), torch.zeros(2)
-    split = data.Split(images, torch.arange(40))
-    batches = data.Batches(
+    split = Split(images, torch.arange(40))
+    batches = Batches(
         split,
         batch_size=16,
         seed=3,
@@ -274,11 +275,9 @@ def test_parts_of_a_batch_are_the_batch() -> None:
         cutout_inside=True,
         fill=torch.zeros(3, dtype=torch.uint8),
     )
-    normalize = data.Normalize(
-        mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU
-    )
-    split = data.Split(images, torch.arange(50))
-    batches = data.Batches(
+    normalize = Normalize(mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU)
+    split = Split(images, torch.arange(50))
+    batches = Batches(
         split,
         batch_size=16,
         seed=3,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skiplab.data.batches import Normalize, Split, in_order
+from skiplab.data.batches import Normalize, in_order
+from skiplab.data.splits import Split
 from skiplab.machine.ranks import ALONE, Ranks
 
 # Images that an evaluation takes at once, whatever the training batch. A GPU needs more to be busy.
