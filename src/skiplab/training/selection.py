@@ -13,7 +13,8 @@ from skiplab.data.batches import Batches
 from skiplab.errors import Diverged
 from skiplab.randomness import seed_default
 from skiplab.runs.checkpoint import not_finite
-from skiplab.training.optimizers import Optimizer, Schedule
+from skiplab.training.optimizers import Optimizer
+from skiplab.training.schedules import Schedule
 
 # steps of the proxy: it is trained in one, and only looks on in the others
 EVERY = 4

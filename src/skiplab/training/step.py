@@ -16,9 +16,10 @@ from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.training.averages import Average, Lookahead
 from skiplab.training.losses import LossBuffer
-from skiplab.training.optimizers import Optimizer, Schedule
+from skiplab.training.optimizers import Optimizer
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
+from skiplab.training.schedules import Schedule
 from skiplab.training.selection import Selection
 
 # steps whose losses wait on the device to be read, whatever trainer.log_every says
