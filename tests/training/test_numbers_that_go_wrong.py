@@ -15,6 +15,7 @@ from helpers import Cli, compose, on_cpu
 from skiplab import build
 from skiplab.errors import Diverged, Stopped
 from skiplab.machine import memory
+from skiplab.machine.decisions import GO_ON, stop_with
 from skiplab.networks import models
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
@@ -421,7 +422,7 @@ def test_precision_and_length_may_change_on_resume(call: Cli) -> None:
 
 def test_a_stop_that_meets_a_rollback_is_not_forgotten(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    asked = iter([0, 0, 0, 0, 0, 0, 0, 0, 143, *[0] * 100])
+    asked = iter([*[GO_ON] * 8, stop_with(143), *[GO_ON] * 100])
     with closing(Log(tmp_path / "run", console=False)) as log:
         config = compose(*SMALL, "trainer.on_nonfinite=rollback", "trainer.log_every=50")
         trainer, _ = prepare(config, on_cpu(tmp_path / "run", log, lambda: next(asked)))

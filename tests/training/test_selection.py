@@ -15,6 +15,7 @@ from helpers import Cli, compose, on_cpu
 from sessions import assert_same_run, sit, sit_until
 from skiplab import build
 from skiplab.errors import Diverged
+from skiplab.machine.decisions import stop_with
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
@@ -135,7 +136,7 @@ def test_a_rehearsal_leaves_the_proxy_as_it_was(trainer: Trainer) -> None:
 
 def test_a_run_that_is_stopped_before_its_first_step_starts_afresh_and_says_so(call: Cli) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "decide", lambda _trainer: 143)
+        patched.setattr(Trainer, "decide", lambda _trainer: stop_with(143))
         code, _, err = call(*SMALL, *SELECT, "out=run")
     assert code == 143
     assert err.startswith("stopped before step 1 of 15; go on with: train resume=run")

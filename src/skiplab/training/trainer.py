@@ -2,13 +2,15 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from skiplab.errors import CheckpointError, Stopped
 from skiplab.machine import devices
+from skiplab.machine.decisions import GO_ON, Decision, stop_with
+from skiplab.machine.ranks import Ranks
 from skiplab.runs import checkpoint
 from skiplab.runs.folders import BEST, LAST
 from skiplab.training import state
@@ -18,6 +20,13 @@ from skiplab.training.pace import Pace
 from skiplab.training.progress import Progress, Settings
 from skiplab.training.saving import Saver
 from skiplab.training.step import Step
+
+TIME_IS_UP = stop_with(7)
+
+
+def agreed(ranks: Ranks, decide: Callable[[], Decision]) -> Decision:
+    """Return what the first rank decides, on all ranks."""
+    return Decision.from_number(ranks.agreed(lambda: decide().to_number()))
 
 
 class Trainer:
@@ -48,8 +57,8 @@ class Trainer:
         self.val_accuracy: float | None = None
         # whether these weights became the best since the last save
         self.is_best = False
-        # by a signal, until it is done
-        self.asked = 0
+        # What a signal or the time limit has asked for, until it is done.
+        self.asked = GO_ON
 
     # -------------------------------------------------------------------------------------------------------
     # the loop
@@ -94,32 +103,36 @@ class Trainer:
         if self.due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
-        self.asked = ranks.agreed(self.decide)
-        if self.due(settings.save_every) or self.is_best or self.asked:
+        self.asked = agreed(ranks, self.decide)
+        if self.due(settings.save_every) or self.is_best or self.asked.saves:
             self.save()
-        if self.asked > 0 or progress.step == settings.stop_at:
+        if self.asked.is_stop or progress.step == settings.stop_at:
             ranks.agreed(self.saver.writer.wait)
-        if self.asked > 0:
+        if self.asked.is_stop:
             raise Stopped(
                 f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}",
-                exit_code=self.asked,
+                exit_code=self.asked.exit_code,
             )
-        self.asked = 0
+        self.asked = GO_ON
 
     def due(self, every: int) -> bool:
         """Return whether the step just done is a multiple of `every`, or the last."""
         return self.progress.step % every == 0 or self.progress.step == self.settings.stop_at
 
-    def decide(self) -> int:
-        """Return what to do after this step: 0 go on, -1 save, else the exit code to stop with. Raises what the last save has raised."""
+    def decide(self) -> Decision:
+        """Return what to do after this step. Raises what the last save has raised."""
         self.saver.writer.check()
+        if asked := self.context.stop_signal() or self.asked:
+            return asked
         is_late = self.deadline is not None and time.monotonic() > self.deadline
-        return self.context.stop_signal() or self.asked or (7 if is_late else 0)
+        return TIME_IS_UP if is_late else GO_ON
 
     def check_stop(self) -> None:
         """Raise Stopped if the run is told to stop before its first step: then nothing is there to be saved."""
-        if (code := self.context.ranks.agreed(self.decide)) > 0:
-            raise Stopped(f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=code)
+        if (asked := agreed(self.context.ranks, self.decide)).is_stop:
+            raise Stopped(
+                f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=asked.exit_code
+            )
 
     # ----------------------------------------------------------------------------------------------
     # what is due after it
