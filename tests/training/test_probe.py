@@ -43,7 +43,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1.0, 1e25])
 def test_a_norm_neither_vanishes_nor_overflows_with_the_squares(size: float) -> None:
     gradient = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * size
-    assert norm_of(gradient).item() == pytest.approx(gradient.double().norm().item(), rel=1e-5)
+    assert norm_of(gradient, like=gradient).item() == pytest.approx(
+        gradient.double().norm().item(), rel=1e-5
+    )
 
 
 def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
         before = {name: p.detach().clone() for name, p in trainer.step.model.named_parameters()}
         trainer.step.update(0)
         after = dict(trainer.step.model.named_parameters())
-        (row,) = trainer.step.probe.rows()
+        (row,) = trainer.step.probe.take_rows()
     assert row["step"] == 1
     assert list(row["gradient_norm"]) == list(layers)
     for name, layer in layers.items():

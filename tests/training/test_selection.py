@@ -126,7 +126,7 @@ def test_a_rehearsal_leaves_the_proxy_as_it_was(trainer: Trainer) -> None:
     selection = trainer.step.selection
     assert selection.proxy is not None
     before = copy.deepcopy(selection.proxy.model.state_dict())
-    selection.rehearse(2)
+    selection.dry_run(2)
     assert selection.chosen is not None
     assert selection.chosen.shape == (STEPS, 64)
     for name, tensor in selection.proxy.model.state_dict().items():
@@ -180,7 +180,7 @@ def test_without_selection_there_is_nothing_of_it() -> None:
     assert (config.trainer.select, config.trainer.select_width) == (1.0, None)
     batches: Any = None
     selection = build.selection_of(config, batches, CPU, num_steps=3)
-    selection.rehearse(1)
+    selection.dry_run(1)
     assert (selection.prepare(lambda: None), selection.at(2), selection.state()) == (None, None, {})
 
 

@@ -1,4 +1,4 @@
-"""What travels through a run together: where it writes, what it computes on, what it says, and who computes with it."""
+"""What travels through a run together: its folder, device, log, stop signal and ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

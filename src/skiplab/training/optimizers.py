@@ -42,7 +42,7 @@ class Rule(Protocol):
 
 
 class ParamGroup(TypedDict):
-    """Parameters that share a rule and its values. A dict, since torch's GradScaler reads "params"."""
+    """Parameters that share a rule and its values; a dict, since GradScaler reads "params"."""
 
     params: list[nn.Parameter]
     rule: Rule
@@ -115,9 +115,9 @@ def gradients(params: Sequence[nn.Parameter]) -> list[Tensor]:
 
 
 def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
-    """Make torch's SGD: b <- momentum b + g; w <- w - lr b, or with Nesterov w - lr (g + momentum b).
+    """Make torch's SGD: b <- momentum b + g; w <- w - lr b.
 
-    g is the gradient + weight_decay w.
+    With Nesterov w <- w - lr (g + momentum b). g is the gradient + weight_decay w.
     """
 
     def update(
@@ -200,7 +200,7 @@ def adam_rule(
 
 
 class Treatment(NamedTuple):
-    """How a parameter is updated: rule, weight decay, learning rate as a multiple of the schedule's."""
+    """How a parameter is updated. `lr_scale`: its learning rate over the schedule's."""
 
     rule: Rule
     weight_decay: float

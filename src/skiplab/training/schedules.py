@@ -12,7 +12,10 @@ Schedule = Callable[[int], float]
 
 
 def warm_up(num_steps: int, warmup: float, after: Schedule) -> Schedule:
-    """Rise linearly from 1/W to 1 over W = round(warmup * num_steps) steps, then `after(step - W)`."""
+    """Rise linearly from 1/W to 1 over the first W steps, then follow `after(step - W)`.
+
+    W = round(warmup * num_steps).
+    """
     num_warmup = round(warmup * num_steps)
     return lambda step: (step + 1) / num_warmup if step < num_warmup else after(step - num_warmup)
 
@@ -60,7 +63,7 @@ def multistep(
 
 
 def onecycle(num_steps: int, *, warmup: float, start: float, final: float) -> Schedule:
-    """Rise linearly from `start` to 1 at `warmup` of the run, then fall to `final` at the last step.
+    """Rise linearly from `start` to 1 at `warmup` of the run, then to `final` at the last step.
 
     torch's OneCycleLR with anneal_strategy="linear" and cycle_momentum=False (Smith & Topin 2018).
     """

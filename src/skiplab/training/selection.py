@@ -90,7 +90,7 @@ class Proxy:
             self.optimizer.zero_grad()
         return hardest
 
-    def rehearse(self, times: int) -> None:
+    def dry_run(self, times: int) -> None:
         """Steps of every kind, for what is compiled at the first of each, then the proxy as it was."""
         state, last = deepcopy(self.model.state_dict()), (self.num_steps - 1) // EVERY * EVERY
         for step in sorted({0, min(1, self.num_steps - 1), last, self.num_steps - 1}) * times:
@@ -122,10 +122,10 @@ class Selection:
             f"in {time.monotonic() - began:.1f} s, counted as training"
         )
 
-    def rehearse(self, times: int) -> None:
+    def dry_run(self, times: int) -> None:
         """What comes before a rehearsal of the run's own steps, which afterwards loads the state anew."""
         if self.proxy is not None:
-            self.proxy.rehearse(times)
+            self.proxy.dry_run(times)
             positions = torch.arange(self.proxy.count, dtype=torch.int32, device=self.proxy.device)
             self.chosen = positions.expand(self.proxy.num_steps, -1)
 
