@@ -23,7 +23,7 @@ from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
-from skiplab.training.evaluation import BATCH_SIZE, Evaluator, Predictor
+from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.pace import Pace
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -181,18 +181,18 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
         model,
         autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"),
         tta=config.evaluator.tta,
-        batch_size=images_at_once(config),
+        batch_size=images_at_once(config, device),
     )
 
 
-def images_at_once(config: Config) -> int:
+def images_at_once(config: Config, device: torch.device) -> int:
     """How many images an evaluation takes at once: its usual number, or so few that the first stage's activations fit 4 GiB."""
     pixels = (
         rules.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)
     ) ** 2
     # bytes an image
     largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
-    return max(1, min(BATCH_SIZE, LARGEST_ACTIVATION // largest))
+    return max(1, min(largest_batch(device), LARGEST_ACTIVATION // largest))
 
 
 def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:

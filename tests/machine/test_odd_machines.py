@@ -409,4 +409,4 @@ def test_errors_of_the_system_are_errors_of_ours() -> None:
 def test_an_evaluation_takes_fewer_images_only_where_they_are_huge(
     texts: tuple[str, ...], expected: int
 ) -> None:
-    assert build.images_at_once(compose(*texts)) == expected
+    assert build.images_at_once(compose(*texts), torch.device("cpu")) == expected

@@ -80,6 +80,19 @@ class Plan:
         )
 
 
+class Network(nn.Sequential):
+    """Named stages, one after another: (B, C, H, W) -> (B, K).
+
+    A class of its own, because torch.compile skips the frames of torch's own classes: it would
+    compile each stage apart.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        for stage in self:
+            input = stage(input)
+        return input
+
+
 def deepcnn(plan: Plan) -> Stages:
     """Document 1's Deep_CNN: a stem that pools twice (32x32 -> 8x8), `depth` blocks of `width` channels, dropout, linear."""
     if plan.size < 8:
@@ -326,7 +339,7 @@ def build(
         size=size,
         num_classes=num_classes,
     )
-    model = nn.Sequential(MODELS[name](plan))
+    model = Network(MODELS[name](plan))
     initialize(model, init)
     return model
 
@@ -367,9 +380,9 @@ def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
     parameter = next(model.parameters())
     was_training = model.training
     with torch.inference_mode():
-        model.eval()(
-            torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
-        )
+        image = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+        # Its own forward: calling a compiled network would compile it for one image.
+        model.eval().forward(image)
     model.train(was_training)
     for hook in hooks:
         hook.remove()

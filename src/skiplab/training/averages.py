@@ -7,6 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+# One launch on a GPU for all tensors of a list, as torch's optimizers do it.
+lerp_all = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+copy_all = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
+
 
 class Average:
     """Exponential moving average of weights and BatchNorm statistics: a <- d a + (1 - d) w; `decay` 0 keeps none.
@@ -27,6 +31,7 @@ class Average:
             if decay
             else []
         )
+        # Averages and the tensors that they follow; counts are copied.
         self.averaged = [(a, w) for a, w in pairs if a.is_floating_point()]
         self.copied = [(a, w) for a, w in pairs if not a.is_floating_point()]
 
@@ -44,11 +49,12 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after the optimizer step of this number."""
-        kept = self.decay_at(step)
-        for average, weight in self.averaged:
-            average.lerp_(weight, 1 - kept)
-        for average, weight in self.copied:
-            average.copy_(weight)
+        if self.averaged:
+            averages, weights = zip(*self.averaged, strict=True)
+            lerp_all(averages, weights, 1 - self.decay_at(step))
+        if self.copied:
+            averages, weights = zip(*self.copied, strict=True)
+            copy_all(averages, weights)
 
 
 class Lookahead:
@@ -67,15 +73,18 @@ class Lookahead:
         )
         self.slow = {name: t.clone() for name, t in self.fast.items()}
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
-        """After `step` optimizer steps."""
-        if self.every and step % self.every == 0:
+        """Return to the slow weights if that is due after `step` optimizer steps."""
+        if not self.every:
+            return
+        slow, fast = list(self.slow.values()), list(self.fast.values())
+        if step % self.every == 0:
             kept = self.decay**self.every * (step / self.num_steps) ** 3
-            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
-                fast.copy_(slow.lerp_(fast, 1 - kept))
-        if self.every and step == self.num_steps:
-            for slow, fast in zip(self.slow.values(), self.fast.values(), strict=True):
-                fast.copy_(slow)
+            lerp_all(slow, fast, 1 - kept)
+            copy_all(fast, slow)
+        if step == self.num_steps:
+            copy_all(fast, slow)
 
     def load(self, slow: Mapping[str, Tensor]) -> None:
         """Take over slow weights. Raises KeyError where one is missing."""

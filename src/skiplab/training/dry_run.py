@@ -39,7 +39,8 @@ def dry_run(trainer: Trainer) -> None:
         step.probe.clear()
         if compiled:
             # Without a validation set, a batch stands for the test at the end.
-            evaluator.score(evaluator.validation or first_batch(evaluator.training))
+            size = evaluator.predictor.batch_size
+            evaluator.score(evaluator.validation or first_batch(evaluator.training, size))
     trainer.load(tensors, facts)
     if compiled:
         trainer.context.log.line(

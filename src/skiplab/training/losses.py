@@ -42,9 +42,11 @@ class LossBuffer:
     def begin(self, *, counts: bool) -> None:
         """Make room for a step. Without `counts` its losses go where nobody reads them."""
         slot = len(self)
-        self.losses[slot], self.corrects[slot] = 0.0, 0
+        # A number assigned to a device's tensor is copied to it, which waits for the device.
+        self.losses[slot].zero_()
+        self.corrects[slot].zero_()
         if self.smoothed:
-            self.plain_losses[slot] = 0.0
+            self.plain_losses[slot].zero_()
         self.slot = slot if counts else -1
 
     def add(self, loss: Tensor, num_correct: Tensor) -> None:

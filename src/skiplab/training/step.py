@@ -96,6 +96,8 @@ class Step:
         # BatchNorm cannot normalise one value, so a part has at least two images.
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
         self.losses.begin(counts=weight > 0)
+        if parts > 1 and self.settings.compiled:
+            self.allocate_gradients()
         for number, (x, y) in enumerate(
             zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1
         ):
@@ -110,6 +112,16 @@ class Step:
             if smoothing:
                 self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * share)
         return num_images
+
+    def allocate_gradients(self) -> None:
+        """Let gradients start as zeros of their own, to which each part is added.
+
+        Otherwise the first part's gradients lie in the memory of a recorded CUDA graph, and the
+        next part overwrites them.
+        """
+        for parameter in self.parameters:
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
 
     def clip_gradients(self) -> None:
         """Scale the gradient down to norm `clip`. A clip of inf leaves it, and its norm is not even computed."""
