@@ -35,7 +35,10 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def network(seed: int, memory_format: torch.memory_format) -> nn.Sequential:
-    """3x3 and 1x1 convolutions, norms, a linear layer; three channels in, so that channels_last strides differ."""
+    """Make 3x3 and 1x1 convolutions, norms and a linear layer.
+
+    Three channels come in, so that channels_last strides differ.
+    """
     torch.manual_seed(seed)
     options: dict[str, Any] = {
         "norm": "batch",
@@ -52,7 +55,7 @@ def network(seed: int, memory_format: torch.memory_format) -> nn.Sequential:
 
 
 def train(model: nn.Module, optimizer: optimizers.Optimizer, steps: range) -> None:
-    """Step s learns batch s, at a learning rate of its own."""
+    """Do some steps. Step s learns batch s."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         x = torch.randn((6, 3, 6, 6), generator=generator)

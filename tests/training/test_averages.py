@@ -42,7 +42,7 @@ def test_the_average_is_its_formula(memory_format: torch.memory_format):
     assert statistics
     for key, tensor in state.items():
         if key in counters:
-            # a count is copied, not averaged
+            # A count is copied, not averaged.
             assert tensor.item() == 5
         else:
             torch.testing.assert_close(tensor, expected[key].float(), rtol=1e-5, atol=1e-6)
@@ -53,13 +53,16 @@ def test_the_average_is_its_formula(memory_format: torch.memory_format):
 
 @pytest.mark.parametrize(("decay", "num_steps"), [(0.999, 40), (0.5, 40), (0.15, 5)])
 def test_a_warmed_up_average_is_torchs_with_the_decays_of_tensorflow(decay: float, num_steps: int):
-    """And its share of the initial weights is what the average holds of a network that starts at 1 and is 0 ever after."""
+    """The share of the initial weights is checked, too.
+
+    It is what the average holds of a network that starts at 1 and is 0 ever after.
+    """
     model = nn.Linear(1, 1, bias=False)
-    # n: updates, the copy included
+    # n counts updates, the copy included.
     oracle = AveragedModel(
         model, avg_fn=lambda a, w, n: a + (1 - min(decay, n / (9 + n))) * (w - a)
     )
-    # which takes a copy
+    # The first update takes a copy.
     oracle.update_parameters(model)
     average = averages.Average(model, decay=decay, warmup=True)
     generator = torch.Generator().manual_seed(0)

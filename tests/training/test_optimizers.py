@@ -1,4 +1,4 @@
-"""Updates against torch's, what decays, and an optimizer's state that survives a file bit for bit."""
+"""Updates against torch's, what decays, and a state that survives a file bit for bit."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tiny import OPTIMIZERS, network, optimizer_of, train
 @pytest.mark.parametrize("decay_norm_and_bias", [True, False])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_norms_and_biases_decay_only_if_asked(name: str, decay_norm_and_bias: bool):
-    """Without a gradient only the decay moves a weight: decoupled or plain SGD, by 1 - lr * weight_decay."""
+    """Without a gradient, AdamW and plain SGD multiply a weight by 1 - lr * weight_decay."""
     model = network(0, torch.contiguous_format)
     options: dict[str, Any] = {"momentum": 0.0} if name == "sgd" else {}
     optimizer = optimizers.build(
@@ -29,7 +29,7 @@ def test_norms_and_biases_decay_only_if_asked(name: str, decay_norm_and_bias: bo
         lr=0.5,
         **options,
     )
-    # muon's oracle is in test_airbench.py
+    # The oracle of muon is in test_airbench.py.
     assert tuple(optimizers.OPTIMIZERS) == ("sgd", "adam", "adamw", "muon")
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -38,13 +38,13 @@ def test_norms_and_biases_decay_only_if_asked(name: str, decay_norm_and_bias: bo
     for key, parameter in model.named_parameters():
         if parameter.ndim == 1 and not decay_norm_and_bias:
             assert torch.equal(parameter, before[key]), key
-        # the decay is a gradient here, so the step's length is the learning rate
+        # Adam's decay is a gradient, so the step's length is the learning rate.
         elif name == "adam":
             assert not torch.equal(parameter, before[key]) or not before[key].any(), key
         else:
             torch.testing.assert_close(parameter.detach(), 0.95 * before[key])
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    # each once
+    # Each parameter is in one group.
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
@@ -77,7 +77,7 @@ KINDS: dict[str, Any] = {
 def test_an_update_is_that_of_torchs_optimizer(
     kind: str, memory_format: torch.memory_format, fused: bool
 ):
-    """To the bit that of its fused one, and in value that of its plain one."""
+    """It is bit for bit that of the fused one, and in value that of the plain one."""
     model, reference = network(0, memory_format), network(0, memory_format)
     optimizer = optimizer_of(kind, model)
     name, options = OPTIMIZERS[kind]
@@ -100,7 +100,7 @@ def test_an_update_is_that_of_torchs_optimizer(
 
 
 def test_norms_may_learn_faster_and_decay_no_faster_for_it():
-    """Plain SGD over a zero gradient: the decay alone moves a weight, by lr * weight_decay for all."""
+    """Under plain SGD and a zero gradient, all weights lose the share lr * weight_decay."""
     model = network(0, torch.contiguous_format)
     plain.shake(model)
     options: dict[str, Any] = {
@@ -140,7 +140,7 @@ def test_what_ends_falls_to_zero_there_and_is_frozen_from_then_on():
         assert parameter.requires_grad == (step < 4)
     assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.0, 0.0])
     assert all(g["lr"] == pytest.approx(0.1) for g in optimizer.param_groups if g["ends"] is None)
-    # a run that goes back to a step before
+    # A run may go back to an earlier step.
     optimizer.set_rate(0.1, 2)
     assert parameter.requires_grad
 
@@ -222,7 +222,7 @@ def test_a_rule_and_a_row_make_an_optimizer(monkeypatch: pytest.MonkeyPatch):
 def test_going_on_is_bit_equal_to_not_having_stopped(
     kind: str, memory_format: torch.memory_format, through_a_file: bool, tmp_path: Path
 ):
-    """A file holds contiguous tensors: a fused CPU kernel would pair them wrongly with channels_last weights."""
+    """A file holds contiguous tensors. A fused CPU kernel pairs them wrongly with channels_last."""
     straight = network(0, memory_format)
     optimizer = optimizer_of(kind, straight)
     train(straight, optimizer, range(3))
@@ -274,7 +274,7 @@ def test_the_state_is_named_by_parameter():
     }.items():
         optimizer = optimizer_of(kind, model)
         assert optimizers.state_of(optimizer, model) == {}
-        # asking leaves nothing behind
+        # Asking leaves nothing behind.
         assert not optimizer.state
         train(model, optimizer, range(1))
         assert optimizers.state_of(optimizer, model).keys() == {

@@ -60,7 +60,7 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
         deviations: dict[str, float] = {}
 
         def note(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            # before an activation in place
+            # Later an activation may change the output in place.
             deviations[next(name for name, m in layers.items() if m is layer)] = output.std().item()
 
         for layer in layers.values():
@@ -114,7 +114,8 @@ def test_a_probe_is_written_as_a_list_with_commas(call: Cli) -> None:
     code, _, err = call(*SMALL, "trainer.probe=gradient")
     assert code == 2
     assert err.startswith(
-        "error: trainer.probe=gradient: none, or some of gradients, activations, updates with commas between is expected"
+        "error: trainer.probe=gradient: none, or some of gradients, activations, updates "
+        "with commas between is expected"
     )
     code, _, err = call(*SMALL, "trainer.probe=activations", "trainer.compile=true")
     assert code == 2

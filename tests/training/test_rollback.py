@@ -1,4 +1,4 @@
-"""trainer.on_nonfinite=rollback: go back to the last save at a lower rate, and in the end give up."""
+"""trainer.on_nonfinite=rollback: a run goes back to its last save, and in the end gives up."""
 
 import json
 from contextlib import closing

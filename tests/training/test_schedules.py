@@ -15,7 +15,7 @@ from skiplab.training import schedules
 
 # Options of multistep without a low start.
 FULL: dict[str, Any] = {"gamma": 0.1, "low": 1.0, "low_until": 0.0}
-# torch before 2.9 warns of its own SequentialLR.
+# PyTorch before 2.9 warns of its own SequentialLR.
 WARM_UP = "ignore:The epoch parameter:UserWarning"
 LENGTHS = [1, 2, 3, 7, 20, 101]
 
@@ -105,7 +105,10 @@ def test_multistep_is_torchs(warmup: float, milestones: tuple[float, ...]):
 
 
 def test_milestones_by_hand():
-    """He et al. 2015: divide by ten at a half and at three quarters; a milestone within the warm-up counts after it."""
+    """He et al. 2015 divide by ten at a half and at three quarters.
+
+    A milestone within the warm-up counts after it.
+    """
     assert ours("multistep", 8, warmup=0.0, milestones=(0.5, 0.75), **FULL) == pytest.approx(
         [0.3] * 4 + [0.03] * 2 + [0.003] * 2
     )
@@ -137,7 +140,10 @@ def test_he_2015_start_resnet_110_low():
 def test_linear_is_a_line_up_and_a_line_down_that_ends_at_the_end(
     warmup: float, start: float, final: float
 ):
-    """By interpolation between (0, start), (W, 1) and (S, final); what airbench's two scripts do."""
+    """The oracle interpolates between (0, start), (W, 1) and (S, final).
+
+    This is what airbench's two scripts do.
+    """
     for num_steps in LENGTHS:
         peak = int(warmup * num_steps)
         corners = (
