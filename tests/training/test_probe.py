@@ -16,7 +16,7 @@ from helpers import Cli, compose, on_cpu
 from sessions import assert_same_run, sit, sit_until
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
-from skiplab.runs.log import Log
+from skiplab.runs.log import Log, Silence
 from skiplab.training.probe import KINDS, norm_of
 
 SMALL = (
@@ -97,6 +97,18 @@ def test_a_probe_changes_no_number_and_its_rows_survive_stops(tmp_path: Path) ->
         checkpoint.load(tmp_path / name / folders.LAST)[0] for name in ("plain", "straight")
     )
     assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
+
+
+def test_a_rank_that_records_nothing_keeps_no_figures(tmp_path: Path) -> None:
+    """Its log does not even look at the rows."""
+    with closing(Silence()) as log:
+        trainer, _ = prepare(compose(*TEXTS), on_cpu(tmp_path, log))
+        trainer.step.model.train()
+        trainer.step.update(0)
+        trainer.progress.step = 1
+        assert len(trainer.step.probe.pending) == 1
+        trainer.report_losses()
+    assert trainer.step.probe.pending == []
 
 
 def test_under_a_scaler_gradients_are_taken_back_to_their_scale(tmp_path: Path) -> None:

@@ -94,16 +94,18 @@ class Probe:
         self.pending.append((step, self.found))
         self.found = {}
 
-    def behind(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield step rows, each followed by its probe row.
+    def merge(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return step rows, each followed by its probe row, and forget the pending figures.
 
         So their order does not depend on when they are written.
         """
         own = {row["step"]: row for row in self.take_rows()}
+        merged = []
         for row in rows:
-            yield row
+            merged.append(row)
             if row["step"] in own:
-                yield own[row["step"]]
+                merged.append(own[row["step"]])
+        return merged
 
     def take_rows(self) -> list[dict[str, Any]]:
         """Return the pending figures as rows of metrics.jsonl, in one transfer, and forget them.

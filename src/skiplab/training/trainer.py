@@ -165,7 +165,7 @@ class Trainer:
             {"step": number, "lr": each.lr, "loss": each.loss}
             for number, each in enumerate(found, first)
         ]
-        log.metric(self.step.probe.behind(rows))
+        log.metric(self.step.probe.merge(rows))
         for each in found:
             progress.count(
                 each.num_images,
