@@ -145,6 +145,24 @@ def test_what_ends_falls_to_zero_there_and_is_frozen_from_then_on():
     assert parameter.requires_grad
 
 
+def test_what_ends_at_once_is_frozen_at_once():
+    """A fraction of a run of one step may be no step."""
+    model = nn.Linear(3, 2)
+    optimizer = optimizers.build(
+        "sgd",
+        model,
+        lr=0.5,
+        weight_decay=0.0,
+        decay_norm_and_bias=True,
+        ends={"bias": 0},
+        momentum=0.0,
+    )
+    optimizer.set_rate(0.1, 0)
+    assert model.weight.requires_grad
+    assert not model.bias.requires_grad
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
 @pytest.mark.parametrize(("kind", "waits"), [("sgd", False), ("adamw", False), ("muon", True)])
 def test_a_scaled_gradient_gives_the_same_update_and_an_infinite_one_none(kind: str, waits: bool):
     """What torch's GradScaler relies on; the fused rules need no host to look at what was found."""

@@ -77,7 +77,7 @@ class Optimizer:
         for group in self.param_groups:
             group["lr"] = lr * group["lr_scale"]
             if group["ends"] is not None:
-                left = max(0.0, 1 - step / group["ends"])
+                left = max(0.0, 1 - step / group["ends"]) if group["ends"] > 0 else 0.0
                 group["lr"] = self.peak * left * group["lr_scale"]
                 if self.can_freeze:
                     for parameter in group["params"]:
