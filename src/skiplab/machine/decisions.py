@@ -20,7 +20,7 @@ class Decision:
         return self.exit_code > 0
 
     def to_number(self) -> int:
-        """Return the decision as ranks send it to each other: 0 go on, -1 save, else the exit code."""
+        """Return the decision as ranks send it: 0 go on, -1 save, else the exit code."""
         return self.exit_code if self.is_stop else -int(self.saves)
 
     @staticmethod

@@ -53,8 +53,8 @@ class Proxy:
     def choose(self, check: Callable[[], None]) -> Tensor:
         """Return the positions of the chosen images in each step's batch, int32 (num_steps, count).
 
-        They ascend, and are on the device. Calls `check` before every step. Raises Diverged if the proxy's weights are not finite at
-        the end.
+        They ascend, and are on the device. Calls `check` before every step. Raises Diverged if the
+        proxy's weights are not finite at the end.
         """
         chosen = torch.empty(self.num_steps, self.count, dtype=torch.int32, device=self.device)
         for step in range(self.num_steps):
@@ -105,7 +105,7 @@ class Selection:
 
     def __init__(self, proxy: Proxy | None):
         self.proxy = proxy
-        # int32 (steps, count); part of the run's state, so that a resumed run need not choose again.
+        # int32 (steps, count). A part of the run's state: a resumed run does not choose again.
         self.chosen: Tensor | None = None
 
     def prepare(self, check: Callable[[], None]) -> str | None:
