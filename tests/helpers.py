@@ -14,6 +14,7 @@ import torch
 from skiplab.config import compose as composition
 from skiplab.config.schema import Config
 from skiplab.locations import default_root
+from skiplab.machine.decisions import GO_ON, Decision
 from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
@@ -61,7 +62,7 @@ def compose(*texts: str) -> Config:
     return composition.compose_config(texts)
 
 
-def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], int] = lambda: 0) -> Context:
+def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], Decision] = lambda: GO_ON) -> Context:
     """The surroundings of a run of one process on the CPU."""
     return Context(folder=folder, device=torch.device("cpu"), log=log, stop_signal=stop_signal)
 

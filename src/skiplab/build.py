@@ -25,7 +25,7 @@ from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
-from skiplab.training import averages, optimizers
+from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.pace import Pace
@@ -245,7 +245,7 @@ def make_trainer(
         lookahead=averages.Lookahead(
             model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps
         ),
-        optimizer=optimizer_of(config, model, device, num_steps=num_steps),
+        optimizer=optimizer_of(config, model, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
         selection=selection_of(config, batches, device, num_steps=num_steps),
@@ -282,9 +282,7 @@ def make_trainer(
     return Trainer(settings, step, evaluator, saver, pace, context)
 
 
-def optimizer_of(
-    config: Config, model: nn.Module, device: torch.device, *, num_steps: int
-) -> optimizers.Optimizer:
+def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimizers.Optimizer:
     """The config's optimizer over a network's parameters."""
     options = asdict(config.optimizer)
     ends = (
@@ -295,17 +293,16 @@ def optimizer_of(
     return optimizers.build(
         options.pop("name"),
         model,
-        device=device,
         ends=ends,
         compiled=config.trainer.compile,
         **options,
     )
 
 
-def schedule_of(config: Config, *, num_steps: int) -> optimizers.Schedule:
+def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
     """The config's learning rate as a function of the step."""
     options = asdict(config.scheduler)
-    return optimizers.learning_rate(
+    return schedules.learning_rate(
         options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options
     )
 
@@ -326,7 +323,7 @@ def selection_of(
     return Selection(
         Proxy(
             model,
-            optimizer=optimizer_of(small, model, device, num_steps=num_steps),
+            optimizer=optimizer_of(small, model, num_steps=num_steps),
             learning_rate=schedule_of(small, num_steps=num_steps),
             batches=batches,
             autocast=predictor.autocast,

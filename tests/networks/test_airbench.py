@@ -22,7 +22,7 @@ from skiplab.data.splits import Split
 from skiplab.networks import airbench, models
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
-from skiplab.training import averages, muon, optimizers
+from skiplab.training import averages, muon, optimizers, schedules
 from skiplab.training.evaluation import Predictor
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_muon_updates_filters_by_its_formula_and_the_rest_by_sgd() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 4, bias=False)
     ).double()
-    optimizer = optimizers.build("muon", model, device=CPU, **MUON)
+    optimizer = optimizers.build("muon", model, **MUON)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
     for step, factor in enumerate((1.0, 0.5, 0.25)):
@@ -382,8 +382,8 @@ def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
     model = parts.network(config, CPU)
     ends = {"stem.0.bias": 75}
     options = {name: value for name, value in found.items() if name != "name"}
-    optimizer = optimizers.build("muon", model, device=CPU, ends=ends, **options)
-    rate = optimizers.learning_rate(
+    optimizer = optimizers.build("muon", model, ends=ends, **options)
+    rate = schedules.learning_rate(
         "linear", lr=0.24, num_steps=200, warmup=0.0, start=0.0, final=0.0
     )
     for step in (0, 30, 74, 75, 199):
@@ -445,7 +445,7 @@ def test_he_et_al_table_6(depth: int) -> None:
     )
     assert optimizer.decay_norm_and_bias
     scheduler = dataclasses.asdict(config.scheduler)
-    rate = optimizers.learning_rate(scheduler.pop("name"), lr=0.1, num_steps=64_000, **scheduler)
+    rate = schedules.learning_rate(scheduler.pop("name"), lr=0.1, num_steps=64_000, **scheduler)
     changes = [step for step in range(1, 64_000) if rate(step) != rate(step - 1)]
     assert changes == ([400] if depth == 110 else []) + [32_000, 48_000]
     assert rate(0) == pytest.approx(0.01 if depth == 110 else 0.1)

@@ -16,7 +16,10 @@ BATCH_SIZE, GPU_BATCH_SIZE = 500, 2000
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts over one split: `confusion` int64 (K, K), rows true classes, columns predictions; mean cross-entropy in nats."""
+    """Counts over one split, and its mean cross-entropy `loss` in nats.
+
+    `confusion`: int64 (K, K), rows are true classes, columns predictions.
+    """
 
     confusion: Tensor
     loss: float
@@ -38,12 +41,12 @@ def first_batch(split: Split, size: int) -> Split:
 
 
 class Predictor:
-    """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
+    """A network under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 
     `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image;
     `multicrop` (Jordan 2024) of that, by one half, and of the same for the image moved by one pixel
     up and left, and down and right, by a quarter each. `batch_size`: images that an evaluation
-    takes at once.
+    takes at once. The caller sets evaluation mode.
     """
 
     def __init__(
@@ -62,14 +65,17 @@ class Predictor:
         return logits
 
     def mirrored(self, images: Tensor) -> Tensor:
-        """The mean of the logits of the images and of their mirror images."""
-        # a recorded graph writes its next output where this one was
+        """Return the mean of the logits of the images and of their mirror images."""
+        # A recorded graph writes its next output where this one is.
         logits = self.model(images).float().clone()
         return (logits + self.model(images.flip(3)).float()) / 2
 
 
 def moved_by_one_pixel(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the images moved down and right, and up and left, mirrored at the border: (B, C, H, W) each."""
+    """Return the images moved down and right, and up and left, mirrored at the border.
+
+    Each is (B, C, H, W).
+    """
     height, width = images.shape[2:]
     # (B, C, H + 2, W + 2)
     padded = F.pad(images, (1, 1, 1, 1), "reflect")
@@ -85,7 +91,7 @@ def moved_by_one_pixel(images: Tensor) -> tuple[Tensor, Tensor]:
 class Evaluator:
     """Scores the weights that count, the average where there is one, on a run's own splits."""
 
-    predictor: "Predictor"
+    predictor: Predictor
     training: Split
     validation: Split | None
     normalize: Normalize
@@ -108,15 +114,15 @@ def evaluate(
     num_classes: int,
     ranks: Ranks = ALONE,
 ) -> Scores:
-    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device.
+    """Return the scores over `split`. Sets the model to evaluation mode and back.
 
-    Several ranks share the batches among them: each is computed whole, so every number is that of
-    one process, to the bit.
+    Several ranks share the batches among them. Each batch is computed whole, so every number is bit
+    for bit that of one process. Waits for the device once, at the end.
     """
     was_training = predictor.model.training
     predictor.model.eval()
     device, num_cells = normalize.device, num_classes * num_classes
-    # Each image's cell of the matrix. They are counted at the end, since bincount waits for the device.
+    # Each image's cell of the matrix. They are counted at the end: bincount waits for the device.
     cells = [torch.empty(0, dtype=torch.int64, device=device)]
     # Each batch's loss. The batches of other ranks stay zero.
     losses = torch.zeros(-(-len(split) // predictor.batch_size), device=device)
@@ -136,10 +142,10 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """Over `split`, on the CPU: class probabilities, float32 (N, K), and each image's cross-entropy in nats, float64 (N,).
+    """Return class probabilities, float32 (N, K), and cross-entropies in nats, float64 (N,).
 
-    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to
-    evaluation mode and back.
+    Both are of the images of `split`, on the CPU. The latter come from the logits, since a
+    probability below 1e-38 is 0 in float32. Sets the model to evaluation mode and back.
     """
     was_training = predictor.model.training
     predictor.model.eval()
