@@ -19,7 +19,8 @@ from torch import nn
 from skiplab import build, provenance, regular
 from skiplab.config import validate as configs
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.batches import Batches
+from skiplab.data.splits import Split
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.machine import devices
 from skiplab.runs import checkpoint, contents, folders, report, result
@@ -40,7 +41,7 @@ SPLITS = {"test": "test set", "val": "validation set"}
 class End:
     """What a finished run's pictures are of: the split that was reported, and what the network says of it."""
 
-    split: data.Split
+    split: Split
     tested: report.Predictions
 
 
@@ -86,13 +87,13 @@ def finish(
     held = trainer.evaluator.validation
     num_images = config.dataset.test_images + (len(held) if held is not None else 0)
     check_room(folder, num_images=num_images, num_classes=len(classes))
-    splits: dict[str, data.Split] = {}
+    splits: dict[str, Split] = {}
     if config.evaluator.split == "test":
         splits["test"] = open_test_set(
             config, folder, checkpoint_name="best", step=progress.best_step, reader="train"
         )
     if held is not None:
-        splits["val"] = data.Split(held.images.cpu(), held.labels.cpu())
+        splits["val"] = Split(held.images.cpu(), held.labels.cpu())
     predictions: dict[str, report.Predictions] = {}
     losses: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -219,7 +220,7 @@ def speed(trainer: Trainer) -> float:
 
 def open_test_set(
     config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str
-) -> data.Split:
+) -> Split:
     """Read the sealed test set; each time is a line in the folder's test_reads.jsonl, before anything is made of it."""
     path = folder / contents.READS
     try:
@@ -237,7 +238,7 @@ def open_test_set(
 
 
 def predictions_on(
-    config: Config, predictor: Predictor, split: data.Split, device: torch.device
+    config: Config, predictor: Predictor, split: Split, device: torch.device
 ) -> tuple[report.Predictions, float]:
     """What the network says of a split, and its mean cross-entropy there."""
     probabilities, losses = predict(predictor, split.to(device), build.normalizer(config, device))
@@ -247,8 +248,8 @@ def predictions_on(
 def draw(
     config: Config,
     folder: Path,
-    batches: data.Batches,
-    split: data.Split,
+    batches: Batches,
+    split: Split,
     tested: report.Predictions,
     *,
     best_step: int,
@@ -301,7 +302,7 @@ def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, ti
 
 
 def draw_mistakes(
-    config: Config, split: data.Split, tested: report.Predictions, path: Path, *, title: str
+    config: Config, split: Split, tested: report.Predictions, path: Path, *, title: str
 ) -> None:
     """mistakes.png."""
     from skiplab.runs import plots
@@ -320,7 +321,7 @@ def draw_mistakes(
     plots.images(pictures, captions, path, title=heading)
 
 
-def draw_samples(config: Config, batches: data.Batches, path: Path, *, title: str) -> None:
+def draw_samples(config: Config, batches: Batches, path: Path, *, title: str) -> None:
     """samples.png."""
     from skiplab.runs import plots
 

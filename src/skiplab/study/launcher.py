@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skiplab.config.schema import Config
+from skiplab.machine.decisions import GO_ON
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders
 from skiplab.study import plan, progress_view, record, slots, supervisor
@@ -55,7 +56,7 @@ def run(
                 )
                 sweep.stopped = sweep.stopped or code
                 # what is left is the table
-                stop_signal.asked = 0
+                stop_signal.asked = GO_ON
     finally:
         shown.close()
         sweep.ended += jobs

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from skiplab.machine.decisions import stop_with
 from skiplab.machine.signals import StopSignal, of_submitit
 
 # what a preempted run ends with, as after SIGTERM
@@ -41,7 +42,7 @@ class Preemption:
         """Ask for a stop; outside training, where nothing can be lost, requeue at once."""
         self.came = True
         if self.stop_signal.is_training:
-            self.stop_signal.asked = STOPPED
+            self.stop_signal.asked = stop_with(STOPPED)
         else:
             self.requeue()
 

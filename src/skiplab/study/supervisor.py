@@ -13,7 +13,8 @@ from typing import Protocol
 
 from skiplab.config import validate as configs
 from skiplab.errors import UsageError
-from skiplab.machine.signals import EXIT_CODES, SAVE
+from skiplab.machine.decisions import SAVE, Decision
+from skiplab.machine.signals import EXIT_CODES
 from skiplab.runs import folders
 from skiplab.study import workers
 from skiplab.study.plan import Cell
@@ -76,7 +77,7 @@ def run(
     jobs: list[Job],
     slots: Sequence[Slot],
     view: View,
-    asked: Callable[[], int],
+    asked: Callable[[], Decision],
     *,
     retries: int,
     go_on: bool,
@@ -111,8 +112,7 @@ def run(
                 [job.process.sentinel for job in running if job.process], timeout=TICK
             )
             wish = asked()
-            if wish > 0:
-                code = code or wish
+            code = code or wish.exit_code
             if wish == SAVE:
                 tell(jobs, signal.SIGUSR1)
             if not stopping and (
@@ -131,7 +131,7 @@ def run(
     # nobody would look after them
     except BaseException:
         tell(jobs, signal.SIGTERM)
-        code = code or max(0, asked())
+        code = code or asked().exit_code
         if not code:
             raise
         # a signal to the whole group has ended what processes are forked from
