@@ -23,7 +23,7 @@ from skiplab.data.batches import Batches
 from skiplab.data.splits import Split
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.machine import devices
-from skiplab.runs import checkpoint, contents, folders, report, result
+from skiplab.runs import atomic, contents, folders, report, result
 from skiplab.runs.log import Log
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.training.rollback import as_changes
@@ -47,11 +47,11 @@ class End:
 
 def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
     """Raise FolderError if the disk has no room for what the end writes: before the test set is read, for that is done once."""
-    path = folder / f".end-room{checkpoint.TEMPORARY}"
+    path = folder / f".end-room{atomic.TEMPORARY}"
     # of predictions.npz as it is before it is compressed, and the rest
     size = num_images * (4 * num_classes + 16) + REPORTS
     try:
-        checkpoint.write_atomically(path, bytes(size))
+        atomic.write(path, bytes(size))
     except FolderError as error:
         said = str(error).replace(path.name, "its report and predictions")
         raise FolderError(f"{said}; go on with: train resume={shlex.quote(str(folder))}") from None
@@ -111,15 +111,15 @@ def finish(
     text = report.text(found, heading=heading_of(config, reported, chosen))
     if held is not None and (few := few_images(len(held), len(classes))):
         text += f"note: {few}\n"
-    checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
+    atomic.write(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
-    checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    atomic.write(folder / "predictions.npz", buffer.getvalue())
     test = found if reported == "test" else None
     ended = result_of(
         config, trainer, test=test, data_sha256=checksum, test_seconds=seconds.get("test")
     )
-    checkpoint.write_atomically(folder / folders.RESULT, ended.dump())
+    atomic.write(folder / folders.RESULT, ended.dump())
     log.line("\n" + text)
     log.line(f"{chosen}; training time {duration(trainer.seconds)}, {speed(trainer):,.0f} img/s")
     again = f"again from the folder alone: skiplab evaluate {shlex.quote(str(folder))}"

@@ -14,7 +14,7 @@ from skiplab import locations, provenance, regular
 from skiplab.config import validate as configs
 from skiplab.config.schema import Config
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, folders, lock, status
 
 OUTPUTS = Path("outputs")
 # characters of name= in a folder's name
@@ -40,12 +40,12 @@ def held(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool
         if config.out is not None:
             folder = locations.given(config.out, key="out")
             make_out(folder)
-            stack.enter_context(folders.locked(folder))
+            stack.enter_context(lock.hold(folder))
             is_new = take_out(config, folder)
         else:
-            with folders.one_at_a_time(OUTPUTS):
+            with lock.one_at_a_time(OUTPUTS):
                 folder, is_new = choose(config, parent, prefix)
-                stack.enter_context(folders.locked(folder))
+                stack.enter_context(lock.hold(folder))
         try:
             yield folder, is_new
         except (SkiplabError, OSError) as error:
@@ -70,7 +70,7 @@ def make_out(folder: Path) -> None:
 def is_ours(path: Path) -> bool:
     """Whether a file is one that a start of ours, killed before it had a config, has left."""
     return path.name in (".lock", ".hydra") or (
-        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY
+        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == atomic.TEMPORARY
     )
 
 
@@ -125,7 +125,7 @@ def go_on(config: Config, folder: Path, *, afresh: str = "") -> None:
         return
     provenance.check(folder, stored)
     if folders.has_state(folder):
-        stood = folders.standing(folder)
+        stood = status.of_last_save(folder)
         print(
             f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}"
             + (f"; {afresh}" if afresh else ""),
@@ -137,7 +137,7 @@ def go_on(config: Config, folder: Path, *, afresh: str = "") -> None:
 
 def check_outputs() -> None:
     """Raise FolderError if outputs/ cannot be made or written: Hydra makes a sweep's folder in it."""
-    with folders.one_at_a_time(OUTPUTS):
+    with lock.one_at_a_time(OUTPUTS):
         pass
 
 
@@ -174,7 +174,7 @@ def check_same_run(config: Config, folder: Path, identity: str) -> None:
 
 def write_config(folder: Path, text: str) -> None:
     """The folder's config.yaml."""
-    checkpoint.write_atomically(folder / folders.CONFIG, text.encode())
+    atomic.write(folder / folders.CONFIG, text.encode())
 
 
 def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
@@ -188,6 +188,4 @@ def record(folder: Path, cfg: Any, hydra_config: Any) -> None:
         ("hydra", hydra_config),
         ("overrides", hydra_config.overrides.task),
     ):
-        checkpoint.write_atomically(
-            folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode()
-        )
+        atomic.write(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content).encode())

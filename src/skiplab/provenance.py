@@ -19,7 +19,7 @@ from skiplab.config import validate as configs
 from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.machine import threads
-from skiplab.runs import checkpoint, contents, facts, folders, result
+from skiplab.runs import checkpoint, contents, facts, folders, result, status
 from skiplab.runs.facts import Origin, Outline
 
 
@@ -187,7 +187,7 @@ def check(folder: Path, config: Config) -> Config:
         raise UsageError(
             f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}"
         )
-    step = folders.standing(folder).step or 0
+    step = status.of_last_save(folder).step or 0
     if all(change.step <= step for change in config.changed):
         return config
     # the save before a damaged one

@@ -11,7 +11,7 @@ from skiplab.config import validate
 from skiplab.errors import UsageError
 from skiplab.locations import root_in_words
 from skiplab.machine.cpu import num_cores
-from skiplab.runs import folders
+from skiplab.runs import folders, status
 from skiplab.study import record
 from skiplab.words import counted, duration, percent, printable
 
@@ -76,7 +76,7 @@ def state(cell: Path) -> str:
     """How a cell of a study stands."""
     if not record.is_begun(cell):
         return "not begun"
-    return "broken" if folders.problem_of(cell) else folders.state_of(cell).state
+    return "broken" if folders.problem_of(cell) else status.read(cell).state
 
 
 def table(runs: Sequence[Path]) -> str:
@@ -108,7 +108,7 @@ def row(folder: Path) -> tuple[str, ...]:
         where += "  (config.yaml was edited by hand)"
     if stored is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
-    state = folders.state_of(folder)
+    state = status.read(folder)
     model = (
         f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
     )

@@ -202,12 +202,12 @@ def single_run(texts: Sequence[str], stop_signal: StopSignal) -> int:
     """The run that the overrides of a command line without a sweep ask for."""
     from skiplab import locations, placement
     from skiplab.config import compose
-    from skiplab.runs import folders
+    from skiplab.runs import lock
 
     config = compose.compose_config(texts)
-    if config.out is not None and folders.is_locked(out := locations.given(config.out, key="out")):
+    if config.out is not None and lock.is_locked(out := locations.given(config.out, key="out")):
         # before torch is imported, which takes longer
-        raise folders.in_use(out)
+        raise lock.in_use(out)
     config = settled(config)
     parent, prefix = placement.OUTPUTS / time.strftime("%Y-%m-%d"), time.strftime("%H-%M-%S")
     with placement.held(config, parent, prefix) as (folder, is_new):
@@ -229,7 +229,7 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
     from skiplab import placement, provenance
     from skiplab.config import overrides, validate as configs
-    from skiplab.runs import folders
+    from skiplab.runs import folders, lock, status
 
     try:
         folder = folders.of_path(path)
@@ -239,16 +239,16 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
             f"resume={error}; "
             + (meant if meant.startswith("did") else "auto and never are the other choices")
         ) from None
-    with StopSignal() as stop_signal, folders.locked(folder):
+    with StopSignal() as stop_signal, lock.hold(folder):
         stored = config = provenance.load(folder)
         changed = overrides.apply_to_stored(config, texts)
         if changed != config or not folders.is_finished(folder):
             config = provenance.check(folder, stored)
             changed = settled(replace(changed, changed=config.changed))
         stood = (
-            folders.standing(folder)
+            status.of_last_save(folder)
             if folders.has_state(folder)
-            else folders.State("stopped", step=0, num_steps=0)
+            else status.Status("stopped", step=0, num_steps=0)
         )
         check_length(config, changed, stood)
         if changed != config:

@@ -21,7 +21,7 @@ from skiplab.errors import SkiplabError
 from skiplab.launch import guarded, launch
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, let_through
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, checkpoint, folders, status
 from skiplab.study import workers
 from skiplab.words import counted
 
@@ -155,15 +155,13 @@ def unfinished_files(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {
-        name
-        for name in os.listdir(folder)
-        if name.endswith(checkpoint.TEMPORARY) and ".ckpt-" in name
+        name for name in os.listdir(folder) if name.endswith(atomic.TEMPORARY) and ".ckpt-" in name
     }
 
 
 def step_of(folder: Path) -> int:
     """Where the folder's last checkpoint stands; -1: there is none."""
-    return folders.standing(folder).step or 0 if folders.has_state(folder) else -1
+    return status.of_last_save(folder).step or 0 if folders.has_state(folder) else -1
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -186,7 +184,7 @@ def digests(folder: Path) -> dict[str, str]:
         else:
             found[name] = sha256((folder / name).read_bytes())
     return found | {
-        f"{path.name}: left behind": "" for path in folder.glob(f".*{checkpoint.TEMPORARY}")
+        f"{path.name}: left behind": "" for path in folder.glob(f".*{atomic.TEMPORARY}")
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from skiplab.machine.signals import hang_up
-from skiplab.runs import folders
+from skiplab.runs import status
 from skiplab.study import supervisor
 from skiplab.study.supervisor import Job
 from skiplab.words import counted, duration, percent
@@ -34,15 +34,15 @@ class Told:
         self.slots, self.total = slots, total
         self.best: Best | None = None
         # of finished cells, by folder: read once
-        self.states: dict[str, folders.State] = {}
+        self.states: dict[str, status.Status] = {}
 
-    def state(self, job: Job) -> folders.State:
+    def state(self, job: Job) -> status.Status:
         """What the run's folder says."""
         key = str(job.cell.folder)
         if job.state != "finished":
-            return folders.state_of(job.cell.folder)
+            return status.read(job.cell.folder)
         if key not in self.states:
-            self.states[key] = found = folders.state_of(job.cell.folder)
+            self.states[key] = found = status.read(job.cell.folder)
             if found.val_accuracy is not None and (
                 self.best is None or found.val_accuracy > self.best.accuracy
             ):
@@ -199,7 +199,7 @@ def of_terminal(*, slots: int, total: int | None = None) -> Lines:
     return (Live if sys.stdout.isatty() else Lines)(slots=slots, stream=sys.stdout, total=total)
 
 
-def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State]) -> str:
+def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], status.Status]) -> str:
     """Every cell: state, accuracies, seconds of training, and its folder, or the log and the reason of a failure."""
     rows = [("state", "cell", "validation", "test", "training, s", "run folder, or log")]
     for job in jobs:

@@ -21,7 +21,7 @@ from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError, in_words
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, folders, lock, status
 from skiplab.study import plan, progress_view, record, search_space as spaces, slots, supervisor
 from skiplab.study.supervisor import Job
 from skiplab.words import percent
@@ -101,7 +101,7 @@ def command(options: Options) -> int:
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     streams.spare()
-    with folders.locked(folder):
+    with lock.hold(folder):
         search = Search(optuna, folder, fixed, space, options)
         record.write(
             folder,
@@ -130,7 +130,7 @@ def cut_torn(path: Path) -> None:
             f"{path}: damaged; its runs are kept, but the search cannot go on: take another study=NAME"
         ) from None
     if whole != content:
-        checkpoint.write_atomically(path, whole)
+        atomic.write(path, whole)
 
 
 def sealed(config: Config) -> Config:
@@ -313,7 +313,7 @@ class Search:
         if trial is None or job.state not in ("finished", "failed", "stopped"):
             return
         states = self.optuna.trial.TrialState
-        found = folders.state_of(job.cell.folder)
+        found = status.read(job.cell.folder)
         if job.state == "finished" and found.val_accuracy is not None:
             self.study.tell(trial, found.val_accuracy)
         elif job.state == "failed":

@@ -16,7 +16,7 @@ from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.launch import complain
 from skiplab.machine import streams
 from skiplab.machine.signals import EXIT_CODES, StopSignal
-from skiplab.runs import folders
+from skiplab.runs import folders, lock, status
 from skiplab.study import launcher, other_launchers, plan, progress_view, record
 from skiplab.study.supervisor import Job
 from skiplab.words import counted
@@ -107,7 +107,7 @@ def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bo
     )
     # exit code of what nobody foresaw, once it is told
     unforeseen = 0
-    with folders.locked(folder, instead="study="), StopSignal() as stop_signal:
+    with lock.hold(folder, instead="study="), StopSignal() as stop_signal:
         try:
             cells = all_cells(parsed, folder)
             if is_ours:
@@ -238,7 +238,7 @@ def answer(folder: Path, *, missing: int, of: int) -> int:
 
 def close(jobs: Sequence[Job], *, stopped: int) -> int:
     """The table of all cells and a line below it; the exit code."""
-    print(f"\n{progress_view.closing_table(jobs, lambda job: folders.state_of(job.cell.folder))}\n")
+    print(f"\n{progress_view.closing_table(jobs, lambda job: status.read(job.cell.folder))}\n")
     print(progress_view.closing_words(jobs))
     if any(job.state != "finished" for job in jobs):
         print(

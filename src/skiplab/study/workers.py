@@ -21,7 +21,7 @@ from skiplab.config.schema import Config
 from skiplab.launch import guarded, launch, settled
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, kept_back, let_through
-from skiplab.runs import checkpoint
+from skiplab.runs import atomic
 
 PRELOADED = ["skiplab.study.preload"]
 # bytes, which leaves room for multiprocessing's own folder and file
@@ -99,9 +99,7 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
 def record(folder: Path, texts: Sequence[str]) -> None:
     """The overrides that the cell was started with, as Hydra records them; never read back."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    checkpoint.write_atomically(
-        folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode()
-    )
+    atomic.write(folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode())
 
 
 def stop_with_parent() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.errors import FolderError, UsageError, in_words
-from skiplab.runs import checkpoint
+from skiplab.runs import atomic
 from skiplab.study.compare import page, results, statistics
 from skiplab.study.compare.groups import Group, numeric_keys, partition
 from skiplab.study.compare.results import FIGURES, METRICS, Found, is_share
@@ -243,7 +243,7 @@ def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str
 def put(path: Path, content: str) -> None:
     """Write a text file, whole or not at all."""
     # a folder's name may be no text
-    checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))
+    atomic.write(path, content.encode(errors="backslashreplace"))
 
 
 def as_csv(made: Comparison) -> str:
