@@ -446,7 +446,7 @@ def test_damaged_predictions_only_cost_the_tests_over_images(make: Make, content
 
 
 def test_many_groups_are_compared_with_the_best_alone(make: Make) -> None:
-    for depth in range(1, verdict.MANY + 3):
+    for depth in range(1, verdict.MOST_IN_ALL_PAIRS + 3):
         make(f"depth={depth}", right=answers(0.5 + 0.01 * depth, seed=0))
     made = found()
     assert len(made.differences) == len(made.groups) - 1

@@ -227,19 +227,19 @@ def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
 def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """The words of a group's name, one for each key."""
     return [
-        f"{key.removesuffix('.name')}={worded(value)}"
+        f"{key.removesuffix('.name')}={format_value(value)}"
         for key, value in zip(keys, values, strict=True)
     ]
 
 
-def worded(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a command line has it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return (
         f"{value:.12g}"
         if isinstance(value, float)
-        else ",".join(map(worded, value))
+        else ",".join(map(format_value, value))
         if isinstance(value, (tuple, list))
         else str(value)
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from skiplab.errors import FolderError, UsageError, in_words
 from skiplab.runs import checkpoint
-from skiplab.study.compare import page, results, statistics
+from skiplab.study.compare import page, results, sentences, statistics
 from skiplab.study.compare.groups import Group, numeric_keys, partition
 from skiplab.study.compare.results import FIGURES, METRICS, Found, is_share
 from skiplab.study.compare.statistics import Difference
@@ -35,14 +35,14 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The verdict, then what to know of the runs."""
-        told = statistics.sentences(self.groups, self.differences, metric=self.metric)
-        told += statistics.trends(self.groups, self.keys, self.differences, metric=self.metric)
+        told = sentences.sentences(self.groups, self.differences, metric=self.metric)
+        told += sentences.trends(self.groups, self.keys, self.differences, metric=self.metric)
         ends = [
             (members[-1], members[0])
             for members in statistics.lines_of(self.trained, self.keys).values()
         ]
-        trained = statistics.compared(ends, metric="train.accuracy")
-        told += statistics.trends(self.trained, self.keys, trained, metric="train.accuracy")
+        trained = statistics.compare_pairs(ends, metric="train.accuracy")
+        told += sentences.trends(self.trained, self.keys, trained, metric="train.accuracy")
         return [*told, *self.notes]
 
 
@@ -53,7 +53,7 @@ def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Compariso
     keys, groups = partition(found.results, metric=metric, by=by)
     trained = (
         partition(found.results, metric="train.accuracy", by=keys)[1]
-        if metric in statistics.SPLITS
+        if metric in statistics.SPLIT_OF
         else []
     )
     return Comparison(
@@ -129,12 +129,12 @@ def row(group: Group, metric: str) -> list[str]:
     return [
         group.label,
         str(group.n),
-        statistics.bare(group.mean, metric),
-        "-" if group.deviation is None else statistics.bare(group.deviation, metric),
+        sentences.bare(group.mean, metric),
+        "-" if group.deviation is None else sentences.bare(group.deviation, metric),
         "-"
         if interval is None
-        else f"{statistics.bare(interval[0], metric)} to {statistics.bare(interval[1], metric)}",
-        statistics.bare(best, metric),
+        else f"{sentences.bare(interval[0], metric)} to {sentences.bare(interval[1], metric)}",
+        sentences.bare(best, metric),
         f"{group.cost('params'):,.0f}",
         f"{group.cost('macs') / 1e6:,.2f}",
         f"{group.cost('seconds'):,.1f}",
