@@ -623,13 +623,13 @@ def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
     make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
-    assert sweep.answer(Path("study"), missing=0, of=6) == 0
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 0
     Path("study/compare.csv").unlink()
     Path("study/compare.csv").mkdir()
-    assert sweep.answer(Path("study"), missing=0, of=6) == 4
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 4
     assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
     monkeypatch.setattr(tables, "text", lambda made: made.nothing)
-    assert sweep.answer(Path("study"), missing=0, of=6) == 1
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 1
     assert (
         "error: the cells are done, but not their comparison: AttributeError"
         in capsys.readouterr().err

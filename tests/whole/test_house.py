@@ -44,8 +44,9 @@ ONLY_IN = {
         "runs.plots",
         "study.compare.pictures",
         "study.compare.layer_plots",
+        "study.compare.search_picture",
     },
-    "optuna": {"study.search", "study.search_space"},
+    "optuna": {"study.search", "study.search_report", "study.search_space"},
     "rich": {"study.progress_view"},
 }
 STARTS_WITHOUT_TORCH = (
