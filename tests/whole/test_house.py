@@ -42,6 +42,7 @@ ONLY_IN = {
     "matplotlib": {
         "runs.canvas",
         "runs.plots",
+        "study.compare.drawing",
         "study.compare.pictures",
         "study.compare.layer_plots",
         "study.compare.search_picture",

@@ -215,7 +215,7 @@ def check_seeds(members: Sequence[Result], keys: Sequence[str], candidates: Sequ
 
 def label(keys: Sequence[str], values: Sequence[Any]) -> str:
     """`block=residual depth=6`; of the whole set, `all runs`."""
-    return " ".join(parts_of(keys, values)) or "all runs"
+    return " ".join(label_parts(keys, values)) or "all runs"
 
 
 def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
@@ -224,7 +224,7 @@ def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
     return f" (width {widths.pop()})" if len(widths) == 1 and "width" not in keys else ""
 
 
-def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
+def label_parts(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
     """The words of a group's name, one for each key."""
     return [
         f"{key.removesuffix('.name')}={format_value(value)}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from skiplab.runs import canvas, plots
 from skiplab.runs.plots import CLOSE, INK, figure
-from skiplab.study.compare.pictures import COLOURS, WIDTH
+from skiplab.study.compare.drawing import COLOURS, WIDTH
 
 with canvas.plain():
     from matplotlib.axes import Axes

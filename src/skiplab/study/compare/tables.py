@@ -227,7 +227,7 @@ def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str
         from skiplab.study.compare import layer_plots, pictures
     except Exception as error:
         return [], [f"no picture drawn ({in_words(error)})"]
-    groups = made.groups[: pictures.MOST]
+    groups = made.groups[: pictures.MAX_GROUPS]
     for make in (
         *pictures.makers(groups, made.keys, metric=made.metric, x=x),
         *layer_plots.makers(groups, made.keys),
