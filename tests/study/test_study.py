@@ -345,7 +345,7 @@ def test_a_cell_edited_by_hand_is_told_and_nothing_is_lost(tmp_path: Path, train
     refused = train("compare", "outputs/studies/s", command="skiplab")
     assert refused.returncode == 2
     assert re.fullmatch(
-        r"error: outputs/studies/s/seed-0_\w+: its config.yaml is not what it was run with .*\n",
+        r"error: outputs/studies/s/seed-0_\w+/config.yaml: edited by hand \(width=16, was 8\); .*\n",
         refused.stderr,
     )
     again = train(*command)
