@@ -56,7 +56,7 @@ def test_the_space_is_what_the_command_line_says() -> None:
 
 
 def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(call: Cli) -> None:
-    """Of widths, every second one cannot be built with this block: those trials are recorded as failed, and survived."""
+    """This block cannot be built with odd widths: their trials are recorded as failed."""
     search_space = (
         *SMALL,
         "epochs=1",
@@ -96,7 +96,8 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
     )
     assert (code, err) == (
         2,
-        "error: study=s: was searched over width, optimizer.lr in other ranges; take another study=NAME\n",
+        "error: study=s: was searched over width, optimizer.lr in other ranges; "
+        "take another study=NAME\n",
     )
 
 
@@ -164,13 +165,16 @@ def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> Non
         return job
 
     def stands(job: Job, epoch: int, accuracy: float) -> bool:
-        row = f'{{"step": {6 * epoch}, "epoch": {epoch}.0, "train_loss": 1, "val_accuracy": {accuracy}}}\n'
+        row = (
+            f'{{"step": {6 * epoch}, "epoch": {epoch}.0, '
+            f'"train_loss": 1, "val_accuracy": {accuracy}}}\n'
+        )
         with (job.cell.folder / "metrics.jsonl").open("a") as file:
             file.write(row)
         return searched.should_prune(job)
 
     job = fresh()
-    # nothing is known yet
+    # There is no evaluation yet.
     assert not searched.should_prune(job)
     assert not stands(job, 1, 0.1)
     assert not stands(job, 3, 0.95)
