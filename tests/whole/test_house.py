@@ -42,10 +42,12 @@ ONLY_IN = {
     "matplotlib": {
         "runs.canvas",
         "runs.plots",
+        "study.compare.drawing",
         "study.compare.pictures",
         "study.compare.layer_plots",
+        "study.compare.search_picture",
     },
-    "optuna": {"study.search", "study.search_space"},
+    "optuna": {"study.search", "study.search_report", "study.search_space"},
     "rich": {"study.progress_view"},
 }
 STARTS_WITHOUT_TORCH = (
