@@ -113,7 +113,10 @@ def finish(
         text += f"note: {few}\n"
     checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
+    # Before NumPy 2.2, savez takes allow_pickle= for the name of an array, so it is not given. None
+    # of these arrays holds objects.
+    arrays = arrays_of(predictions)
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
     test = found if reported == "test" else None
     result = result_of(
