@@ -454,7 +454,6 @@ def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call:
 
 
 def test_every_verbs_options_stand_anywhere() -> None:
-    _, verbs_of = skiplab.parser_of_verbs()
     for verb, orders in {
         "evaluate": [("run", "--split", "val"), ("--split", "val", "run"), ("--split=val", "run")],
         "compare": [
@@ -470,12 +469,9 @@ def test_every_verbs_options_stand_anywhere() -> None:
         "list": [("folder",)],
         "draw": [("a", "b")],
     }.items():
-        read = [
-            skiplab.read_options(verbs_of[verb], order, takes_keys=verb == "verify")
-            for order in orders
-        ]
+        read = [skiplab.read_options(verb, order) for order in orders]
         assert all(options == read[0] for options in read), verb
-    assert skiplab.read_options(verbs_of["list"], [], takes_keys=False).folder == Path("outputs")
+    assert skiplab.read_options("list", []).folder == Path("outputs")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_a_process_alone_adds_and_shares_nothing() -> None:
 def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     """Killed whole, then one rank alone, then stopped by Ctrl-C; and the evaluation is that of one process, to the bit."""
     config, straight, folder = compose(*TWO), tmp_path / "straight", tmp_path / "run"
-    verify.to_the_end(config, straight)
+    verify.run_to_end(config, straight)
     assert_evaluated_as_by_one_process(straight)
 
     # the first rank is killed
@@ -273,7 +273,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     )
     assert not is_alive(child)
 
-    verify.to_the_end(config, folder)
+    verify.run_to_end(config, folder)
     assert verify.differences(verify.digests(straight), verify.digests(folder)) == []
     assert {path.name for path in folder.iterdir()} == {path.name for path in straight.iterdir()}
 
@@ -343,7 +343,7 @@ def test_torchrun_makes_one_folder_a_run(seeds: str, tmp_path: Path) -> None:
 def test_torchrun_with_a_rank_killed_and_given_again(victim: str, tmp_path: Path) -> None:
     """All end, nothing is left behind, and the end is that of the same run with processes of our own."""
     config, folder = compose(*TWO), tmp_path / "run"
-    verify.to_the_end(config, tmp_path / "straight")
+    verify.run_to_end(config, tmp_path / "straight")
     process = with_torchrun(*TWO, "out=run", cwd=tmp_path)
     wait_until(lambda: process.poll() is not None or verify.step_of(folder) > 0)
     ranks = {rank_of(pid): pid for pid in children_of(process.pid, mark=b"train")}
@@ -369,14 +369,14 @@ def rank_of(pid: int) -> str:
 def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
     """Three numbers have more than one sum: gradients are added in another order in DistributedDataParallel's first step than later."""
     config = compose(*SMALL, "width=16", "trainer.devices=3", "trainer.accumulate=2", "steps=14")
-    verify.to_the_end(config, tmp_path / "straight")
+    verify.run_to_end(config, tmp_path / "straight")
     short = replace(config, trainer=replace(config.trainer, max_time=1e-9))
     for step in (1, 2):
         process = verify.start(short, tmp_path / "run")
         process.join()
         assert process.exitcode == 7
         assert verify.step_of(tmp_path / "run") == step
-    verify.to_the_end(config, tmp_path / "run")
+    verify.run_to_end(config, tmp_path / "run")
     assert (
         verify.differences(verify.digests(tmp_path / "straight"), verify.digests(tmp_path / "run"))
         == []

@@ -250,7 +250,7 @@ def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skiplab.placement.choose", broken)
-    monkeypatch.setattr("skiplab.cli.list.info", broken)
+    monkeypatch.setattr("skiplab.cli.info.facts", broken)
     for arguments, command in ((TINY, "train"), (("info",), "skiplab")):
         code, _, err = call(*arguments, command=command)
         assert (code, err.count("\n")) == (1, 1), err

@@ -184,7 +184,7 @@ def test_a_signal_in_the_final_report_loses_nothing(
     process.join()
     assert process.exitcode == 143
     assert verify.last_words(folder) == f"stopped; go on with: train resume={folder}"
-    verify.to_the_end(config, folder)
+    verify.run_to_end(config, folder)
     assert verify.differences(straight, verify.digests(folder)) == []
 
 
@@ -352,7 +352,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
     ), done.stderr
     assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob(f".*{checkpoint.TEMPORARY}"))
-    verify.to_the_end(compose(*SMALL), tmp_path / "run")
+    verify.run_to_end(compose(*SMALL), tmp_path / "run")
     assert verify.differences(straight, verify.digests(tmp_path / "run")) == []
 
 

@@ -15,7 +15,7 @@ import torch
 
 from helpers import Cli, Train, compose, last_of, start
 from skiplab import placement
-from skiplab.cli import list as listing
+from skiplab.cli.list import row
 from skiplab.config import validate as configs
 from skiplab.runs import checkpoint, folders
 from skiplab.study import plan
@@ -494,8 +494,8 @@ def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Pa
     placement.write_config(folder, configs.dump(config))
     assert configs.load(folder / "config.yaml").name == name
     assert configs.identity(config) == configs.identity(compose())
-    assert len(listing.row(folder)[2]) <= 75
-    assert "\n" not in listing.row(folder)[2]
+    assert len(row(folder)[2]) <= 75
+    assert "\n" not in row(folder)[2]
     cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", cell.folder.name)
     assert cell.folder.name.startswith(label[:24])
