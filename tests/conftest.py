@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from helpers import HAS_REAL_DATA, REAL_ROOT, SMALL, Cli, Train, last_of, start
-from skiplab.cli import main
 from skiplab.cli.skiplab import skiplab_command
-from skiplab.launch import guarded
+from skiplab.cli.train import train_command
+from skiplab.exits import guard
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -77,9 +77,9 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     ) -> tuple[int, str, str]:
         arguments = arguments if as_typed else last_of(arguments)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
-        entry = main.train_command if command == "train" else skiplab_command
+        entry = train_command if command == "train" else skiplab_command
         try:
-            code = guarded(lambda: entry(list(arguments)))
+            code = guard(lambda: entry(list(arguments)))
         except SystemExit as error:
             code = int(error.code or 0)
         captured = capsys.readouterr()

@@ -26,13 +26,14 @@ from skiplab.runs import checkpoint
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
 import sys
-from skiplab import launch
-from skiplab.cli import main, skiplab
+from skiplab.cli.skiplab import skiplab_command
+from skiplab.cli.train import train_command
+from skiplab.exits import guard
 command, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = command
 try:
-    commands = {"train": main.train_command, "skiplab": skiplab.skiplab_command}
-    code = launch.guarded(lambda: commands[command](sys.argv[1:]))
+    commands = {"train": train_command, "skiplab": skiplab_command}
+    code = guard(lambda: commands[command](sys.argv[1:]))
 except SystemExit as error:
     code = error.code
 with open("modules.txt", "w") as file:

@@ -465,7 +465,7 @@ def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(call: Cl
         assert fragment in err
         assert err.count("\n") == 1
     assert not folders.runs_under(Path("outputs"))
-    assert launch.settled(compose("trainer.devices=auto")).trainer.devices == 1
+    assert launch.resolve_machine(compose("trainer.devices=auto")).trainer.devices == 1
 
 
 def test_devices_mean_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import Cli, compose, start, system
-from skiplab import build, launch, run
+from skiplab import build, exits, run
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
 from skiplab.machine import cpu, devices, memory
 from skiplab.machine.signals import EXIT_CODES, StopSignal
@@ -220,7 +220,7 @@ def test_what_goes_wrong_is_a_line_and_a_code(
     def command() -> int:
         raise error
 
-    assert launch.guarded(command) == code
+    assert exits.guard(command) == code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert fragment in err
@@ -249,7 +249,7 @@ def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.Monkey
 def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skiplab.placement.choose", broken)
+    monkeypatch.setattr("skiplab.launch.choose_folder", broken)
     monkeypatch.setattr("skiplab.cli.info.facts", broken)
     for arguments, command in ((TINY, "train"), (("info",), "skiplab")):
         code, _, err = call(*arguments, command=command)
@@ -264,7 +264,7 @@ def test_a_fresh_folder_goes_when_the_machine_refuses(
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", "x")
 
-    monkeypatch.setattr("skiplab.placement.record", refused)
+    monkeypatch.setattr("skiplab.launch.write_hydra_record", refused)
     code, _, err = call(*TINY)
     assert (code, err.count("\n")) == (4, 1), err
     assert not list(Path("outputs").glob("*/*/config.yaml"))
@@ -388,10 +388,10 @@ def test_a_run_that_moved_says_so(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_errors_of_the_system_are_errors_of_ours() -> None:
     assert isinstance(
-        launch.of_system(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError
+        exits.explain_os_error(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError
     )
     assert isinstance(
-        launch.of_system(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory
+        exits.explain_os_error(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import SMALL, Cli, compose, last_of, start
-from skiplab import placement
+from skiplab import launch
 from skiplab.cli import verify
 from skiplab.errors import FolderError
 from skiplab.runs import checkpoint, folders
@@ -407,11 +407,11 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
         for config in wanted:
             with (
                 pytest.raises(FolderError, match=r"Permission denied"),
-                placement.held(config, Path("outputs/day"), "0"),
+                launch.hold_folder(config, Path("outputs/day"), "0"),
             ):
                 pass
         with pytest.raises(FolderError, match=r"run: cannot be made"):
-            placement.make_out(tmp_path / "file/run")
+            launch.make_out(tmp_path / "file/run")
     finally:
         if as_root:
             os.seteuid(0)

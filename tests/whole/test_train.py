@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers import Cli, Train, compose, last_of, start
-from skiplab import placement
+from skiplab import launch
 from skiplab.cli.list import row
 from skiplab.config import validate as configs
 from skiplab.runs import checkpoint, folders
@@ -489,9 +489,9 @@ def test_a_label_shows_in_the_folder_the_list_and_the_report(call: Cli) -> None:
 )
 def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Path) -> None:
     config = replace(compose(), name=name)
-    folder = folders.make(tmp_path, placement.name_of(config, "12-00-00"))
+    folder = folders.make(tmp_path, launch.name_folder(config, "12-00-00"))
     assert folder.name == "12-00-00-digits-deepcnn-residual" + (f"-{label}" if label else "")
-    placement.write_config(folder, configs.dump(config))
+    launch.write_config(folder, configs.dump(config))
     assert configs.load(folder / "config.yaml").name == name
     assert configs.identity(config) == configs.identity(compose())
     assert len(row(folder)[2]) <= 75

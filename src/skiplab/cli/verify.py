@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from skiplab import placement
 from skiplab.cli.options import number, path
 from skiplab.config.schema import Config
 from skiplab.errors import SkiplabError
-from skiplab.launch import guarded, launch, settled
+from skiplab.exits import guard
+from skiplab.launch import launch, resolve_machine
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, let_through
 from skiplab.runs import checkpoint, folders
@@ -72,7 +72,7 @@ def command(options: argparse.Namespace) -> int:
     else:
         overrides.check(what, multirun=False, several="a proof is of one run")
         config = compose.compose_config(what)
-    config = settled(config)
+    config = resolve_machine(config)
     print(
         f"{options.steps} steps straight, then through {options.kills} kills; "
         "for a large network this takes minutes",
@@ -139,10 +139,10 @@ def run_in(config: Config, log: str) -> None:
     streams.to_log(log)
 
     def run() -> int:
-        with StopSignal() as stop_signal, placement.held(config, Path(), "") as (folder, _):
-            return launch(config, folder, stop_signal)
+        with StopSignal() as stop_signal:
+            return launch(config, stop_signal)
 
-    sys.exit(guarded(run))
+    sys.exit(guard(run))
 
 
 def run_to_end(config: Config, folder: Path) -> float:

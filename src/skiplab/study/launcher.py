@@ -75,7 +75,7 @@ def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slot
         words = "\n".join(
             [
                 *(
-                    f"{name or 'every cell'}: {budget.in_words(config)}"
+                    f"{name or 'every cell'}: {budget.describe(config)}"
                     for name, config in budgets.items()
                 ),
                 words,

@@ -9,10 +9,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from skiplab import placement
 from skiplab.config import compose, validate as configs
 from skiplab.errors import SkiplabError, Stopped
-from skiplab.launch import complain, launch, settled
+from skiplab.exits import complain
+from skiplab.launch import launch, write_hydra_record
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders
 from skiplab.study import plan
@@ -56,16 +56,16 @@ def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
         print(f"done before: {cell.words}")
         return 0, False
     try:
-        config = settled(cell.config)
-        with placement.held(config, cell.folder.parent, "") as (folder, is_new):
-            if is_new:
-                placement.record(folder, cfg, hydra_config)
-            code = launch(config, folder, stop_signal)
+        code = launch(
+            cell.config,
+            stop_signal,
+            record=lambda folder: write_hydra_record(folder, cfg, hydra_config),
+        )
     except SkiplabError as error:
         say(cell, f"{error}" if isinstance(error, Stopped) else f"error: {error}")
         return complain(error), isinstance(error, Stopped)
     if code:
-        say(cell, f"error: exit code {code}; its traceback is in {folder / folders.LOG}")
+        say(cell, f"error: exit code {code}; its traceback is in {cell.folder / folders.LOG}")
     return code, False
 
 

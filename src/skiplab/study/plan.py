@@ -9,13 +9,13 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import locations, placement, provenance, regular
+from skiplab import launch, locations, provenance, regular
 from skiplab.config import compose, overrides, validate as configs
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 
-STUDIES = placement.OUTPUTS / "studies"
+STUDIES = launch.OUTPUTS / "studies"
 # characters of a folder's name
 LONGEST_VALUE, LONGEST_NAME = 24, 120
 # of the sweep, and no part of any cell's name
@@ -129,7 +129,7 @@ def within_budget(config: Config) -> Config:
         return config
     from skiplab import budget
 
-    return budget.solved(config)
+    return budget.solve_width(config)
 
 
 def cell_of(
@@ -150,7 +150,7 @@ def cell_of(
     words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
-    label = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
+    label = launch.label_of(config)[:LONGEST_VALUE].strip("_.-")
     name = "_".join(
         [*([label] if label else []), *(folders.slug(part) for part in parts), identity[:8]]
     )

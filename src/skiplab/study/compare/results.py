@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import placement, provenance, regular
+from skiplab import launch, provenance, regular
 from skiplab.config import validate as configs
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
@@ -76,7 +76,7 @@ def home(paths: Sequence[Path]) -> Path:
     return (
         paths[0]
         if len(paths) == 1 and folders.identity_of(paths[0]) is None
-        else placement.OUTPUTS / "compare"
+        else launch.OUTPUTS / "compare"
     )
 
 
