@@ -70,7 +70,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     `as_typed`: also a key that is given twice; elsewhere a test's own value counts.
     """
-    monkeypatch.setattr("skiplab.finish.draw", lambda *_, **__: None)
+    monkeypatch.setattr("skiplab.pictures.draw", lambda *_, **__: None)
 
     def run(
         *arguments: str, command: str = "train", as_typed: bool = False

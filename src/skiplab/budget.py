@@ -7,6 +7,7 @@ import torch
 from skiplab import build
 from skiplab.config import rules
 from skiplab.config.schema import Config
+from skiplab.describe import describe_weights
 from skiplab.errors import UsageError
 
 # How far off the nearest width may be, as a share of the target.
@@ -37,7 +38,7 @@ def solve_width(config: Config) -> Config:
             for w in sorted({width, max(step, width - step), width + step})
         )
         raise UsageError(
-            f"target={target:,}: no width of {build.describe(config)} comes within 10 % "
+            f"target={target:,}: no width of {describe_weights(config)} comes within 10 % "
             f"({config.match}: {around})"
         )
     return replace(config, width=width)

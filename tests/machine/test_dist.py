@@ -20,7 +20,7 @@ import torch
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from helpers import Cli, compose, last_of
-from skiplab import build, launch
+from skiplab import build, capacity, launch
 from skiplab.cli import verify
 from skiplab.data import batches as data
 from skiplab.data.augment import Augment
@@ -512,9 +512,11 @@ def test_processes_on_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     found = set()
     for free in (2**30, 2**22, 2**21):
         monkeypatch.setattr(memory, "available", lambda free=free: free)
-        alone = build.accumulation(replace(config, batch_size=128), model, training, device)
+        alone = capacity.count_parts(replace(config, batch_size=128), model, training, device)
         monkeypatch.setattr(memory, "available", lambda free=free: 2 * free)
-        assert build.accumulation(config, model, training, device, place=Place(0, 2, 0, 2)) == alone
+        assert (
+            capacity.count_parts(config, model, training, device, place=Place(0, 2, 0, 2)) == alone
+        )
         found.add(alone)
     assert len(found) > 1
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import Cli, compose, start, system
-from skiplab import build, exits, run
+from skiplab import build, exits
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
 from skiplab.machine import cpu, devices, memory
 from skiplab.machine.signals import EXIT_CODES, StopSignal
@@ -115,7 +115,7 @@ def test_what_is_checked_before_it_is_built_is_what_is_built() -> None:
     for text in ("model=resnet20", "model=resnet18", "block=skip"):
         config = compose(text, "dataset=cifar10")
         with torch.device("meta"):
-            size = memory.weight_bytes(build.built(config))
+            size = memory.weight_bytes(build.build_network(config))
         model = build.network(config, CPU)
         assert size == memory.weight_bytes(model)
         assert size >= 4 * sum(p.numel() for p in model.parameters())
@@ -231,7 +231,7 @@ def broken(*_: object, **__: object) -> None:
 
 
 def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "describe", broken)
+    monkeypatch.setattr("skiplab.describe.log_start", broken)
     code, _, err = call(*TINY, "out=run")
     assert (code, err.count("\n")) == (1, 1), err
     assert (

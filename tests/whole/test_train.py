@@ -33,7 +33,7 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     assert code == 0
     assert "digits validation set" in out
     assert out.endswith(
-        "the test set was not read; into this run's result it comes by: train resume=run evaluator.split=test\n"
+        "the test set was not read; to add the test result: train resume=run evaluator.split=test\n"
     )
     folder = Path("run")
     assert not (folder / "test_reads.jsonl").exists()

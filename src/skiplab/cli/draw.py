@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Draw the pictures of each run. Return 1 if a run's pictures could not be drawn, else 0."""
     runs = find_runs(options.run)
-    from skiplab.finish import draw_run
+    from skiplab.pictures import draw_run
 
     code = 0
     for folder in runs:

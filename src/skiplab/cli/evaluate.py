@@ -41,7 +41,7 @@ def command(options: argparse.Namespace) -> None:
             "recorded; --split val shows how the run stands",
             file=sys.stderr,
         )
-    from skiplab.finish import evaluate_run
+    from skiplab.evaluate import evaluate_run
 
     report = evaluate_run(
         folder,
