@@ -125,7 +125,7 @@ def resolve_machine(config: Config) -> Config:
     from skiplab import budget
     from skiplab.machine import devices
 
-    config = provenance.pinned(config)
+    config = provenance.pin_start(config)
     if config.match != "none":
         config = budget.solve_width(config)
         print(budget.describe(config))

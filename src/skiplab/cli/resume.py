@@ -85,7 +85,7 @@ def update_config(folder: Path, texts: Sequence[str]) -> Config:
         stood = folders.standing(folder)
     check_length(before, after, stood)
     if after != before:
-        after = provenance.recorded(before, after, step=stood.step or 0)
+        after = provenance.record_changes(before, after, step=stood.step or 0)
         begin_change(folder, before, after)
     if after != stored:
         write_config(folder, validate.dump(after))

@@ -124,7 +124,7 @@ def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str
 
 def within_budget(config: Config) -> Config:
     """The config with init_from's weights pinned, and the width that match= and target= ask for; torch is imported if they do."""
-    config = provenance.pinned(config)
+    config = provenance.pin_start(config)
     if config.match == "none":
         return config
     from skiplab import budget

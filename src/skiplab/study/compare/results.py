@@ -109,7 +109,7 @@ class Result:
     @property
     def changed(self) -> str:
         """What was changed on the way, in words; empty if nothing was."""
-        return provenance.told(self.result.get("changed"))
+        return provenance.describe_stored_changes(self.result.get("changed"))
 
     def metric(self, name: str) -> float:
         """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
@@ -325,7 +325,7 @@ def once(found: Found) -> None:
     # test, then val
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):
         identity = (
-            provenance.training(result.config)
+            provenance.training_identity(result.config)
             if result.config.evaluator.split == "val"
             else result.identity
         )
