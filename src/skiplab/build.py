@@ -13,18 +13,22 @@ from torch import nn
 from skiplab import provenance
 from skiplab.config import rules
 from skiplab.config.schema import Airbench, Config
-from skiplab.data import batches as data
+from skiplab.data import splits
 from skiplab.data.augment import Augment
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.locations import data_root
 from skiplab.machine import devices, memory
-from skiplab.networks import models
+from skiplab.networks import models, summary
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
-from skiplab.training import averages, optimizers
+from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
-from skiplab.training.evaluation import BATCH_SIZE, Evaluator, Predictor
+from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.pace import Pace
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -43,18 +47,17 @@ LARGEST_ACTIVATION = 2**32
 STEM_STRIDE = 4
 
 
-def open_split(config: Config, split: str) -> tuple[data.Split, str]:
+def open_split(config: Config, split: str) -> tuple[Split, str]:
     """Read split train or test of the config's data set, on the host. Returns its checksum too."""
     dataset = config.dataset
-    return data.load(
-        dataset.name,
-        split,
-        root=root_of(config),
+    expected = splits.Expected(
         channels=dataset.channels,
         size=dataset.size,
         num_classes=len(dataset.classes),
         num_images=dataset.train_images if split == "train" else dataset.test_images,
-        resize=dataset.resize,
+    )
+    return splits.load(
+        dataset.name, split, root=root_of(config), expected=expected, resize=dataset.resize
     )
 
 
@@ -68,7 +71,7 @@ def root_of(config: Config) -> Path:
 
 def note_unverified(config: Config) -> str | None:
     """Return a note on data files that are read without a checksum; None if there are none."""
-    if not (found := data.unverified(config.dataset.name, root=root_of(config))):
+    if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
         return None
     return (
         f"note: {', '.join(map(str, found))} read unverified; only their archive's checksum is "
@@ -76,16 +79,14 @@ def note_unverified(config: Config) -> str | None:
     )
 
 
-def training_data(
-    config: Config, device: torch.device
-) -> tuple[data.Split, data.Split | None, str]:
+def training_data(config: Config, device: torch.device) -> tuple[Split, Split | None, str]:
     """Read the training set, on the device: its training part, validation part and checksum.
 
     The test set is only checked to be there.
     """
-    data.find(config.dataset.name, "test", root=root_of(config))
+    splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
-    training, validation = data.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
     return training.to(device), validation and validation.to(device), checksum
 
 
@@ -119,24 +120,26 @@ def build_network(config: Config) -> nn.Sequential:
     """Build the network with weights from torch's default generator, on torch's default device."""
     return models.build(
         config.model.name,
-        block=config.block.name,
-        depth=config.depth,
-        width=config.width,
-        channels=config.dataset.channels,
-        size=rules.image_size(config),
-        num_classes=len(config.dataset.classes),
-        norm=config.norm,
-        shortcut=config.shortcut,
-        bias=config.block.bias,
-        projection=config.block.projection,
+        Plan(
+            block=models.BLOCKS[config.block.name],
+            style=Style(
+                norm=config.norm,
+                shortcut=config.shortcut,
+                bias=config.block.bias,
+                projection=config.block.projection,
+            ),
+            depth=config.depth,
+            width=config.width,
+            dropout=config.model.dropout,
+            channels=config.dataset.channels,
+            size=rules.image_size(config),
+            num_classes=len(config.dataset.classes),
+        ),
         init=config.init,
-        dropout=config.model.dropout,
     )
 
 
-def fit_to_images(
-    config: Config, model: nn.Module, training: data.Split, device: torch.device
-) -> None:
+def fit_to_images(config: Config, model: nn.Module, training: Split, device: torch.device) -> None:
     """Set, in place, initial weights that come from training images, if the network has such."""
     if models.wants_images(model):
         pixels = rules.image_size(config) ** 2
@@ -145,14 +148,14 @@ def fit_to_images(
         models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
 
 
-def summary_of(config: Config, model: nn.Sequential) -> models.Summary:
+def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
     """Count parameters, MACs and FLOPs of the config's network, and its shapes."""
-    return models.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
+    return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
 
 
-def normalizer(config: Config, device: torch.device) -> data.Normalize:
+def normalizer(config: Config, device: torch.device) -> Normalize:
     """Make what converts pixels to the network's input, on the device."""
-    return data.Normalize(
+    return Normalize(
         mean=config.dataset.mean,
         std=config.dataset.std,
         size=rules.image_size(config),
@@ -168,11 +171,11 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
         model,
         autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"),
         tta=config.evaluator.tta,
-        batch_size=images_at_once(config),
+        batch_size=images_at_once(config, device),
     )
 
 
-def images_at_once(config: Config) -> int:
+def images_at_once(config: Config, device: torch.device) -> int:
     """Return how many images an evaluation takes at once.
 
     It is the usual number, or so few that the first stage's activations fit LARGEST_ACTIVATION.
@@ -180,10 +183,10 @@ def images_at_once(config: Config) -> int:
     stride = STEM_STRIDE if config.model.name == "imagenet_resnet" else 1
     pixels = (rules.image_size(config) // stride) ** 2
     bytes_per_image = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
-    return max(1, min(BATCH_SIZE, LARGEST_ACTIVATION // bytes_per_image))
+    return max(1, min(largest_batch(device), LARGEST_ACTIVATION // bytes_per_image))
 
 
-def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:
+def batches_of(config: Config, training: Split, device: torch.device) -> Batches:
     """Make batches of the training images, augmented and normalised as the config says."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
     flip = augment.flip
@@ -192,7 +195,7 @@ def batches_of(config: Config, training: data.Split, device: torch.device) -> da
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
-    return data.Batches(
+    return Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -206,8 +209,8 @@ def batches_of(config: Config, training: data.Split, device: torch.device) -> da
 def make_trainer(
     config: Config,
     model: nn.Sequential,
-    training: data.Split,
-    validation: data.Split | None,
+    training: Split,
+    validation: Split | None,
     context: Context,
     *,
     accumulate: int,
@@ -229,7 +232,7 @@ def make_trainer(
         lookahead=averages.Lookahead(
             model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps
         ),
-        optimizer=optimizer_of(config, model, device, num_steps=num_steps),
+        optimizer=optimizer_of(config, model, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
         selection=selection_of(config, batches, device, num_steps=num_steps),
@@ -270,9 +273,7 @@ def make_saver(config: Config, context: Context) -> Saver:
     )
 
 
-def optimizer_of(
-    config: Config, model: nn.Module, device: torch.device, *, num_steps: int
-) -> optimizers.Optimizer:
+def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimizers.Optimizer:
     """Make the config's optimizer over a network's parameters."""
     options = asdict(config.optimizer)
     # The step up to which a parameter, by name, is trained.
@@ -282,23 +283,22 @@ def optimizer_of(
     return optimizers.build(
         options.pop("name"),
         model,
-        device=device,
         ends=ends,
         compiled=config.trainer.compile,
         **options,
     )
 
 
-def schedule_of(config: Config, *, num_steps: int) -> optimizers.Schedule:
+def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
     """Make the config's learning rate, a function of the step."""
     options = asdict(config.scheduler)
-    return optimizers.learning_rate(
+    return schedules.learning_rate(
         options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options
     )
 
 
 def selection_of(
-    config: Config, batches: data.Batches, device: torch.device, *, num_steps: int
+    config: Config, batches: Batches, device: torch.device, *, num_steps: int
 ) -> Selection:
     """Make what selects the images of each batch that are trained on; by default all.
 
@@ -316,7 +316,7 @@ def selection_of(
     return Selection(
         Proxy(
             model,
-            optimizer=optimizer_of(small, model, device, num_steps=num_steps),
+            optimizer=optimizer_of(small, model, num_steps=num_steps),
             learning_rate=schedule_of(small, num_steps=num_steps),
             batches=batches,
             autocast=predictor.autocast,

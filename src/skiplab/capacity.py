@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from skiplab import build, provenance
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.splits import Split
 from skiplab.errors import OutOfMemory
 from skiplab.machine import devices, memory, threads
 from skiplab.machine.ranks import ALONE
@@ -44,7 +44,7 @@ def set_threads(
 def count_parts(
     config: Config,
     model: nn.Module,
-    training: data.Split,
+    training: Split,
     device: torch.device,
     *,
     saved: Path | None = None,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from skiplab.config.schema import Config
 from skiplab.machine import devices
-from skiplab.networks import models
+from skiplab.networks.summary import Summary
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
 from skiplab.words import counted
@@ -32,7 +32,7 @@ def describe_weights(config: Config) -> str:
     return f"{describe_network(config)}{norm}{shortcut}, on {config.dataset.name}"
 
 
-def log_start(config: Config, trainer: Trainer, summary: models.Summary, log: Log) -> None:
+def log_start(config: Config, trainer: Trainer, summary: Summary, log: Log) -> None:
     """Log what is about to be trained, on what, with notes that a reader should know.
 
     `summary` has the parameters, costs and shapes of the config's network.

@@ -7,7 +7,7 @@ import torch
 
 from skiplab import build, provenance, regular
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.splits import Split
 from skiplab.describe import name_network, note_few_images
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
@@ -58,7 +58,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
 
 def open_test_set(
     config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str
-) -> data.Split:
+) -> Split:
     """Read the sealed test set, and record that in the folder's test_reads.jsonl.
 
     `reader` is the command that reads, `checkpoint_name` and `step` say which weights are tested.
@@ -81,7 +81,7 @@ def open_test_set(
 
 
 def predictions_on(
-    config: Config, predictor: Predictor, split: data.Split, device: torch.device
+    config: Config, predictor: Predictor, split: Split, device: torch.device
 ) -> tuple[report.Predictions, float]:
     """Return the network's predictions on a split, and its mean cross-entropy there."""
     probabilities, losses = predict(predictor, split.to(device), build.normalizer(config, device))

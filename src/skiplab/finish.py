@@ -15,7 +15,7 @@ from torch import nn
 from skiplab import build, provenance
 from skiplab.config import validate as configs
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.splits import Split
 from skiplab.describe import note_few_images, num_held_out
 from skiplab.errors import CheckpointError, FolderError
 from skiplab.evaluate import heading_of, open_test_set, predictions_on
@@ -113,9 +113,9 @@ def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
     path.unlink()
 
 
-def splits_of(config: Config, trainer: Trainer, folder: Path) -> dict[str, data.Split]:
+def splits_of(config: Config, trainer: Trainer, folder: Path) -> dict[str, Split]:
     """Return the splits to evaluate, on the host: the test set unless it is sealed, validation."""
-    splits: dict[str, data.Split] = {}
+    splits: dict[str, Split] = {}
     if config.evaluator.split == "test":
         best_step = trainer.progress.best_step
         splits["test"] = open_test_set(
@@ -123,7 +123,7 @@ def splits_of(config: Config, trainer: Trainer, folder: Path) -> dict[str, data.
         )
     held = trainer.evaluator.validation
     if held is not None:
-        splits["val"] = data.Split(held.images.cpu(), held.labels.cpu())
+        splits["val"] = Split(held.images.cpu(), held.labels.cpu())
     return splits
 
 
@@ -155,7 +155,9 @@ def write_predictions(folder: Path, predictions: dict[str, report.Predictions]) 
         arrays[f"{name}_predictions"] = found.predicted
         arrays[f"{name}_probabilities"] = found.probabilities
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # Before NumPy 2.2, savez takes allow_pickle= for the name of an array, so it is not given. None
+    # of these arrays holds objects.
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     checkpoint.write_atomically(folder / contents.PREDICTIONS, buffer.getvalue())
 
 

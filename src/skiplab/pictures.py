@@ -12,7 +12,8 @@ import torch
 
 from skiplab import build, provenance, regular
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.batches import Batches
+from skiplab.data.splits import Split
 from skiplab.describe import describe_network
 from skiplab.errors import NotDrawn, UsageError, in_words
 from skiplab.evaluate import SPLITS, open_test_set
@@ -25,7 +26,7 @@ from skiplab.training.trainer import Trainer
 class End:
     """The split that a finished run reports on, and the network's predictions there."""
 
-    split: data.Split
+    split: Split
     tested: report.Predictions
 
 
@@ -86,7 +87,7 @@ def draw_run(folder: Path) -> None:
 def draw(
     config: Config,
     folder: Path,
-    batches: data.Batches,
+    batches: Batches,
     end: End,
     *,
     best_step: int,
@@ -144,7 +145,7 @@ def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, ti
 
 
 def draw_mistakes(
-    config: Config, split: data.Split, tested: report.Predictions, path: Path, *, title: str
+    config: Config, split: Split, tested: report.Predictions, path: Path, *, title: str
 ) -> None:
     """Draw mistakes.png: the 32 most confident mistakes."""
     from skiplab.runs import plots
@@ -163,7 +164,7 @@ def draw_mistakes(
     plots.images(pictures, captions, path, title=heading)
 
 
-def draw_samples(config: Config, batches: data.Batches, path: Path, *, title: str) -> None:
+def draw_samples(config: Config, batches: Batches, path: Path, *, title: str) -> None:
     """Draw samples.png: 32 images of the first batch, as the network is fed them."""
     from skiplab.runs import plots
 

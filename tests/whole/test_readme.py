@@ -61,11 +61,12 @@ def test_add_a_block(house: Path) -> None:
     code = code_below("Add a block")
     assert len(code.split("\n\n", 1)[1].splitlines()) <= 20
     package = house / "src/skiplab"
-    replace(package / "networks/blocks.py", "BLOCKS: dict", f"{code}\n\nBLOCKS: dict")
+    with (package / "networks/blocks.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{code}")
     replace(
-        package / "networks/blocks.py",
-        '    "residual": ResidualBlock,\n',
-        '    "residual": ResidualBlock,\n    "wide": WideBlock,\n',
+        package / "networks/models.py",
+        "        blocks.ResidualBlock,\n",
+        "        blocks.ResidualBlock,\n        blocks.WideBlock,\n",
     )
     replace(
         package / "config/schema.py",
@@ -97,13 +98,11 @@ def test_add_a_data_set(house: Path) -> None:
     code = code_below("Add a data set")
     assert len(code.splitlines()) <= 10
     package = house / "src/skiplab"
-    (package / "data/formats.py").write_text(
-        (package / "data/formats.py").read_text() + f"\n\n{code}"
-    )
+    (package / "data/idx.py").write_text((package / "data/idx.py").read_text() + f"\n\n{code}")
     replace(
-        package / "data/batches.py",
-        '    "digits": formats.digits,\n',
-        '    "digits": formats.digits,\n    "kmnist": formats.kmnist,\n',
+        package / "data/catalog.py",
+        '    "digits": Dataset(digits.read_digits),\n',
+        '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
     )
     replace(
         package / "config/schema.py",

@@ -54,7 +54,7 @@ def describe_runs(root: Path) -> str:
         raise UsageError(
             f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
         )
-    found = record.under(root)
+    found = record.find(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
     table = align(list(rows.values())) if rows else f"no runs under {printable(root)}"
     lines = [table]

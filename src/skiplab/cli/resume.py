@@ -145,7 +145,7 @@ def check_data(config: Config) -> None:
     Raises UsageError if they are not to be had.
     """
     from skiplab import build
-    from skiplab.data import batches
+    from skiplab.data import splits
 
     for split in ("train", "test"):
-        batches.find(config.dataset.name, split, root=build.root_of(config))
+        splits.find(config.dataset.name, split, root=build.root_of(config))
