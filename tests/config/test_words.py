@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import Cli
-from skiplab.cli.skiplab import COMMANDS
+from skiplab.cli.skiplab import VERBS
 from skiplab.config import lexicon, overrides, validate as configs, vocabulary
 from skiplab.errors import UsageError
 from skiplab.paths import groups
@@ -178,7 +178,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
         "mps",
         *re.findall(
             r'"((?:test|val|train)\.\w+)"',
-            Path(configs.__file__).parents[1].joinpath("cli/skiplab.py").read_text(),
+            Path(configs.__file__).parents[1].joinpath("cli/compare.py").read_text(),
         ),
     }
     for word, options in lexicon.OPTIONS_OF.items():
@@ -189,7 +189,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
 
 
 def test_the_verbs_are_told_apart_from_keys(call: Cli) -> None:
-    assert set(lexicon.VERBS) == set(COMMANDS)
+    assert set(lexicon.VERBS) == set(VERBS)
     for verb in lexicon.VERBS:
         assert (
             call(verb)[2] == f"error: {verb}: no such key; skiplab {verb} is a command of its own\n"
