@@ -1,4 +1,7 @@
-"""`scripts/bench batches`: what gathering, cropping and mirroring a batch of 128 takes on one core, and of a ResNet-20 step."""
+"""`scripts/bench batches`: what gathering, cropping and mirroring a batch of 128 takes.
+
+It is measured on one core, and as a share of a ResNet-20 step.
+"""
 
 import dataclasses
 import itertools
@@ -9,12 +12,13 @@ import bench_setup
 from bench_setup import MODELS, Setting, repeated, seconds_of
 from bench_table import Table
 
-# timed at once
-BATCHES, STEPS = 200, {"cpu": 2, "cuda": 50}
+# Batches and steps that are timed at once.
+BATCHES = 200
+STEPS = {"cpu": 2, "cuda": 50}
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """Their speed, then their share of a step; always of ResNet-20, whatever the models."""
+    """Yield the speed of batches, then their share of a step: of ResNet-20, whatever the models."""
     found = bench_setup.in_process("bench_batches:batches", dataclasses.replace(setting, threads=1))
     size, plain, augmented, step = (
         found[name] for name in ("batch_size", "plain", "augmented", "step")
@@ -24,7 +28,8 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     )
     table.add("a batch", "img/s", [size / s for s in augmented], [size / s for s in plain])
     table.note(
-        f"{found['source']}; blocks of {BATCHES} batches in turns, in one process of {found['peak_mib']:,.0f} MiB with the steps below"
+        f"{found['source']}; blocks of {BATCHES} batches in turns, "
+        f"in one process of {found['peak_mib']:,.0f} MiB with the steps below"
     )
     yield table
     table = Table(
@@ -43,12 +48,12 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
 
 
 def milliseconds(*seconds: list[float]) -> list[list[float]]:
-    """Seconds in ms."""
+    """Convert seconds to milliseconds."""
     return [[1e3 * s for s in each] for each in seconds]
 
 
 def batches(setting: Setting) -> dict[str, Any]:
-    """Seconds of a plain batch, of one with crop and mirror, and of a ResNet-20 step with it, in turns."""
+    """Measure, in turns, seconds of a plain batch, an augmented one, and a ResNet-20 step."""
     config = bench_setup.config_of(setting, *MODELS["resnet20"].overrides, "epochs=1000")
     device = bench_setup.set_up(setting, config)
     split, source = bench_setup.images_of(setting, config)
@@ -61,7 +66,7 @@ def batches(setting: Setting) -> dict[str, Any]:
         bench_setup.trainer_of(config, split, device) as trainer,
         bench_setup.fitting(trainer) as advance,
     ):
-        # of one epoch: its order is made once
+        # The batches are of one epoch, whose order is made once.
         numbers = itertools.cycle(range(trainer.step.batches.steps_per_epoch))
         work = {
             "plain": (lambda: plain.step.batches.at(next(numbers)), BATCHES),

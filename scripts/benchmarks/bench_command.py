@@ -1,4 +1,4 @@
-"""The command line of scripts/bench: which parts, how often, on what; tables on stdout, JSON beside them."""
+"""The command line of scripts/bench. Prints tables, and writes every value to a JSON file."""
 
 import argparse
 import difflib
@@ -17,17 +17,20 @@ import bench_setup
 import bench_table
 from bench_setup import MODELS, MeasurementError, Setting
 
-# name -> what it answers; each is tables(setting, models) in bench_NAME.py
+# Each part's name and what it measures; it is `tables(setting, models)` in bench_NAME.py.
 PARTS = {
-    "overhead": "what metrics, log, progress bar and checkpoints cost, against a bare hand-written loop",
-    "documents": "against plain renderings of the two documents' loops",
-    "dataloader": "against a torchvision-style loop: PIL images, transforms, a DataLoader with two workers",
+    "overhead": "what metrics, log, progress bar and checkpoints cost, "
+    "against a bare hand-written loop",
+    "documents": "against plain renderings of the lab's and the notebook's loops",
+    "dataloader": "against a torchvision-style loop: PIL images, transforms, "
+    "a DataLoader with two workers",
     "batches": "what gathering, cropping and mirroring a batch takes, on one core",
     "evaluation": "the evaluation against the training, and the report's milliseconds",
     "start": "commands and the way to the first step, against `import torch`",
-    "contention": "a run beside busy processes, and what threads that wait asleep cost where nothing is busy",
+    "contention": "a run next to busy processes, and what threads that wait asleep cost "
+    "where nothing is busy",
     "roofline": "FLOP/s and bytes/s of a step against a matrix product and a copy on this machine",
-    "speedrun": "CUDA only: `train experiment=speedrun94` (and 96) beside a published script",
+    "speedrun": "CUDA only: `train experiment=speedrun94` (and 96) next to a published script",
 }
 EXAMPLES = """
 examples:
@@ -38,7 +41,7 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors like all others: one line, exit code 2."""
+    """argparse's parser, with errors like all others: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         print(
@@ -48,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_of(noun: str, choices: Iterable[str]) -> Callable[[str], str]:
-    """A type for argparse: one of the choices, or an error that offers the nearest."""
+    """Return a type for argparse: one of the choices, or an error that offers the nearest."""
 
     def convert(word: str) -> str:
         if word in choices:
@@ -63,19 +66,19 @@ def one_of(noun: str, choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def count(text: str) -> int:
-    """A type for argparse: a whole number above 0."""
+    """Convert an argument to a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number above 0 is expected")
     return int(text)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options. Ends the process with one line on what is wrong with them."""
+    """Parse the options. If they are wrong, print one line and exit."""
     rows = "\n".join(f"  {name:<11} {what}" for name, what in PARTS.items())
     parser = Parser(
         prog="scripts/bench",
-        description="Skiplab's speed and memory, as ratios of interleaved runs: median (min to max) of the repeats.\n\nparts:\n"
-        + rows,
+        description="Skiplab's speed and memory, as ratios of interleaved runs: "
+        f"median (min to max) of the repeats.\n\nparts:\n{rows}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -132,14 +135,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; its exit code."""
+    """Run the command, and return its exit code."""
     options = parse(arguments)
-    # commands are run in other folders, and must find the same Skiplab
+    # Commands are run in other folders, and must find the same Skiplab.
     if "PYTHONPATH" in os.environ:
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep))
-        )
-    # no environment of ours: the one beside this folder
+        paths = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
+    # This Python lacks Skiplab: run again with that of the .venv next to this folder.
     if any(importlib.util.find_spec(name) is None for name in ("skiplab", "torch")):
         from environment import set_up, tool
 
@@ -161,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        # who started the measurement says so
+        # The process that started a measurement prints this line.
         if not options.measure:
             print("interrupted", file=sys.stderr)
         return 130
@@ -169,14 +171,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def bench(options: argparse.Namespace, arguments: list[str]) -> None:
-    """Measure, print the tables as they come, and write them down after each, so that an interrupted call keeps what it has."""
+    """Measure, and print the tables as they come.
+
+    The JSON file is written after each, so that an interrupted call keeps what it has.
+    """
     from skiplab.errors import UsageError
     from skiplab.locations import default_root
     from skiplab.machine import devices
     from skiplab.machine.cpu import num_cores
     from skiplab.words import counted
 
-    # imports torch: before anything is measured, since no child may wait for it
+    # This imports torch before anything is measured, since no child may wait for it.
     device = devices.pick_device(options.device)
     if device.type not in ("cpu", "cuda"):
         device = devices.pick_device("cpu")
@@ -196,11 +201,14 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     path: Path = options.json or Path("outputs/bench", time.strftime("%Y-%m-%d-%H-%M-%S.json"))
     record: dict[str, Any] = facts(setting, arguments) | {"tables": []}
     write(path, record)
+    gpu = f"; {record['gpu']}" if record["gpu"] else ""
+    versions = record["versions"]
     print(
-        f"{record['cpu']}, {counted(record['cores'], 'core')}, {counted(setting.threads, 'thread')}"
-        + (f"; {record['gpu']}" if record["gpu"] else "")
-        + f"; torch {record['versions']['torch']}, Python {record['versions']['python']}; {time.strftime('%Y-%m-%d')}"
-        + f"\n{counted(setting.repeats, 'interleaved repeat')}, median (min to max); load average {record['load']:.2f} before",
+        f"{record['cpu']}, {counted(record['cores'], 'core')}, "
+        f"{counted(setting.threads, 'thread')}{gpu}; torch {versions['torch']}, "
+        f"Python {versions['python']}; {time.strftime('%Y-%m-%d')}\n"
+        f"{counted(setting.repeats, 'interleaved repeat')}, median (min to max); "
+        f"load average {record['load']:.2f} before",
         flush=True,
     )
     for part in parts:
@@ -212,7 +220,7 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
 
 
 def facts(setting: Setting, arguments: list[str]) -> dict[str, Any]:
-    """On what the figures were taken."""
+    """Return what the figures depend on: command, machine, versions, load."""
     import torch
 
     from skiplab.machine import devices
@@ -235,7 +243,7 @@ def facts(setting: Setting, arguments: list[str]) -> dict[str, Any]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """The record as JSON. Raises UsageError where it cannot be written."""
+    """Write the record as JSON. Raises UsageError where it cannot be written."""
     from skiplab.errors import UsageError
 
     try:

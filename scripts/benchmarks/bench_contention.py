@@ -1,4 +1,7 @@
-"""`scripts/bench contention`: a run on the CPU beside busy processes, and what threads that wait asleep cost where nothing is busy."""
+"""`scripts/bench contention`: a run on the CPU next to busy processes.
+
+Also what threads that wait asleep cost where nothing is busy.
+"""
 
 import json
 import os
@@ -16,16 +19,16 @@ from bench_table import Table
 from skiplab.machine.threads import WAITING
 from skiplab.words import counted
 
-# processes that compute without an end
+# Processes that compute without an end.
 BUSY = 2
 FOR_EVER = [sys.executable, "-c", "while True: pass"]
-# what libgomp does where nobody says anything
+# libgomp's default.
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 ONE = ("trainer.threads=1",)
-# of each contender in a repeat
+# Blocks of steps of each contender in a repeat.
 TURNS = 10
 DIGITS = ("epochs=10",)
-# model -> its title, what is run, and how many steps of it
+# Each model's title, what is run, and how many steps of it.
 CASES = {
     "deepcnn": (
         "Deep_CNN on CIFAR-10, batch 256",
@@ -41,7 +44,10 @@ CASES = {
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """Alone, then beside busy processes. Nothing is measured on a GPU, whose runs have a thread of the CPU to themselves."""
+    """Yield figures of a run with nothing else, then next to busy processes.
+
+    Nothing is measured on a GPU: runs there need only one thread of the CPU.
+    """
     if setting.is_cuda:
         return
     cases = {
@@ -54,7 +60,7 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
 
 
 def arguments_of(setting: Setting, overrides: Sequence[str], steps: int) -> tuple[str, ...]:
-    """What `train` is told for a case of CASES: a number of steps of it, and next to nothing to evaluate at its end."""
+    """Return arguments of `train` for some steps of a case, with almost nothing to evaluate."""
     return (
         *overrides,
         f"trainer.limit_steps={steps}",
@@ -65,7 +71,10 @@ def arguments_of(setting: Setting, overrides: Sequence[str], steps: int) -> tupl
 
 
 def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:
-    """Seconds of training beside busy processes: digits against one thread there, the larger ones against themselves alone."""
+    """Measure seconds of training next to busy processes.
+
+    Digits are compared with one thread there, the larger cases with themselves alone.
+    """
     table = Table(
         "contention", f"training beside {BUSY} busy processes", ("beside them", "see the case")
     )
@@ -88,27 +97,32 @@ def beside_others(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...],
     for name, values in larger.items():
         table.add(f"{cases[name][0]}, against the same alone", "s of training", *values, digits=1)
     table.note(
-        "at most 2.5 is aimed at: of as many busy processes as cores, half the machine is a run's fair share"
+        "at most 2.5 is aimed at: of as many busy processes as cores, "
+        "half the machine is a run's fair share"
     )
     return table
 
 
 def alone(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) -> Table:
-    """Seconds of steps with nothing beside them, in short turns: as `train` does it, against threads that spin, one a core."""
+    """Measure seconds of steps where nothing else runs, in short turns.
+
+    Threads that wait as `train` has them are compared with threads that spin, one per core.
+    """
     table = Table(
         "contention",
         f"{TURNS} blocks of steps in turns, alone: as train waits, or spinning",
         ("as train does it", "spinning"),
     )
     whole: tuple[list[float], list[float]] = ([], [])
-    # runs so short are timed whole
+    # Runs so short are timed whole.
     for repeat in range(setting.repeats):
         for which in (0, 1) if repeat % 2 else (1, 0):
-            whole[which].append(
-                trained(DIGITS)
-                if which == 0
-                else trained((*DIGITS, f"trainer.threads={setting.threads}"), SPINNING)
-            )
+            if which == 0:
+                seconds_of_run = trained(DIGITS)
+            else:
+                threads = f"trainer.threads={setting.threads}"
+                seconds_of_run = trained((*DIGITS, threads), SPINNING)
+            whole[which].append(seconds_of_run)
     table.add("train epochs=10 (digits), whole", "s of training", *whole, digits=2, ratio_digits=3)
     for case, (title, _, steps) in cases.items():
         steps = max(1, steps // 12)
@@ -135,7 +149,7 @@ def alone(setting: Setting, cases: dict[str, tuple[str, tuple[str, ...], int]]) 
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Have busy processes run while entered."""
+    """Have busy processes run inside the `with`."""
     with ExitStack() as stack:
         for _ in range(BUSY):
             process = subprocess.Popen(FOR_EVER)
@@ -145,7 +159,10 @@ def busy() -> Iterator[None]:
 
 
 def trained(overrides: Sequence[str], environment: dict[str, str] | None = None) -> float:
-    """Seconds of training that a `train` command tells in its result.json. Raises MeasurementError if it fails."""
+    """Return the seconds of training in the result.json of a `train` command.
+
+    Raises MeasurementError if the command fails.
+    """
     variables = {
         name: value
         for name, value in os.environ.items()

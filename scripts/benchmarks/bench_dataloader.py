@@ -1,4 +1,7 @@
-"""`scripts/bench dataloader`: ours with crop and mirror against a torchvision-style loop with a DataLoader of two workers."""
+"""`scripts/bench dataloader`: ours against a torchvision-style loop with a DataLoader.
+
+Both crop and mirror. The DataLoader has two workers.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,8 +15,11 @@ CASES = ("resnet20", "resnet18", "deepcnn")
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """One table."""
-    title = "everything on, against PIL images, torchvision transforms, a DataLoader with two workers, .item() every step"
+    """Yield one table."""
+    title = (
+        "everything on, against PIL images, torchvision transforms, "
+        "a DataLoader with two workers, .item() every step"
+    )
     table = Table("dataloader", title, ("ours", "DataLoader"))
     for name in [case for case in CASES if case in models]:
         functions = {"ours": "bench_dataloader:ours", "plain": "bench_dataloader:plain"}
@@ -28,20 +34,22 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
             f"{MODELS[name].title}: {' '.join(overrides(name))}; {found['ours'][0]['source']}"
         )
     table.note(
-        "both crop with a border of 4 and mirror, with the same optimizer; each measurement a process of its own",
+        "both crop with a border of 4 and mirror, with the same optimizer; "
+        "each measurement a process of its own",
         "the two workers come on top of the threads; ours has none",
-        "peak memory of the DataLoader: of the main process, and what the workers do not share with it at the end",
+        "peak memory of the DataLoader: of the main process, "
+        "and what the workers do not share with it at the end",
     )
     yield table
 
 
 def overrides(model: str) -> list[str]:
-    """What `train` is told: with crop and mirror for Deep_CNN too."""
+    """Return the arguments of `train`, with crop and mirror for Deep_CNN too."""
     return [*MODELS[model].overrides, *(["augment=standard"] if model == "deepcnn" else [])]
 
 
 def ours(setting: Setting, *, model: str) -> dict[str, Any]:
-    """img/s of the loop as `fit` runs it."""
+    """Measure img/s of the loop as `fit` runs it."""
     config = bench_setup.config_of(setting, *overrides(model), "epochs=1000")
     device = bench_setup.set_up(setting, config)
     split, source = bench_setup.images_of(setting, config)
@@ -56,13 +64,13 @@ def ours(setting: Setting, *, model: str) -> dict[str, Any]:
 
 
 def plain(setting: Setting, *, model: str) -> dict[str, Any]:
-    """img/s of the torchvision-style loop."""
+    """Measure img/s of the torchvision-style loop."""
     import torch
 
     import plain_loops
     from skiplab.machine import devices
 
-    # until the workers are forked: see plain_loops.with_workers
+    # One thread until the workers are forked: see plain_loops.with_workers.
     torch.set_num_threads(1)
     config = bench_setup.config_of(setting, *overrides(model))
     warmup = setting.warmup(model)
@@ -74,18 +82,19 @@ def plain(setting: Setting, *, model: str) -> dict[str, Any]:
         for name, value in asdict(config.optimizer).items()
         if name not in ("decay_norm_and_bias", "norm_scale")
     }
-    optimizer = options.pop("name")
-    seconds, workers = plain_loops.with_workers(
-        model,
-        split.images.numpy(),
-        split.labels.numpy(),
+    recipe = plain_loops.Recipe(
         mean=list(config.dataset.mean),
         std=list(config.dataset.std),
         batch_size=config.batch_size,
+        optimizer=options.pop("name"),
+        options=options,
+    )
+    seconds, workers = plain_loops.with_workers(
+        model,
+        (split.images.numpy(), split.labels.numpy()),
+        recipe,
         warmup=warmup,
         threads=setting.threads,
-        optimizer=optimizer,
-        options=options,
         device=devices.pick_device(setting.device),
     )
     peak = bench_setup.peaks()["peak_mib"] or 0.0

@@ -1,4 +1,4 @@
-"""`scripts/bench evaluation`: img/s of the evaluation against the training, and the milliseconds of the report."""
+"""`scripts/bench evaluation`: img/s of the evaluation against the training, and the report's ms."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ PREDICTIONS, CLASSES = 10_000, 10
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """The evaluation, then the report."""
+    """Yield the table of the evaluation, then that of the report."""
     table = Table(
         "evaluation", "evaluate() over a split, against training", ("evaluation", "training")
     )
@@ -22,7 +22,7 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
             f"{found[key]:,.0f} MiB{where}" for key, where in PEAKS.items() if found[key]
         )
         table.note(f"{MODELS[name].title}: {found['source']}; peak memory {peaks}")
-    table.note("blocks in turns, in one process a model; training: the loop as fit() runs it")
+    table.note("blocks in turns, in one process per model; training: the loop as fit() runs it")
     yield table
     table = Table(
         "report",
@@ -32,7 +32,8 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     found = bench_setup.in_process("bench_evaluation:report", setting)
     table.add("report", "ms", found["ours"], found["scikit-learn"], digits=1)
     table.note(
-        "scikit-learn: its two bare calls of classification_report; it is imported beforehand; random predictions"
+        "scikit-learn: its two bare calls of classification_report; "
+        "it is imported beforehand; random predictions"
     )
     yield table
 
@@ -41,7 +42,7 @@ PEAKS = {"peak_mib": "", "cuda_peak_mib": " on the GPU"}
 
 
 def evaluation(setting: Setting, *, model: str) -> dict[str, Any]:
-    """img/s of evaluations and of blocks of training steps in turns."""
+    """Measure img/s of evaluations and of blocks of training steps, in turns."""
     from skiplab.data.splits import Split
     from skiplab.training.evaluation import evaluate
 
@@ -78,7 +79,7 @@ def evaluation(setting: Setting, *, model: str) -> dict[str, Any]:
 
 
 def report(setting: Setting) -> dict[str, Any]:
-    """Milliseconds of our report and of scikit-learn's own part of it, in turns."""
+    """Measure milliseconds of our report and of scikit-learn's own part of it, in turns."""
     import numpy as np
     import torch
     from sklearn.metrics import classification_report
@@ -93,7 +94,7 @@ def report(setting: Setting) -> dict[str, Any]:
     classes = [str(i) for i in range(CLASSES)]
 
     def ours() -> None:
-        # it remembers what it has counted
+        # Predictions cache what they have counted.
         fresh = Predictions(labels, probabilities)
         text(metrics(fresh, classes, loss=0.0), heading="")
 

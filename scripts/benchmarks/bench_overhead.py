@@ -1,4 +1,7 @@
-"""`scripts/bench overhead`: ours with metrics, log, progress bar and checkpoints on, against a bare loop with nothing on."""
+"""`scripts/bench overhead`: ours with everything on, against a bare loop with nothing on.
+
+Ours has metrics, log, progress bar and checkpoints.
+"""
 
 import copy
 import statistics
@@ -12,6 +15,8 @@ from bench_setup import FAST_ON_CUDA, MODELS, Setting, repeated, seconds_of
 from bench_table import Table, median_interval, ratios
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bare_loop import BareLoop
     from skiplab.config.schema import Config
     from skiplab.data.splits import Split
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """One table, filled model by model."""
+    """Yield one table, filled model by model."""
     table = Table(
         "overhead",
         "everything on, against a bare loop over the same network with nothing on",
@@ -39,10 +44,13 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
         of_pairs = ratios([pair[0] for pair in pairs], [pair[1] for pair in pairs])
         low, high = median_interval(of_pairs)
         of_sums = sum(pair[0] for pair in pairs) / sum(pair[1] for pair in pairs)
-        note = f"of all sums {of_sums:.4f}; {len(pairs)} pairs: median {statistics.median(of_pairs):.4f}, 95 % {low:.4f} to {high:.4f}"
+        note = (
+            f"of all sums {of_sums:.4f}; {len(pairs)} pairs: "
+            f"median {statistics.median(of_pairs):.4f}, 95 % {low:.4f} to {high:.4f}"
+        )
         milliseconds = [[1e3 * s for s in each] for each in (ours, bare, ours_cpu, bare_cpu)]
-        table.add(title, "ms a step", *milliseconds[:2], digits=2, ratio_digits=4, note=note)
-        table.add(title, "CPU ms a step", *milliseconds[2:], digits=2, ratio_digits=4)
+        table.add(title, "ms per step", *milliseconds[:2], digits=2, ratio_digits=4, note=note)
+        table.add(title, "CPU ms per step", *milliseconds[2:], digits=2, ratio_digits=4)
         epoch = [found["steps_per_epoch"] * s for s in bare]
         table.add(
             title,
@@ -64,52 +72,50 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
             f"{title}: {recipe}; {found['source']}; blocks of {setting.pace(name).block} steps"
         )
     table.note(
-        "ms a step: Trainer.advance() as fit() calls it; blocks in turns in one process, order swapped each time; a value a repeat",
-        "end of an epoch: its row and the save of best and last, waited for until they are on the disk; a run writes behind its loop",
-        "memory: processes of their own; the bare loop stores cropped and mirrored images padded, and twice, for its speed",
+        "ms per step: Trainer.advance() as fit() calls it; blocks in turns in one process, "
+        "order swapped each time; one value per repeat",
+        "end of an epoch: its row and the save of best and last, waited for until they are "
+        "on the disk; a run writes behind its loop",
+        "memory: processes of their own; the bare loop stores cropped and mirrored images "
+        "padded, and twice, for its speed",
     )
     yield table
 
 
 def prepared(setting: Setting, name: str) -> "tuple[Config, Split, str]":
-    """The model's config, whole batches of images, and where they come from."""
-    # a constant learning rate, as the bare loop has it: both do the same mathematics
-    options = (
-        *MODELS[name].overrides,
-        "scheduler=constant",
-        "epochs=100000",
-        *(FAST_ON_CUDA if setting.is_cuda else ()),
+    """Return the model's config, whole batches of images, and where they come from."""
+    # The bare loop has a constant learning rate, and both must do the same mathematics.
+    fast = FAST_ON_CUDA if setting.is_cuda else ()
+    config = bench_setup.config_of(
+        setting, *MODELS[name].overrides, "scheduler=constant", "epochs=100000", *fast
     )
-    config = bench_setup.config_of(setting, *options)
     return config, *bench_setup.images_of(setting, config)
 
 
-def bare_loop(config: "Config", split: "Split", model: Any) -> "BareLoop":
-    """The bare loop with the recipe of a config, over `model`."""
-    from bare_loop import BareLoop
+def bare_loop(config: "Config", split: "Split", model: "nn.Module") -> "BareLoop":
+    """Return the bare loop with the recipe of a config, over `model`."""
+    from bare_loop import BareLoop, Recipe
 
     augment, dataset = config.augment, config.dataset
-    return BareLoop(
-        model,
-        split.images,
-        split.labels,
+    optimizer = asdict(config.optimizer)
+    optimizer.pop("norm_scale", None)
+    recipe = Recipe(
         mean=dataset.mean,
         std=dataset.std,
         batch_size=config.batch_size,
         shuffle=config.trainer.shuffle,
         crop=augment.crop,
         flip=augment.flip == "random" or (augment.flip == "auto" and dataset.flip_keeps_label),
-        optimizer={
-            name: value for name, value in asdict(config.optimizer).items() if name != "norm_scale"
-        },
+        optimizer=optimizer,
     )
+    return BareLoop(model, split.images, split.labels, recipe)
 
 
 @contextmanager
 def both(
     setting: Setting, config: "Config", split: "Split"
 ) -> "Iterator[tuple[Trainer, BareLoop]]":
-    """Our trainer, and the bare loop over a copy of its weights."""
+    """Yield our trainer, and the bare loop over a copy of its weights."""
     from skiplab import build
 
     device = bench_setup.set_up(setting, config)
@@ -120,7 +126,10 @@ def both(
 
 
 def blocks(setting: Setting, *, model: str) -> dict[str, Any]:
-    """In one process: wall and CPU seconds a step of blocks of ours and of the bare loop in turns; seconds of our epochs' ends."""
+    """Measure blocks of ours and of the bare loop, in turns in one process.
+
+    The figures are wall and CPU seconds per step, and the seconds of our epochs' ends.
+    """
     config, split, source = prepared(setting, model)
     pace = setting.pace(model)
     pairs, ends = [], []
@@ -149,7 +158,10 @@ def blocks(setting: Setting, *, model: str) -> dict[str, Any]:
 
 
 def stay_within_epoch(trainer: "Trainer", count: int) -> None:
-    """Go to the beginning of the next epoch if `count` steps would end this one: its end is timed apart and must not count twice."""
+    """Go to the beginning of the next epoch if `count` steps would end this one.
+
+    An epoch's end is timed apart and must not count twice.
+    """
     progress, per_epoch = trainer.progress, trainer.step.batches.steps_per_epoch
     if progress.step % per_epoch + count >= per_epoch:
         trainer.report_losses()
@@ -157,14 +169,14 @@ def stay_within_epoch(trainer: "Trainer", count: int) -> None:
 
 
 def end_epoch(trainer: "Trainer") -> None:
-    """What `Trainer.advance` does after the last step of an epoch, and then wait for the files."""
+    """Do what `Trainer.advance` does at the end of an epoch, then wait for the files."""
     trainer.evaluate()
     trainer.save()
     trainer.saver.writer.wait()
 
 
 def ours_alone(setting: Setting, *, model: str) -> dict[str, Any]:
-    """Some steps and the end of an epoch of ours, for the process's peak memory."""
+    """Do some steps and the end of an epoch of ours, for the process's peak memory."""
     config, split, _ = prepared(setting, model)
     device = bench_setup.set_up(setting, config)
     with (
@@ -177,7 +189,7 @@ def ours_alone(setting: Setting, *, model: str) -> dict[str, Any]:
 
 
 def bare_alone(setting: Setting, *, model: str) -> dict[str, Any]:
-    """Some steps of the bare loop, for the process's peak memory."""
+    """Do some steps of the bare loop, for the process's peak memory."""
     import torch
 
     from bare_loop import warm_allocator
@@ -190,7 +202,7 @@ def bare_alone(setting: Setting, *, model: str) -> dict[str, Any]:
     if device.type == "cpu":
         warm_allocator()
     loop = bare_loop(config, split.to(device), build.network(config, device))
-    # what it needs, it has stored
+    # The loop has stored what it needs.
     del split
     repeated(loop.step, setting.warmup(model) + 2)
     return {}

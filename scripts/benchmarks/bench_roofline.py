@@ -1,4 +1,7 @@
-"""`scripts/bench roofline`: how near a training step comes to this machine's matrix product and copy, and where its time goes."""
+"""`scripts/bench roofline`: a training step against this machine's matrix product and copy.
+
+Also where its time goes.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -11,18 +14,20 @@ from bench_table import Table
 if TYPE_CHECKING:
     import torch
 
-# of the square matrices
+    from skiplab.training.trainer import Trainer
+
+# Sizes of the square matrices.
 SIZES = {"cpu": (1024, 2048), "cuda": (1024, 2048, 8192)}
-# bytes of the tensor that is copied
+# Bytes of the tensor that is copied.
 COPIED = 256 * 2**20
 ATTEMPTS, PROFILED_STEPS = 5, 3
-# by what is in an operator's name
+# The kind of an operator, by what is in its name.
 KINDS = {"convolution": "convolution", "batch_norm": "batch norm", "batchnorm": "batch norm"}
 OTHERS = "all others"
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """FLOP/s, then bytes/s, then the shares of the operators."""
+    """Yield tables of FLOP/s, bytes/s and the shares of the operators."""
     found = {
         MODELS[name].title: bench_setup.in_process("bench_roofline:roofline", setting, model=name)
         for name in models
@@ -49,20 +54,24 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
         whole = [sum(each) for each in zip(*result["operators"].values(), strict=True)]
         for kind, milliseconds in result["operators"].items():
             shares.add(title, kind, milliseconds, whole, digits=1, ratio_digits=2, percent=True)
-        peaks = f"{result['peak_mib']:,.0f} MiB" + (
-            f", {result['cuda_peak_mib']:,.0f} MiB on the GPU" if result["cuda_peak_mib"] else ""
-        )
+        peaks = f"{result['peak_mib']:,.0f} MiB"
+        if result["cuda_peak_mib"]:
+            peaks += f", {result['cuda_peak_mib']:,.0f} MiB on the GPU"
         products = ", ".join(f"{size}: {rate:,.0f}" for size, rate in result["products"].items())
         work.note(
-            f"{title}: {result['source']}; best product by size, GFLOP/s: {products}; peak memory {peaks}"
+            f"{title}: {result['source']}; best product by size, GFLOP/s: {products}; "
+            f"peak memory {peaks}"
         )
     work.note(
-        "FLOPs of a step: 3 x those of the forward pass (convolutions and linear layers), for the forward and the two backward products",
+        "FLOPs of a step: 3 x those of the forward pass (convolutions and linear layers), "
+        "for the forward and the two backward products",
         f"the product: the best of the sizes and of {ATTEMPTS} attempts in each turn",
     )
     bytes_moved.note(
-        "bytes of a step: what autograd keeps, the weights, gradients and a moment, each written once and read once: a floor",
-        f"the copy: {COPIED // 2**20} MiB, read and written, the best of {ATTEMPTS} attempts in each turn",
+        "bytes of a step: what autograd keeps, the weights, gradients and a moment, "
+        "each written once and read once: a floor",
+        f"the copy: {COPIED // 2**20} MiB, read and written, "
+        f"the best of {ATTEMPTS} attempts in each turn",
     )
     shares.note(
         "own time of the operators on the "
@@ -72,7 +81,7 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
 
 
 def roofline(setting: Setting, *, model: str) -> dict[str, Any]:
-    """Steps, products and copies in turns in one process, then the profile."""
+    """Measure steps, products and copies in turns in one process, then the profile."""
     from skiplab import build
     from skiplab.machine import memory
 
@@ -100,7 +109,7 @@ def roofline(setting: Setting, *, model: str) -> dict[str, Any]:
             autocast=trainer.step.autocast,
         )
         repeated(advance, setting.warmup(model))
-        # before the large tensors below
+        # The large tensors below must not count in the peaks.
         found |= bench_setup.peaks()
         steps = max(2, setting.pace(model).block)
         for _ in range(setting.repeats):
@@ -113,7 +122,7 @@ def roofline(setting: Setting, *, model: str) -> dict[str, Any]:
             found["product"].append(max(products.values()))
             found["bytes"].append(2 * kept / step / 1e9)
             found["copied"].append(copied(device))
-    # the profiler names no operators in compiled code
+    # The profiler names no operators in compiled code.
     if setting.is_cuda:
         config = bench_setup.config_of(setting, *MODELS[model].overrides, "trainer.amp=bf16")
     with bench_setup.trainer_of(config, split, device) as trainer:
@@ -123,14 +132,14 @@ def roofline(setting: Setting, *, model: str) -> dict[str, Any]:
     return found
 
 
-def batch(trainer: Any, count: int) -> tuple[Any, Any]:
-    """The first images and labels of a batch."""
+def batch(trainer: "Trainer", count: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the first images and labels of a batch."""
     images, labels = trainer.step.batches.at(0)
     return images[:count], labels[:count]
 
 
 def product(size: int, device: "torch.device") -> float:
-    """GFLOP/s of a square matrix product, the best attempt."""
+    """Measure GFLOP/s of a square matrix product: the best attempt."""
     import torch
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -142,7 +151,7 @@ def product(size: int, device: "torch.device") -> float:
 
 
 def copied(device: "torch.device") -> float:
-    """GB/s of a copy, bytes read and written, the best attempt."""
+    """Measure GB/s of a copy, bytes read and written: the best attempt."""
     import torch
 
     source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
@@ -151,19 +160,22 @@ def copied(device: "torch.device") -> float:
     return 2 * COPIED / seconds / 1e9
 
 
-def operators(trainer: Any, *, warmup: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of the operators' own time in some steps: convolutions, batch norms, all others; a value for each repeat."""
+def operators(trainer: "Trainer", *, warmup: int, repeats: int) -> dict[str, list[float]]:
+    """Measure milliseconds of the operators' own time in some steps, a value per repeat.
+
+    The kinds are convolutions, batch norms and all others.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     is_cuda = trainer.context.device.type == "cuda"
-    activities = (
-        [ProfilerActivity.CPU, ProfilerActivity.CUDA] if is_cuda else [ProfilerActivity.CPU]
-    )
+    activities = [ProfilerActivity.CPU]
+    if is_cuda:
+        activities.append(ProfilerActivity.CUDA)
     steps = itertools.count()
 
     def some(count: int) -> None:
         repeated(lambda: trainer.step.update(next(steps)), count)
-        # waits for the device
+        # This waits for the device.
         trainer.report_losses()
 
     trainer.step.model.train()
@@ -176,7 +188,6 @@ def operators(trainer: Any, *, warmup: int, repeats: int) -> dict[str, list[floa
             milliseconds.append(0.0)
         for event in profiled.key_averages():
             kind = next((kind for text, kind in KINDS.items() if text in event.key.lower()), OTHERS)
-            spent[kind][-1] += (
-                event.self_device_time_total if is_cuda else event.self_cpu_time_total
-            ) / 1e3
+            own = event.self_device_time_total if is_cuda else event.self_cpu_time_total
+            spent[kind][-1] += own / 1e3
     return spent

@@ -1,4 +1,8 @@
-"""What the parts of scripts/bench share: the models, the images, our trainer as `train` builds it, and processes of their own."""
+"""What the parts of scripts/bench share.
+
+These are the models, the images, our trainer as `train` builds it, and measurements in fresh
+processes.
+"""
 
 import contextlib
 import importlib
@@ -27,10 +31,12 @@ COMMAND = Path(__file__).resolve().parents[1] / "bench"
 
 @dataclass(frozen=True)
 class Pace:
-    """How much of a model is timed at once: steps of a block, pairs of blocks a repeat, images of a pass and of an evaluation."""
+    """How much of a model is timed at once."""
 
+    # Steps per block, and pairs of blocks per repeat.
     block: int
     pairs: int
+    # Images of a training pass and of an evaluation.
     images: int
     evaluated: int
 
@@ -42,7 +48,7 @@ class Model:
     title: str
     overrides: tuple[str, ...]
     on_cpu: Pace
-    # steps before a clock starts, on a CPU
+    # Steps before a clock starts, on a CPU.
     warmup: int = 3
 
 
@@ -53,7 +59,7 @@ MODELS = {
         Pace(5, 16, 9216, 4000),
     ),
     "resnet": Model(
-        "document 2's ResNet, batch 256",
+        "the notebook's ResNet, batch 256",
         ("experiment=resnet_mnist", "batch_size=256"),
         Pace(1, 16, 2048, 1000),
         1,
@@ -66,19 +72,19 @@ MODELS = {
     ),
 }
 ON_CUDA, WARMUP_ON_CUDA = Pace(50, 16, 40_000, 10_000), 20
-# what ours is given where the other side has it too
+# Arguments of ours where the other side does the same.
 FAST_ON_CUDA = ("trainer.amp=bf16", "trainer.compile=true")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every measurement is told."""
+    """What every measurement needs to know."""
 
     threads: int
     device: str
     root: str
     repeats: int
-    # published scripts for speedrun
+    # Paths of published scripts for speedrun.
     airbench: tuple[str, ...] = ()
 
     @property
@@ -86,34 +92,37 @@ class Setting:
         return self.device.startswith("cuda")
 
     def pace(self, model: str) -> Pace:
-        """How much of the model is timed at once on this device."""
+        """Return how much of the model is timed at once on this device."""
         return ON_CUDA if self.is_cuda else MODELS[model].on_cpu
 
     def warmup(self, model: str) -> int:
-        """Steps before a clock starts."""
+        """Return the number of steps before a clock starts."""
         return WARMUP_ON_CUDA if self.is_cuda else MODELS[model].warmup
 
 
 class MeasurementError(Exception):
-    """A measurement's process failed; it has said why on stderr. `exit_code` is what to end with."""
+    """A measurement's process failed, and has printed why. `exit_code` is for the shell."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
 
 
-# -------------------------------------------------------------------------------------------------
-# processes of their own
+# --------------------------------------------------------------------------------------------------
+# Fresh processes
 
 
-def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, Any]:
-    """What `MODULE:FUNCTION(setting, **arguments)` returns in a fresh process, and its peak memory: `peak_mib`, `cuda_peak_mib`."""
+def in_process(function: str, setting: Setting, **arguments: str) -> dict[str, Any]:
+    """Call `MODULE:FUNCTION(setting, **arguments)` in a fresh process.
+
+    Returns its result and its peak memory: `peak_mib`, `cuda_peak_mib`.
+    """
     from skiplab.machine import threads
 
     job = {"function": function, "setting": asdict(setting), "arguments": arguments}
-    # the profiler says much
+    # The profiler prints much.
     environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads), "KINETO_LOG_LEVEL": "99"}
-    # as `train` has them wait
+    # Threads wait as `train` has them wait.
     threads.wait_asleep(environment)
     tell(f"measuring {function} {' '.join(map(str, arguments.values()))}")
     done = subprocess.run(
@@ -132,15 +141,18 @@ def in_process(function: str, setting: Setting, **arguments: Any) -> dict[str, A
 
 
 def tell(text: str) -> None:
-    """What is going on, on a terminal only, in place of what was told before."""
+    """Show what is going on, only on a terminal, in place of the last such text."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def in_turns(
-    functions: dict[str, str], setting: Setting, **arguments: Any
+    functions: dict[str, str], setting: Setting, **arguments: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each contender's results, one a repeat, each from a process of its own; the contenders take turns, order swapped each time."""
+    """Return each contender's results, one per repeat, each from a fresh process.
+
+    The contenders take turns, and their order is swapped each time.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in functions}
     for repeat in range(setting.repeats):
         for name in list(functions)[:: 1 if repeat % 2 == 0 else -1]:
@@ -149,7 +161,7 @@ def in_turns(
 
 
 def measure(text: str) -> None:
-    """Run the job that `in_process` describes, its result as JSON on stdout."""
+    """Run the job that `in_process` describes, and print its result as JSON."""
     job = json.loads(text)
     module, _, name = job["function"].partition(":")
     setting = Setting(**job["setting"])
@@ -159,12 +171,12 @@ def measure(text: str) -> None:
 
 
 def peaks() -> dict[str, float | None]:
-    """The process's peak memory so far, in MiB, on the host and of tensors on the GPU."""
+    """Return the process's peak memory so far in MiB: on the host, and of tensors on the GPU."""
     import resource
 
     torch: Any = sys.modules.get("torch")
     on_cuda = bool(torch) and torch.cuda.is_initialized()
-    # ru_maxrss counts bytes there
+    # ru_maxrss counts bytes on macOS, KiB elsewhere.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
@@ -173,7 +185,7 @@ def peaks() -> dict[str, float | None]:
 
 
 class Nowhere(io.TextIOWrapper):
-    """A terminal that nobody looks at: the progress bar is drawn, the terminal's own work is not ours to count."""
+    """A terminal that nobody looks at: the bar is drawn, but no terminal's work is counted."""
 
     def isatty(self) -> bool:
         return True
@@ -181,19 +193,22 @@ class Nowhere(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def quiet_terminal() -> Iterator[None]:
-    """What is printed meanwhile goes nowhere, as if to a terminal."""
+    """Drop what is printed inside the `with`, as if it went to a terminal."""
     with Nowhere(open(os.devnull, "wb")) as nowhere:
         stream: TextIO = nowhere
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             yield
 
 
-# ----------------------------------------------------------------------------------------------------
-# images and trainer
+# --------------------------------------------------------------------------------------------------
+# Images and trainer
 
 
 def config_of(setting: Setting, *overrides: str) -> "Config":
-    """The checked config, by the path that the command line takes; without validation, so that no evaluation is counted."""
+    """Compose and check a config as the command line does.
+
+    It has no validation set, so that no evaluation is counted.
+    """
     from skiplab.config import compose
 
     return compose.compose_config(
@@ -202,7 +217,7 @@ def config_of(setting: Setting, *overrides: str) -> "Config":
 
 
 def set_up(setting: Setting, config: "Config") -> "torch.device":
-    """Set the process up as `train` does; the device."""
+    """Set the process up as `train` does, and return the device."""
     from skiplab.machine import devices
 
     options = config.trainer
@@ -216,7 +231,7 @@ def set_up(setting: Setting, config: "Config") -> "torch.device":
 
 
 def lies_there(dataset: str, root: Path) -> bool:
-    """Whether the training files of cifar10 or mnist are under `root`, so that nothing has to be fetched."""
+    """Tell whether the training files of cifar10 or mnist are under `root`."""
     from skiplab.data import official
 
     if dataset == "mnist":
@@ -234,7 +249,10 @@ def lies_there(dataset: str, root: Path) -> bool:
 
 
 def images_of(setting: Setting, config: "Config", count: int | None = None) -> tuple["Split", str]:
-    """The first `count` training images (none: as many whole batches as there are), on the host, and where they come from."""
+    """Return the first `count` training images, on the host, and where they come from.
+
+    None stands for all whole batches.
+    """
     import torch
 
     from skiplab.data.catalog import DATASETS
@@ -243,10 +261,8 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
     dataset = config.dataset
     if lies_there(dataset.name, Path(setting.root)):
         arrays = DATASETS[dataset.name].read(Path(setting.root), "train")
-        split, source = (
-            Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()),
-            f"the real {dataset.name}",
-        )
+        split = Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long())
+        source = f"the real {dataset.name}"
     else:
         generator = torch.Generator().manual_seed(0)
         shape = (dataset.train_images, dataset.size, dataset.size, dataset.channels)
@@ -261,7 +277,7 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
 def trainer_of(
     config: "Config", split: "Split", device: "torch.device", validation: "Split | None" = None
 ) -> "Iterator[Trainer]":
-    """Our trainer as `train` builds it, at step 0, with a folder and a log of its own."""
+    """Yield our trainer as `train` builds it, at step 0, with a folder and a log of its own."""
     from skiplab import build, capacity
     from skiplab.runs.log import Log
     from skiplab.training.context import Context
@@ -276,7 +292,10 @@ def trainer_of(
 
 @contextlib.contextmanager
 def fitting(trainer: "Trainer") -> Iterator[Callable[[], None]]:
-    """What `Trainer.fit` does before its first step and after its last; in between, the caller calls what is yielded: `advance`."""
+    """Do what `Trainer.fit` does before its first step and after its last.
+
+    Yields `advance`, which the caller calls in between.
+    """
     trainer.deadline, trainer.began = math.inf, time.monotonic()
     trainer.context.log.start_bar(step=trainer.progress.step, num_steps=trainer.settings.stop_at)
     trainer.step.model.train()
@@ -288,13 +307,13 @@ def fitting(trainer: "Trainer") -> Iterator[Callable[[], None]]:
 
 
 def repeated(step: Callable[[], object], count: int) -> None:
-    """Call `step` so many times."""
+    """Call `step` `count` times."""
     for _ in range(count):
         step()
 
 
 def seconds_of(work: Callable[[], object], device: "torch.device") -> tuple[float, float]:
-    """Wall and CPU seconds (of all threads) until `work` is done, also on the device."""
+    """Measure wall and CPU seconds, of all threads, until `work` is done, on the device too."""
     import torch
 
     def wait() -> None:

@@ -1,4 +1,7 @@
-"""`scripts/bench speedrun`, CUDA only: `train experiment=speedrun94` (and 96) and published scripts, in turns, seconds and accuracy."""
+"""`scripts/bench speedrun`: `train experiment=speedrun94` (and 96) and published scripts, in turns.
+
+CUDA only. The figures are seconds and accuracy.
+"""
 
 import json
 import os
@@ -10,27 +13,27 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench_setup import MeasurementError, Setting, lies_there
 from bench_start import train_command
 from bench_table import Table
 
-# by the accuracy in a published script's name
+# By the accuracy in a published script's name.
 EXPERIMENTS = {"94": "speedrun94", "96": "speedrun96"}
-# what a published script says of its number of runs
+# How a published script states its number of runs.
 PUBLISHED_RUNS = "range(200)"
-# of each contender; each is a process, which compiles once and then runs its share of the seeds
+# Turns of each contender. Each is a process, which compiles once and then runs its share of the
+# seeds.
 TURNS = 2
-# of the run that compiles, and is not counted
+# Seed of the run that compiles, and is not counted.
 WARMUP_SEED = 1_000_000
 
-# seconds and accuracy of each
+# Seconds and accuracy of each run.
 Runs = list[dict[str, float]]
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """A table for each experiment that conf/ has; the models do not matter."""
+    """Yield a table for each experiment that conf/ has; the models do not matter."""
     from skiplab.errors import UsageError
     from skiplab.paths import conf_folder
 
@@ -41,11 +44,13 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
     }
     if not known:
         raise UsageError(
-            f"speedrun: {conf_folder() / 'experiment'} holds neither {' nor '.join(EXPERIMENTS.values())}"
+            f"speedrun: {conf_folder() / 'experiment'} holds neither "
+            f"{' nor '.join(EXPERIMENTS.values())}"
         )
     if not lies_there("cifar10", Path(setting.root)):
         raise UsageError(
-            f"speedrun: needs the real CIFAR-10 under {setting.root}; train dataset=cifar10 fetches it"
+            f"speedrun: needs the real CIFAR-10 under {setting.root}; "
+            "train dataset=cifar10 fetches it"
         )
     for goal, experiment in known.items():
         published = next((Path(path) for path in setting.airbench if goal in Path(path).name), None)
@@ -53,7 +58,7 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
 
 
 def compare(setting: Setting, goal: str, experiment: str, published: Path | None) -> Table:
-    """Both contenders in turns."""
+    """Measure both contenders in turns."""
     table = Table(
         "speedrun", f"CIFAR-10 to {goal} %", ("ours", published.name if published else "(none)")
     )
@@ -88,16 +93,18 @@ def compare(setting: Setting, goal: str, experiment: str, published: Path | None
         if all(run[key] for run in (*a, *b)):
             table.add(experiment, figure, *([run[key] for run in runs] for runs in (a, b)))
     table.note(
-        f"ours: train_seconds + test_seconds (all views of the test set) and test accuracy of result.json, {TURNS} turns",
-        f"{per_turn} seeds a process after a run that compiles",
-        "published: its own time_seconds and tta_val_acc, without its first run, which compiles; only its number of runs is changed",
+        "ours: train_seconds + test_seconds (all views of the test set) "
+        f"and test accuracy of result.json, {TURNS} turns",
+        f"{per_turn} seeds per process after a run that compiles",
+        "published: its own time_seconds and tta_val_acc, without its first run, "
+        "which compiles; only its number of runs is changed",
         "on the GPU: what the device has in use beyond what it had before, caches included",
     )
     return table
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """`mean 94.02 (standard deviation 0.12, n = 5)`."""
+    """Return `mean 94.02 (standard deviation 0.12, n = 5)`."""
     deviation = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "unknown"
     return (
         f"mean {statistics.fmean(values):.2f} (standard deviation {deviation}, n = {len(values)})"
@@ -105,7 +112,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def ours(setting: Setting, experiment: str, seeds: Sequence[int]) -> Runs:
-    """`train -m` over a seed to warm up and the seeds to count."""
+    """Run `train -m` over a seed to warm up and the seeds to count."""
     texts = [f"experiment={experiment}", f"dataset.root={setting.root}", f"device={setting.device}"]
     with tempfile.TemporaryDirectory() as folder:
         _, memory = run(
@@ -120,7 +127,8 @@ def ours(setting: Setting, experiment: str, seeds: Sequence[int]) -> Runs:
     )
     if len(counted) != len(seeds):
         raise MeasurementError(
-            f"speedrun: {len(counted)} of {len(seeds)} runs of experiment={experiment} have finished",
+            f"speedrun: {len(counted)} of {len(seeds)} runs of experiment={experiment} "
+            "have finished",
             exit_code=1,
         )
     return [
@@ -134,7 +142,10 @@ def ours(setting: Setting, experiment: str, seeds: Sequence[int]) -> Runs:
 
 
 def theirs(setting: Setting, script: Path, count: int) -> Runs:
-    """The published script, as it is but for its number of runs, on our reader's CIFAR-10 in a folder of its own."""
+    """Run a published script on our reader's CIFAR-10, in a folder of its own.
+
+    Only its number of runs is changed.
+    """
     from skiplab.errors import UsageError
 
     text = script.read_text(encoding="utf-8")
@@ -158,7 +169,7 @@ def theirs(setting: Setting, script: Path, count: int) -> Runs:
 
 
 def put_cifar10(root: Path, folder: Path) -> None:
-    """train.pt and test.pt as the published scripts read them."""
+    """Write train.pt and test.pt as the published scripts read them."""
     import torch
 
     from skiplab.data import cifar
@@ -183,7 +194,10 @@ def put_cifar10(root: Path, folder: Path) -> None:
 
 
 def counted_runs(printed: str) -> Runs:
-    """Seconds and accuracy of each run in a published script's table, without the run that warms up: the one called so, else the first."""
+    """Return seconds and accuracy of each run in a published script's table.
+
+    The run called warmup is left out; without one, the first run is.
+    """
     names: list[str] = []
     runs: dict[str, dict[str, float]] = {}
     current = ""
@@ -204,7 +218,10 @@ def counted_runs(printed: str) -> Runs:
 
 
 def run(command: list[str], folder: str) -> tuple[str, dict[str, float]]:
-    """What a command prints, and its peak memory on the host and on the GPU. Raises MeasurementError if it fails."""
+    """Run a command; return what it prints, and its peak memory on the host and on the GPU.
+
+    Raises MeasurementError if it fails.
+    """
     with DeviceMemory() as device, open(Path(folder, "stderr"), "w+") as errors:
         process = subprocess.Popen(
             command,
@@ -229,15 +246,19 @@ def run(command: list[str], folder: str) -> tuple[str, dict[str, float]]:
 
 
 class DeviceMemory:
-    """While entered, watches how many bytes the GPU has in use; `peak` is the most, beyond what it had in use before."""
+    """Watches how many bytes the GPU has in use inside the `with`.
+
+    `peak` is the most, beyond what it had in use before.
+    """
 
     def __enter__(self) -> "DeviceMemory":
-        self.peak, self.before, self.done = 0, self.used(), threading.Event()
+        self.peak, self.before = 0, self.used()
+        self.done = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.done.set()
         self.thread.join()
 

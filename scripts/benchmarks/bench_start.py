@@ -1,4 +1,7 @@
-"""`scripts/bench start`: the seconds of short commands, and from a command to its first optimizer step, against `import torch`."""
+"""`scripts/bench start`: the seconds of commands and of starts, against `import torch`.
+
+A start goes from a command to its first optimizer step.
+"""
 
 import json
 import os
@@ -16,13 +19,13 @@ from bench_table import Table
 
 IMPORT_TORCH = [sys.executable, "-c", "import torch"]
 FIRST_STEP = Path(__file__).resolve().with_name("first_step.py")
-# changes nothing before the first step
+# This argument changes nothing before the first step.
 STEPS = "trainer.limit_steps=2"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed, as a row calls it, and the exit code that it must end with."""
+    """A command: the name of its row, what is typed, and the exit code that it must end with."""
 
     title: str
     arguments: tuple[str, ...]
@@ -40,19 +43,17 @@ SHORT = (
 
 
 def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
-    """The short commands, then the first steps; neither depends on the models."""
+    """Yield the short commands, then the first steps; neither depends on the models."""
     yield short_commands(setting)
     yield first_steps(setting)
 
 
 def train_command() -> list[str]:
-    """`train` as this environment has it."""
+    """Return `train` as this environment has it."""
     script = Path(sys.executable).with_name("train")
-    return (
-        [sys.executable, str(script)]
-        if script.is_file()
-        else [sys.executable, "-c", "from skiplab.cli.main import train; train()"]
-    )
+    if script.is_file():
+        return [sys.executable, str(script)]
+    return [sys.executable, "-c", "from skiplab.cli.main import train; train()"]
 
 
 def spent(
@@ -62,7 +63,10 @@ def spent(
     exit_code: int = 0,
     environment: tuple[tuple[str, str], ...] = (),
 ) -> tuple[float, float]:
-    """CPU seconds (user and system, of all threads and children) and wall seconds of a command, from before its start to its end."""
+    """Measure CPU and wall seconds of a command, from before its start to its end.
+
+    CPU seconds are user and system, of all threads and children.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     variables = os.environ | dict(environment)
     done = subprocess.run(
@@ -79,7 +83,7 @@ def spent(
 
 
 def short_commands(setting: Setting) -> Table:
-    """CPU and wall seconds of commands that train nothing."""
+    """Measure CPU and wall seconds of commands that train nothing."""
     table = Table(
         "start",
         "commands that train nothing, against `python -c 'import torch'`",
@@ -99,7 +103,7 @@ def short_commands(setting: Setting) -> Table:
                         environment=command.environment,
                     )
                 )
-            # the first time, files come from the disk
+            # The first time, files come from the disk, so it is not counted.
             if repeat:
                 torch.append(this[0])
                 for command, seconds in zip(SHORT, this[1:], strict=True):
@@ -114,12 +118,12 @@ def short_commands(setting: Setting) -> Table:
                 digits=3,
                 ratio_digits=3,
             )
-    table.note("one `import torch` a turn; CPU: user and system, of the command and its children")
+    table.note("one `import torch` per turn; CPU: user and system, of the command and its children")
     return table
 
 
 def first_steps(setting: Setting) -> Table:
-    """From the command to its first optimizer step, and from the last to the end of the process."""
+    """Measure seconds to the first optimizer step, and from the last to the end of the process."""
     table = Table(
         "start",
         "from the command to the first optimizer step, against `python -c 'import torch'`",
@@ -147,19 +151,11 @@ def first_steps(setting: Setting) -> Table:
             for case, moments in this.items():
                 found[case].append(moments)
     for case, moments in found.items():
-        for i, (key, figure) in enumerate(
-            (("cpu", "CPU s to the first step"), ("wall", "wall s to the first step"))
-        ):
-            table.add(
-                case,
-                figure,
-                [each[key] for each in moments],
-                [each[i] for each in torch],
-                digits=2,
-                ratio_digits=3,
-            )
-        for i, (key, figure) in enumerate(
-            (("end_cpu", "CPU s after the last step"), ("end", "wall s after the last step"))
+        for key, figure, i in (
+            ("cpu", "CPU s to the first step", 0),
+            ("wall", "wall s to the first step", 1),
+            ("end_cpu", "CPU s after the last step", 0),
+            ("end", "wall s after the last step", 1),
         ):
             table.add(
                 case,
@@ -170,14 +166,16 @@ def first_steps(setting: Setting) -> Table:
                 ratio_digits=3,
             )
     table.note(
-        f"with {STEPS} device={setting.device} trainer.threads={setting.threads}; the first step included",
-        "after the last step: evaluation on validation and test, report, predictions, pictures, the end of the interpreter",
+        f"with {STEPS} device={setting.device} trainer.threads={setting.threads}; "
+        "the first step included",
+        "after the last step: evaluation on validation and test, report, predictions, "
+        "pictures, the end of the interpreter",
     )
     return table
 
 
 def first_step(setting: Setting, folder: str, *arguments: str) -> dict[str, float]:
-    """Seconds of one run: to its first step, and from its last step to the end of its process."""
+    """Measure a run's seconds to its first step, and from its last step to its process's end."""
     file = Path(folder, "moments.json")
     overrides = (
         *arguments,
@@ -192,7 +190,8 @@ def first_step(setting: Setting, folder: str, *arguments: str) -> dict[str, floa
     moments = json.loads(file.read_text())
     if "first" not in moments:
         raise MeasurementError(
-            "start: no optimizer step was seen: scripts/benchmarks/first_step.py watches Step.update",
+            "start: no optimizer step was seen: "
+            "scripts/benchmarks/first_step.py watches Step.update",
             exit_code=1,
         )
     (first, first_cpu), (last, last_cpu) = moments["first"], moments["last"]

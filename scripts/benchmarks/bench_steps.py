@@ -1,4 +1,4 @@
-"""A process that does optimizer steps whenever it is told to, so that several can be timed in short turns.
+"""A process that does optimizer steps on request, so that several can be timed in short turns.
 
 bench_steps.py SETTING CASE reads numbers of steps from stdin, a line each, and answers each with
 the seconds that they took.
@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 import bench_setup
 from bench_setup import MODELS, MeasurementError, Setting
 
-# steps before the first answer
+# Steps before the first answer.
 WARMUP = 3
 
 
@@ -24,7 +24,7 @@ WARMUP = 3
 def process(
     setting: Setting, case: str, *, threads: int, environment: dict[str, str]
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A process of its own, ready to do steps of `case`, a name of MODELS, on so many threads."""
+    """Start a process that does steps of `case`, a name of MODELS, on `threads` threads."""
     told = json.dumps(asdict(replace(setting, threads=threads)))
     variables = {
         name: value
@@ -47,7 +47,7 @@ def process(
 
 
 def seconds(started: "subprocess.Popen[str]", steps: int) -> float:
-    """How long a process takes for so many steps, now. Raises MeasurementError if it has ended."""
+    """Measure the seconds of `steps` steps. Raises MeasurementError if the process has ended."""
     assert started.stdin is not None
     assert started.stdout is not None
     try:
@@ -61,8 +61,7 @@ def seconds(started: "subprocess.Popen[str]", steps: int) -> float:
 
 
 def main(told: str, case: str) -> None:
-    """Build the trainer of a case, then do what stdin asks for."""
-
+    """Build the trainer of a case, then do the steps that stdin asks for."""
     setting = Setting(**json.loads(told))
     config = bench_setup.config_of(setting, *MODELS[case].overrides)
     device = bench_setup.set_up(setting, config)

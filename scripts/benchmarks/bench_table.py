@@ -1,33 +1,51 @@
-"""What scripts/bench prints: rows of figures for two contenders and their ratio, each as median (min to max). Plain Python."""
+"""What scripts/bench prints: figures of two contenders and their ratio, as median (min to max).
+
+It needs only plain Python.
+"""
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one case: a value per repeat for each contender (none: not measured), and the ratios of the pairs."""
+    """One figure of one case: a value per repeat for each contender, and the ratios of the pairs.
+
+    A contender without values was not measured.
+    """
 
     case: str
     figure: str
     a: Sequence[float] = ()
     b: Sequence[float] = ()
     ratio: Sequence[float] = ()
-    # of the values
+    # Digits of the values and of the ratios.
     digits: int = 0
     ratio_digits: int = 2
-    # the ratio is a share, shown in percent
+    # The ratio is a share, shown in percent.
     percent: bool = False
-    # shown behind the ratio
+    # Shown behind the ratio.
     note: str = ""
+
+
+class Look(TypedDict, total=False):
+    """How a row is shown: fields of `Row`."""
+
+    digits: int
+    ratio_digits: int
+    percent: bool
+    note: str
 
 
 @dataclass
 class Table:
-    """The rows of a part, under the names of its two contenders; `notes` say under what conditions they hold."""
+    """The rows of a part, under the names of its two contenders.
+
+    `notes` say under what conditions they hold.
+    """
 
     part: str
     title: str
@@ -36,15 +54,20 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, case: str, figure: str, a: Sequence[float], b: Sequence[float], **options: Any
+        self,
+        case: str,
+        figure: str,
+        a: Sequence[float],
+        b: Sequence[float],
+        **options: Unpack[Look],
     ) -> None:
-        """A row whose ratio is a / b, pair by pair; none where there is no b."""
+        """Add a row whose ratio is a / b, pair by pair; without b it has no ratio."""
         self.rows.append(Row(case, figure, a, b, ratios(a, b) if b else (), **options))
 
     def add_peaks(
         self, case: str, a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]
     ) -> None:
-        """Rows of the peak memory of both contenders' processes."""
+        """Add rows of the peak memory of both contenders' processes."""
         for name, figure in (
             ("peak_mib", "MiB, peak memory"),
             ("cuda_peak_mib", "MiB, peak on the GPU"),
@@ -60,17 +83,18 @@ class Table:
 
 
 def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """a / b, pair by pair. Raises ValueError if they are no pairs."""
+    """Return a / b, pair by pair. Raises ValueError if they are no pairs."""
     return [x / y for x, y in zip(a, b, strict=True)]
 
 
 def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of the sign test, which holds the true median with at least this confidence, whatever the distribution.
+    """Return the interval of the sign test.
 
-    Below six values none does with 95 %; then it is the range.
+    It holds the true median with at least this confidence, whatever the distribution. With fewer
+    than six values no interval does so at 95 %; then it is the range.
     """
     ordered, number = sorted(values), len(values)
-    # probability that at most `rank` values lie below the true median
+    # The probability that at most `rank` values lie below the true median.
     outside, rank = 0.0, 0
     while 2 * (outside := outside + math.comb(number, rank) * 0.5**number) <= 1 - confidence:
         rank += 1
@@ -79,24 +103,21 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
 
 
 def shown(values: Sequence[float], digits: int, *, scale: float = 1, unit: str = "") -> str:
-    """`median (min to max)`; a single value alone, none as nothing."""
+    """Return `median (min to max)`; of a single value only itself, of none an empty text."""
     if not values:
         return ""
     scaled = [scale * value for value in values]
     middle = f"{statistics.median(scaled):,.{digits}f}"
-    return (
-        f"{middle}{unit}"
-        if len(scaled) == 1
-        else f"{middle} ({min(scaled):,.{digits}f} to {max(scaled):,.{digits}f}){unit}"
-    )
+    if len(scaled) == 1:
+        return f"{middle}{unit}"
+    return f"{middle} ({min(scaled):,.{digits}f} to {max(scaled):,.{digits}f}){unit}"
 
 
 def cells(row: Row) -> list[str]:
-    """A row as text: case, figure, both contenders, ratio."""
-    scale, digits, unit = (
-        (100, max(0, row.ratio_digits - 1), " %") if row.percent else (1, row.ratio_digits, "")
-    )
-    ratio = shown(row.ratio, digits, scale=scale, unit=unit)
+    """Return a row as texts: case, figure, both contenders, ratio."""
+    ratio = shown(row.ratio, row.ratio_digits)
+    if row.percent:
+        ratio = shown(row.ratio, max(0, row.ratio_digits - 1), scale=100, unit=" %")
     return [
         row.case,
         row.figure,
@@ -107,10 +128,10 @@ def cells(row: Row) -> list[str]:
 
 
 def text(table: Table) -> str:
-    """The table with aligned columns, its notes below."""
+    """Return the table with aligned columns, and its notes below."""
     lines = [["", "", *table.contenders, "ratio"], *map(cells, table.rows)]
     for line, before in zip(reversed(lines[2:]), reversed(lines[1:-1]), strict=True):
-        # each case is named once
+        # Each case is named once.
         line[0] = "" if line[0] == before[0] else line[0]
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     body = [
@@ -127,7 +148,7 @@ def text(table: Table) -> str:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """The table as JSON holds it: every value of every repeat, and the medians."""
+    """Return the table as JSON holds it: every value of every repeat, and the medians."""
     names = ("a", "b", "ratio")
     return {
         "part": table.part,
@@ -144,6 +165,6 @@ def as_json(table: Table) -> dict[str, Any]:
 
 
 def middle(values: Iterable[float]) -> float | None:
-    """The median, or None of nothing."""
+    """Return the median; None if there are no values."""
     values = list(values)
     return statistics.median(values) if values else None

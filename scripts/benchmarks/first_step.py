@@ -1,47 +1,54 @@
-"""`train` as it is, which also notes when its first and its last optimizer step were done.   first_step.py FILE [ARGUMENT ...]
+"""Run `train`, and note when its first and its last optimizer step were done.
 
-Run by scripts/bench start. Nothing is imported that `train` would not import, and nothing earlier:
-the loop's module is watched for, and its `Step.update` wrapped when it comes. FILE gets JSON, a
-moment for each name: wall (of the monotonic clock) and CPU seconds.
+first_step.py FILE [ARGUMENT ...]
+
+`scripts/bench start` runs it. It imports nothing that `train` would not import, and nothing
+earlier: it waits for the module of `Step`, and wraps `Step.update` when that is imported. FILE gets
+JSON, a moment for each name: wall seconds of the monotonic clock, and CPU seconds.
 """
 
 import importlib.machinery
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skiplab.training.step import Step
 
 WATCHED = "skiplab.training.step"
 MOMENTS: dict[str, tuple[float, float]] = {}
 
 
 class Watcher:
-    """Finds the module as usual, and has what it defines wrapped."""
+    """Finds the module as usual, and wraps what it defines."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> Any:
+    ) -> importlib.machinery.ModuleSpec | None:
         if name != WATCHED:
             return None
-        spec: Any = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        assert spec is not None
+        loader: Any = spec.loader
+        execute = loader.exec_module
 
-        def exec_module(module: Any) -> None:
+        def exec_module(module: ModuleType) -> None:
             execute(module)
             watch(module.Step)
 
-        spec.loader.exec_module = exec_module
+        loader.exec_module = exec_module
         return spec
 
 
-def watch(step_class: Any) -> None:
+def watch(step_class: "type[Step]") -> None:
     """Note the moment after each step."""
-    update = step_class.update
+    update: Callable[..., object] = step_class.update
 
-    def noting(self: Any, *arguments: Any, **options: Any) -> Any:
-        result = update(self, *arguments, **options)
+    def noting(self: "Step", step: int, **options: float) -> object:
+        result = update(self, step, **options)
         if "first" not in MOMENTS and self.device.type == "cuda":
             sys.modules["torch"].cuda.synchronize()
         now = time.monotonic(), time.process_time()
@@ -49,10 +56,11 @@ def watch(step_class: Any) -> None:
         MOMENTS["last"] = now
         return result
 
-    step_class.update = noting
+    step_class.update = noting  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def main() -> None:
+    """Run `train`, then write the moments."""
     sys.meta_path.insert(0, Watcher())  # pyright: ignore[reportArgumentType]
     file = sys.argv[1]
     sys.argv = ["train", *sys.argv[2:]]

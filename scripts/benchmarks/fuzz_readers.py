@@ -1,4 +1,7 @@
-"""Feed the readers bytes that atheris grows by coverage: no exception but ours, no hang, no memory by what a header claims."""
+"""Feed the readers bytes that atheris grows by coverage.
+
+There must be no exception but ours, no hang, and no memory taken because a header claims it.
+"""
 
 import gzip
 import hashlib
@@ -18,7 +21,8 @@ try:
     atheris: Any = importlib.import_module("atheris")
 except ImportError:
     sys.exit(
-        "atheris is not installed: .venv/bin/pip install -e '.[fuzz]' (Linux and macOS, Python 3.11 to 3.13)"
+        "atheris is not installed: .venv/bin/pip install -e '.[fuzz]' "
+        "(Linux and macOS, Python 3.11 to 3.13)"
     )
 
 with atheris.instrument_imports(include=["skiplab"]):
@@ -37,7 +41,10 @@ TARGETS = {
 
 
 def seeds() -> dict[str, bytes]:
-    """A whole file of each kind to begin with: nothing random would ever have a right magic number or checksum."""
+    """Return a whole file of each kind to begin with.
+
+    Random bytes would never have the right magic number or checksum.
+    """
     idx = bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3)) + bytes(range(18))
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
@@ -62,7 +69,7 @@ deadline = time.monotonic() + 60 * float(sys.argv[1])
 
 
 def one(data: bytes) -> None:
-    """The first byte picks the reader, the rest is the file."""
+    """Read a file: the first byte picks the reader, the rest is the content."""
     if time.monotonic() > deadline:
         report()
     kind = list(TARGETS)[data[0] % len(TARGETS)] if data else "idx"
@@ -79,14 +86,13 @@ def one(data: bytes) -> None:
 
 
 def report() -> None:
-    """The figures; the end."""
+    """Print the figures, and exit."""
     for kind, count in counts.items():
         print(f"{kind:<8} {count:>9,} files, slowest {1000 * slowest[kind]:.0f} ms")
-    print(
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB; no exception but ours"
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory {peak:,.0f} MiB; no exception but ours")
     sys.stdout.flush()
-    # an exception of any kind would count as one of the readers'
+    # Any exception, SystemExit too, would count as one of the readers'.
     os._exit(0)
 
 

@@ -1,13 +1,15 @@
-"""Plain renderings of loops that people write, yardsticks of `scripts/bench documents` and `dataloader`. Nothing of Skiplab is used here.
+"""Plain renderings of loops that people write: yardsticks of bench_documents, bench_dataloader.
 
-PIL images through torchvision transforms and a DataLoader, torch's default memory format and
-optimizers, `.item()` every step; for document 1 a second pass over the training set for its
-training accuracy.
+They use nothing of Skiplab, but PIL images through torchvision transforms and a DataLoader, torch's
+default memory format and optimizers, and `.item()` every step. The lab *Residual and Skip
+Connections* has a second pass over the training set for its training accuracy; the notebook is
+*Residual Blocks*.
 """
 
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from torchvision import models, transforms
 
 
 class PlainBlock(nn.Module):
-    """Document 1's residual block."""
+    """The lab's residual block."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,7 +36,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainDeepCNN(nn.Module):
-    """Document 1's Deep_CNN."""
+    """The lab's Deep_CNN."""
 
     def __init__(self, width: int = 32, num_blocks: int = 6):
         super().__init__()
@@ -56,7 +58,7 @@ class PlainDeepCNN(nn.Module):
 
 
 class PlainResBlock(nn.Module):
-    """Document 2's residual block."""
+    """The notebook's residual block."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
@@ -74,7 +76,7 @@ class PlainResBlock(nn.Module):
 
 
 def plain_resnet() -> nn.Module:
-    """Document 2's ResNet."""
+    """Return the notebook's ResNet."""
     blocks = (PlainResBlock(1, 32), PlainResBlock(32, 64), PlainResBlock(64, 128, 2))
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(128, 10))
 
@@ -101,7 +103,7 @@ class PlainBasicBlock(nn.Module):
 
 
 def plain_resnet20() -> nn.Module:
-    """He et al.'s ResNet-20."""
+    """Return He et al.'s ResNet-20."""
     widths = (
         [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
     )
@@ -116,7 +118,7 @@ def plain_resnet20() -> nn.Module:
 
 
 def plain_resnet18() -> nn.Module:
-    """torchvision's ResNet-18 with the stem that is used on CIFAR."""
+    """Return torchvision's ResNet-18 with the stem that is used on CIFAR."""
     model = models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
@@ -129,11 +131,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": plain_resnet20,
     "resnet18": plain_resnet18,
 }
+# Images (N, H, W, C) and labels (N,).
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """uint8 images (N, H, W, C) and labels (N,) as a torchvision-style data set: a PIL image and its transform for each item."""
+    """A torchvision-style data set of uint8 images (N, H, W, C) and labels (N,).
+
+    An item is the transform of a PIL image.
+    """
 
     def __init__(
         self,
@@ -141,16 +148,17 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         labels: NDArray[np.int64],
         transform: Callable[[Any], Tensor],
     ):
-        self.images, self.labels, self.transform = images, labels, transform
+        self.images, self.labels = images, labels
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture = self.images[index]
-        return self.transform(
-            Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-        ), int(self.labels[index])
+        if picture.shape[2] == 1:
+            picture = picture[..., 0]
+        return self.transform(Image.fromarray(picture)), int(self.labels[index])
 
 
 def train_epoch(
@@ -159,7 +167,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> float:
-    """One pass as the documents train; the unweighted mean of the batch losses."""
+    """Train a pass as both documents do; return the unweighted mean of the batch losses."""
     model.train()
     losses = [
         train_step(model, images.to(device), labels.to(device), optimizer)
@@ -171,7 +179,7 @@ def train_epoch(
 def train_step(
     model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
 ) -> float:
-    """One optimizer step; its loss."""
+    """Do one optimizer step, and return its loss."""
     loss = F.cross_entropy(model(images), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -180,7 +188,7 @@ def train_step(
 
 
 def accuracy(model: nn.Module, loader: DataLoader[Any], device: torch.device) -> float:
-    """One pass as document 1 evaluates."""
+    """Evaluate a pass as the lab does; return the accuracy."""
     model.eval()
     correct = 0
     with torch.no_grad():
@@ -191,34 +199,30 @@ def accuracy(model: nn.Module, loader: DataLoader[Any], device: torch.device) ->
 
 def document(
     model_name: str,
-    training: Any,
-    validation: Any,
+    training: Arrays,
+    validation: Arrays,
     *,
     batch_size: int,
     warmup: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Seconds of one training pass and of one whole epoch of a document's loop over (images, labels) pairs."""
-    is_first = model_name == "deepcnn"
-    normalize = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    transform = (
-        transforms.Compose([transforms.Resize(32), transforms.ToTensor(), normalize])
-        if is_first
-        else transforms.ToTensor()
-    )
+    """Measure seconds of one training pass and of one whole epoch of a document's loop."""
+    is_lab = model_name == "deepcnn"
+    transform: Callable[[Any], Tensor] = transforms.ToTensor()
+    if is_lab:
+        normalize = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        transform = transforms.Compose([transforms.Resize(32), transforms.ToTensor(), normalize])
     model = MODELS[model_name]().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4 if is_first else 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4 if is_lab else 1e-3)
     first = PilImages(
         training[0][: warmup * batch_size], training[1][: warmup * batch_size], transform
     )
     train_epoch(model, DataLoader(first, batch_size), optimizer, device)
-    loader = DataLoader(
-        PilImages(training[0], training[1], transform), batch_size, shuffle=is_first
-    )
+    loader = DataLoader(PilImages(training[0], training[1], transform), batch_size, shuffle=is_lab)
     began = time.perf_counter()
     train_epoch(model, loader, optimizer, device)
     trained = time.perf_counter()
-    if is_first:
+    if is_lab:
         accuracy(model, loader, device)
         accuracy(
             model,
@@ -228,36 +232,49 @@ def document(
     return {"train": trained - began, "epoch": time.perf_counter() - began}
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How `with_workers` trains."""
+
+    # Per channel, of images scaled to 0 to 1.
+    mean: list[float]
+    std: list[float]
+    batch_size: int
+    # A name of OPTIMIZERS, and its options.
+    optimizer: str
+    options: dict[str, Any]
+
+
 def with_workers(
     model_name: str,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    training: Arrays,
+    recipe: Recipe,
     *,
-    mean: list[float],
-    std: list[float],
-    batch_size: int,
     warmup: int,
     threads: int,
-    optimizer: str,
-    options: dict[str, Any],
     device: torch.device,
 ) -> tuple[float, float]:
-    """Seconds of one training pass without its first `warmup` steps, with two workers, crop and mirror; MiB of the workers' own.
+    """Measure a training pass with two workers, crop and mirror.
 
-    The caller has run nothing on several threads yet: a worker that is forked later would hang in
-    its first parallel loop.
+    Returns its seconds without the first `warmup` steps, and the MiB of the workers' own. The
+    caller has run nothing on several threads yet: a worker that is forked later would hang in its
+    first parallel loop.
     """
     crop = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-    transform = transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(mean, std)])
-    dataset = PilImages(images, labels, transform)
+    normalize = transforms.Normalize(recipe.mean, recipe.std)
+    transform = transforms.Compose([*crop, transforms.ToTensor(), normalize])
     batches = iter(
         DataLoader(
-            dataset, batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"
+            PilImages(*training, transform),
+            recipe.batch_size,
+            shuffle=True,
+            num_workers=2,
+            pin_memory=device.type == "cuda",
         )
     )
     torch.set_num_threads(threads)
     model = MODELS[model_name]().to(device).train()
-    stepper = OPTIMIZERS[optimizer](model.parameters(), **options)
+    stepper = OPTIMIZERS[recipe.optimizer](model.parameters(), **recipe.options)
     began, workers = time.perf_counter(), 0.0
     for step, (x, y) in enumerate(batches):
         if step == warmup:
@@ -269,7 +286,10 @@ def with_workers(
 
 
 def private_mib(pid: int | None) -> float:
-    """MiB that a process has for itself: what it shares with the one that it was forked from is not counted; 0 where none tells."""
+    """Return the MiB that a process has for itself, without what it shares with its parent.
+
+    0 where the system does not tell.
+    """
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             return sum(int(line.split()[1]) for line in file if line.startswith("Private_")) / 1024

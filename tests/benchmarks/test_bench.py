@@ -86,22 +86,21 @@ def test_the_bare_loop_crops_from_a_black_border_and_mirrors(scripts: Any) -> No
     images = torch.randint(
         1, 256, (2, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    options = {
-        "mean": (0.0,) * 3,
-        "std": (1 / 255,) * 3,
-        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
-    }
-    options["optimizer"]["decay_norm_and_bias"] = False
-    bare = scripts("bare_loop").BareLoop(
-        torch.nn.Conv2d(3, 1, 1),
-        images,
-        torch.zeros(2),
+    recipe = scripts("bare_loop").Recipe(
+        mean=(0.0,) * 3,
+        std=(1 / 255,) * 3,
         batch_size=2,
         shuffle=True,
         crop=1,
         flip=True,
-        **options,
+        optimizer={
+            "name": "sgd",
+            "lr": 0.1,
+            "weight_decay": 0.0,
+            "decay_norm_and_bias": False,
+        },
     )
+    bare = scripts("bare_loop").BareLoop(torch.nn.Conv2d(3, 1, 1), images, torch.zeros(2), recipe)
     torch.manual_seed(0)
     fed = bare.batch(torch.ones(400, dtype=torch.int64)).permute(0, 2, 3, 1).round().byte()
     padded = torch.nn.functional.pad(images[1], (0, 0, 1, 1, 1, 1))
