@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from skiplab import build, provenance, regular
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.data import batches as data
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
@@ -188,7 +188,7 @@ def result_of(
             "depth": config.depth,
             "width": config.width,
             "seed": config.seed,
-            "identity": configs.identity(config),
+            "identity": stored.identity(config),
             "changed": [change.as_dict() for change in config.changed]
             + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
             "steps": progress.step,

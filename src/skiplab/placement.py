@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from skiplab import locations, provenance, regular
-from skiplab.config import validate as configs
+from skiplab.config import keys
 from skiplab.config.schema import Config
+from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.runs import checkpoint, folders
 
@@ -77,10 +78,10 @@ def is_ours(path: Path) -> bool:
 def take_out(config: Config, folder: Path) -> bool:
     """Whether out= is fresh; then it gets its config. Raises FolderError if it holds another run."""
     if folders.identity_of(folder) is not None:
-        check_same_run(config, folder, configs.identity(config))
+        check_same_run(config, folder, identity(config))
         go_on(config, folder)
         return False
-    write_config(folder, configs.dump(config))
+    write_config(folder, dump(config))
     return True
 
 
@@ -89,7 +90,7 @@ def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
     clear_leftovers(parent)
     if (
         config.resume == "auto"
-        and (found := folders.unfinished(OUTPUTS, configs.identity(config))) is not None
+        and (found := folders.unfinished(OUTPUTS, identity(config))) is not None
     ):
         try:
             go_on(config, found, afresh="resume=never starts afresh")
@@ -99,7 +100,7 @@ def choose(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
             ) from None
         return found, False
     folder = folders.make(parent, name_of(config, prefix))
-    write_config(folder, configs.dump(config))
+    write_config(folder, dump(config))
     return folder, True
 
 
@@ -132,7 +133,7 @@ def go_on(config: Config, folder: Path, *, afresh: str = "") -> None:
             flush=True,
         )
     if config.name is not None and config.name != stored.name:
-        write_config(folder, configs.dump(replace(stored, name=config.name)))
+        write_config(folder, dump(replace(stored, name=config.name)))
 
 
 def check_outputs() -> None:
@@ -151,11 +152,11 @@ def clear_leftovers(parent: Path) -> None:
 def check_same_run(config: Config, folder: Path, identity: str) -> None:
     """Raise FolderError unless the run in `folder` is the one that `config` describes and may go on."""
     if folders.identity_of(folder) != identity:
-        theirs, ours = provenance.load(folder), configs.flat(config)
+        theirs, ours = provenance.load(folder), flat(config)
         differing = [
             k
-            for k, v in configs.flat(theirs).items()
-            if ours.get(k) != v and configs.leaves()[k].metadata["changes_numbers"]
+            for k, v in flat(theirs).items()
+            if ours.get(k) != v and keys.leaves()[k].metadata["changes_numbers"]
         ]
         differing += (
             ["the weights of init_from"] if theirs.init_sha256 != config.init_sha256 else []

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skiplab import build, finish, provenance
-from skiplab.config import validate as configs
+from skiplab.config import stored, validate
 from skiplab.config.schema import Config
 from skiplab.errors import Diverged, OutOfMemory, RankFailed, UsageError
 from skiplab.machine import devices, memory, processes
@@ -38,7 +38,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
     go_on = f"train resume={shlex.quote(str(folder))}"
     stop_signal.advice = f"stopped; go on with: {go_on}"
     assert isinstance(config.trainer.devices, int)
-    told = {"config": configs.tree(config), "folder": str(folder.absolute()), "device": device.type}
+    told = {"config": stored.tree(config), "folder": str(folder.absolute()), "device": device.type}
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:
@@ -65,7 +65,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]
 
 def follow(ranks: Ranks, told: processes.Told) -> None:
     """What each process but the first does in a run: the same steps, on its parts of the batches. It writes and says nothing."""
-    config, folder = configs.check(told["config"], is_stored=True), Path(told["folder"])
+    config, folder = validate.check(told["config"], is_stored=True), Path(told["folder"])
     context = Context(
         folder=folder, device=processes.device_of(told, ranks.place), log=Silence(), ranks=ranks
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from skiplab import provenance, regular
-from skiplab.config import validate
+from skiplab.config.stored import identity, load
 from skiplab.errors import UsageError
 from skiplab.locations import root_in_words
 from skiplab.machine.cpu import num_cores
@@ -99,12 +99,12 @@ def row(folder: Path) -> tuple[str, ...]:
     problem, stored = folders.problem_of(folder), None
     if problem is None:
         try:
-            stored = validate.load(folder / folders.CONFIG)
+            stored = load(folder / folders.CONFIG)
         except UsageError as error:
             reason = str(error).split("\n")[0].removeprefix(f"{folder / folders.CONFIG}: ")
             problem = f"its {folders.CONFIG} does not pass the check: {reason}"
     where = printable(shlex.quote(str(folder)))
-    if stored is not None and validate.identity(stored) != folders.identity_of(folder):
+    if stored is not None and identity(stored) != folders.identity_of(folder):
         where += "  (config.yaml was edited by hand)"
     if stored is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")

@@ -228,7 +228,8 @@ def check_data(config: Any) -> None:
 def resume_command(path: Path, texts: Sequence[str]) -> int:
     """`train resume=PATH [KEY=VALUE ...]`: the folder's own config, with values that may change."""
     from skiplab import placement, provenance
-    from skiplab.config import overrides, validate as configs
+    from skiplab.config import overrides
+    from skiplab.config.stored import dump, effect_on_schedule, flat, identity
     from skiplab.runs import folders
 
     try:
@@ -261,16 +262,16 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
         if (
             changed != config
             and folders.is_finished(folder)
-            and configs.identity(changed) != configs.identity(config)
+            and identity(changed) != identity(config)
         ):
             print(f"{folder} was finished; it goes on because the command changes it")
             (folder / folders.RESULT).unlink()
         if changed != config:
-            for name, value in configs.flat(changed).items():
-                if (before := configs.flat(config)[name]) != value:
-                    print(f"{name}={value} (was {before})" + configs.effect_on_schedule(name))
+            for name, value in flat(changed).items():
+                if (before := flat(config)[name]) != value:
+                    print(f"{name}={value} (was {before})" + effect_on_schedule(name))
         if changed != stored:
-            placement.write_config(folder, configs.dump(changed))
+            placement.write_config(folder, dump(changed))
         if not folders.is_finished(folder):
             is_as_long = (config.epochs, config.steps, config.trainer.limit_steps) == (
                 changed.epochs,

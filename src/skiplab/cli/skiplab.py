@@ -87,9 +87,9 @@ def path(value: str) -> Path:
 
 def device(value: str) -> str:
     """What argparse calls on --device; raises UsageError for what is no device."""
-    from skiplab.config import lexicon, validate as configs
+    from skiplab.config import keys, lexicon
 
-    if not re.fullmatch(configs.leaves()["device"].metadata["pattern"], value):
+    if not re.fullmatch(keys.leaves()["device"].metadata["pattern"], value):
         guess = lexicon.device_of(value)
         rule = "auto, cpu, cuda, cuda:N or mps is expected"
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from skiplab import placement
-from skiplab.config import compose, validate as configs
+from skiplab.config import compose, validate
 from skiplab.errors import SkiplabError, Stopped
 from skiplab.launch import complain, launch, settled
 from skiplab.machine.signals import StopSignal
@@ -48,7 +48,7 @@ def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
     )
     cell = plan.cell_of(
         texts,
-        plan.within_budget(configs.check(compose.plain(cfg))),
+        plan.within_budget(validate.check(compose.plain(cfg))),
         folder=Path(hydra_config.sweep.dir),
         fixed=fixed,
     )

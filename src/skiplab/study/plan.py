@@ -10,7 +10,8 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from skiplab import locations, placement, provenance, regular
-from skiplab.config import compose, overrides, validate as configs
+from skiplab.config import compose, overrides, stored
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders
@@ -51,7 +52,7 @@ def is_own(folder: Path, config: Config) -> bool:
     that was auto or torchrun's; but not one that a command has changed on its way, which is another
     run.
     """
-    identity, found = configs.identity(config), folders.identity_of(folder)
+    identity, found = stored.identity(config), folders.identity_of(folder)
     if found is None or found == identity:
         return found is not None
     try:
@@ -85,7 +86,7 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
 
 def changes_numbers(key: str) -> bool:
     """Whether a group or key can change a run's numbers."""
-    field = configs.leaves().get(key)
+    field = leaves().get(key)
     # by the width that they choose
     if key in ("match", "target"):
         return True
@@ -110,7 +111,7 @@ def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str
     for texts, config in zip(jobs, compose.compose_all(jobs), strict=True):
         config = within_budget(config)
         found.setdefault(
-            configs.identity(config),
+            stored.identity(config),
             cell_of(texts, config, folder=folder, fixed=fixed, there=there),
         )
     by_folder: dict[Path, Cell] = {}
@@ -146,7 +147,7 @@ def cell_of(
     `block-conv_depth-2_seed-0_1a2b3c4d`.
     """
     pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
-    identity = configs.identity(config)
+    identity = stored.identity(config)
     words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
@@ -184,7 +185,7 @@ def cell_of(
 def was_probed(cell: Cell) -> bool:
     """Whether a run has recorded what its cell's config has the probe record."""
     try:
-        probed = configs.load(cell.folder / folders.CONFIG).trainer.probe
+        probed = stored.load(cell.folder / folders.CONFIG).trainer.probe
     except UsageError:
         return False
     return set(cell.config.trainer.probe.split(",")) <= set(probed.split(","))

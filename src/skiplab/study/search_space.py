@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from skiplab.config import grid, overrides, validate as configs
+from skiplab.config import grid, keys, overrides
 from skiplab.config.functions import whole_range
 from skiplab.errors import UsageError
 
@@ -72,7 +72,7 @@ def of_interval(
         rule = f"an interval from a smaller to a larger number is expected{', above 0' if is_log else ''}"
         raise UsageError(f"{override.input_line}: {rule}")
     if not isinstance(low, int) and not (
-        key in configs.leaves() and is_whole(configs.leaves()[key].type)
+        key in keys.leaves() and is_whole(keys.leaves()[key].type)
     ):
         return FloatDistribution(float(low), float(high), log=is_log)
     # Hydra reads the ends as fractions

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.errors import UsageError
 from skiplab.machine.signals import EXIT_CODES, SAVE
 from skiplab.runs import folders
@@ -154,7 +154,7 @@ def begin(job: Job, slot: Slot) -> bool:
         job.said = job.cell.log.stat().st_size
     config = job.cell.config
     with suppress(UsageError):
-        before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
+        before = stored.load(job.cell.folder / folders.CONFIG).trainer.threads
         config = replace(
             config, trainer=replace(config.trainer, threads=before or config.trainer.threads)
         )

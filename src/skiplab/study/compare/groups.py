@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy import stats
 
-from skiplab.config import validate as configs
+from skiplab.config.keys import leaves
 from skiplab.errors import UsageError
 from skiplab.study.compare.results import OF_RUNS, Result, is_share
 
@@ -166,7 +166,7 @@ def telling(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
 
 def varying(results: Sequence[Result]) -> list[str]:
     """The keys that change the numbers and are not the same in all runs, but for the seed, the plainest first."""
-    known = configs.leaves()
+    known = leaves()
     paths = {path for result in results for path in result.values} - {"seed", SPLIT}
     paths = {path for path in paths if path in OF_RUNS or known[path].metadata["changes_numbers"]}
     return sorted(

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiplab import placement, provenance, regular
-from skiplab.config import validate as configs
+from skiplab.config import stored
+from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
@@ -45,7 +46,7 @@ PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction",
 
 def keys_of(text: str) -> list[str]:
     """What `--by block,depth` names, by full paths, a group's name standing for its option. Raises UsageError for an unknown key."""
-    known = configs.leaves()
+    known = leaves()
     found: list[str] = []
     for word in re.split(r"[,\s]+", text.strip(", ")):
         if word == "seed":
@@ -54,21 +55,21 @@ def keys_of(text: str) -> list[str]:
             (path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None
         )
         if path is None:
-            raise UsageError(f"--by {configs.unknown_key(word)}")
+            raise UsageError(f"--by {unknown_key(word)}")
         found.append(path)
     return list(dict.fromkeys(found))
 
 
 def check_x(x: str) -> None:
     """Raise UsageError if `--x` names neither a key nor a cost."""
-    if f"{x}.name" in configs.leaves():
+    if f"{x}.name" in leaves():
         raise UsageError(
             f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}"
         )
-    if x not in configs.leaves() and x not in FIGURES:
+    if x not in leaves() and x not in FIGURES:
         if (told := nearest(x, FIGURES)).startswith("did you mean"):
             raise UsageError(f"--x {x}: no such key; {told}")
-        raise UsageError(f"--x {configs.unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
+        raise UsageError(f"--x {unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
 
 
 def home(paths: Sequence[Path]) -> Path:
@@ -312,7 +313,7 @@ def held_together(folder: Path, result: dict[str, Any]) -> Result:
             "edited by hand, or of another version; leave it out or run it anew"
         )
     begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
-    return Result(folder, config, configs.flat(config) | begun_from, result, identity)
+    return Result(folder, config, stored.flat(config) | begun_from, result, identity)
 
 
 def once(found: Found) -> None:
