@@ -15,7 +15,7 @@ import yaml
 
 import helpers
 from skiplab import paths
-from skiplab.config import compose as composition, keys, overrides, validate
+from skiplab.config import compose as composition, keys, overrides, presets, validate
 from skiplab.config.fields import key
 from skiplab.config.schema import Config, Trainer
 from skiplab.config.stored import dump, flat, identity, load, read_tree
@@ -448,6 +448,52 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("like", "option", "schema"),
+    [
+        ("optimizer/adamw", "lion", "Adam"),
+        ("optimizer/sgd", "momentum_only", "Sgd"),
+        ("scheduler/cosine", "exponential", "Cosine"),
+        ("scheduler/multistep", "staircase", "Multistep"),
+        ("model/airbench96", "airbench97", "Airbench"),
+        ("block/skip", "dense", "Block"),
+        ("dataset/digits", "letters", "Dataset"),
+    ],
+)
+def test_an_option_with_the_keys_of_another_needs_only_its_file(
+    like: str, option: str, schema: str, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf)
+    group, _, known = like.partition("/")
+    text = (conf / f"{like}.yaml").read_text().replace(f"name: {known}\n", f"name: {option}\n")
+    (conf / group / f"{option}.yaml").write_text(text)
+    more = ["dataset=cifar10"] if group == "model" else []
+    tree = dataclasses.asdict(compose(f"{group}={known}", *more))
+    tree[group]["name"] = option
+    made = getattr(validate.check(tree), group)
+    assert (type(made).__name__, made.name) == (schema, option)
+    tree[group]["name"] = f"{option}x"
+    with pytest.raises(UsageError, match=rf"^{group}\.name={option}x: did you mean {option}\?"):
+        validate.check(tree)
+
+
+def test_a_preset_that_cannot_be_read_hides_no_other_name(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf)
+    before = set(presets.keys_by_name("block"))
+    shutil.copytree(conf, conf.with_name("other"))
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf.with_name("other"))
+    for name, content in (
+        ("a", b"name: [a"),
+        ("b", b"name: \xff"),
+        ("c", b"- name: c"),
+        ("d", b""),
+    ):
+        (conf.with_name("other") / f"block/{name}.yaml").write_bytes(content)
+    assert set(presets.keys_by_name("block")) == before
 
 
 BROKEN = [

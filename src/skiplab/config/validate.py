@@ -6,12 +6,12 @@ stored config.
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
 from skiplab import locations
-from skiplab.config import keys, rules
+from skiplab.config import keys, lexicon, presets, rules
 from skiplab.config.schema import Change, Config
 from skiplab.config.values import convert, nearest, shown
 from skiplab.errors import UsageError
@@ -94,14 +94,12 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
         )
         return None
     schema = variants[0]
-    # the option's name picks the schema
     if len(variants) > 1:
-        by_name = {name: v for v in variants for name in typing.get_args(keys.hints(v)["name"])}
-        option = value.get("name")
-        if not isinstance(option, str) or option not in by_name:
-            problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), by_name)}")
+        option, options = value.get("name"), presets.keys_by_name(path)
+        if not isinstance(option, str) or option not in options:
+            problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), options)}")
             return None
-        schema = by_name[option]
+        schema = _schema_of(option, options[option], variants)
     hints = keys.hints(schema)
     known = {f.name: f for f in fields(schema)}
     for name in value:
@@ -126,6 +124,17 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
                 value[name], hints[name], prefix + name, problems, f.metadata
             )
     return schema(**converted) if len(converted) == len(known) else None
+
+
+def _schema_of(option: str, preset: Set[str], variants: tuple[Any, ...]) -> Any:
+    """Return the class named as the option, else the one whose keys differ least from its preset's."""
+
+    def difference(variant: Any) -> tuple[bool, int]:
+        known = {f.name for f in fields(variant)}
+        is_named_so = lexicon.plain(variant.__name__) == lexicon.plain(option)
+        return not is_named_so, len(known ^ preset)
+
+    return min(variants, key=difference)
 
 
 def _convert_tuple(

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from skiplab.config import lexicon
+from skiplab.config import lexicon, presets
 
 
 def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
@@ -26,7 +26,7 @@ FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
     """Return `value` as `kind`; what is wrong is appended to `problems` and None returned."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    choices = choices_of(kind, meta)
     converted: Any = None
     if choices is not None:
         if value in choices and not isinstance(value, bool):
@@ -71,6 +71,14 @@ def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping
         if bound is not None and not _holds(converted, rule, bound):
             problems.append(f"{path}={shown(value)}: must be {rule} {bound} ({meta['meaning']})")
     return converted
+
+
+def choices_of(kind: object, meta: Mapping[str, object]) -> tuple[str, ...] | None:
+    """Return the words that a key takes: of its type, or the names of its group; else None."""
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    group = meta.get("option_of")
+    return tuple(presets.keys_by_name(group)) if isinstance(group, str) else None
 
 
 def _holds(value: float, rule: str, bound: float) -> bool:
