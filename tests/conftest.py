@@ -13,6 +13,12 @@ from skiplab.cli.skiplab import skiplab_command
 from skiplab.launch import guarded
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs from tests that do not ask for one: what they expect is computed on a CPU."""
+    if "gpu" not in (config.getoption("markexpr") or ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine or this call leaves out, and say why."""
     asked = config.getoption("markexpr") or ""
@@ -31,7 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             import torch
 
             if not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+                reason = "gpu: no CUDA device that this call may use (run with -m gpu)"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import torch
 
 from skiplab.config import compose as composition
 from skiplab.config.schema import Config
-from skiplab.data import download
+from skiplab.locations import default_root
+from skiplab.machine.decisions import GO_ON, Decision
 from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
 # of the checkout
 ROOT = Path(__file__).resolve().parents[1]
 # before any test moves the cache
-REAL_ROOT = download.default_root()
+REAL_ROOT = default_root()
 HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
     REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
 ).is_file()
@@ -61,7 +62,7 @@ def compose(*texts: str) -> Config:
     return composition.compose_config(texts)
 
 
-def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], int] = lambda: 0) -> Context:
+def on_cpu(folder: Path, log: Log, stop_signal: Callable[[], Decision] = lambda: GO_ON) -> Context:
     """The surroundings of a run of one process on the CPU."""
     return Context(folder=folder, device=torch.device("cpu"), log=log, stop_signal=stop_signal)
 

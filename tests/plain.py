@@ -1,7 +1,8 @@
-"""Networks as formulas, for the tests: the two documents' blocks and networks, He et al.'s, written without skiplab.
+"""Networks as formulas, written without skiplab, for the tests to compare with.
 
-Every function takes a `Tape`, which hands out a network's tensors in the order in which its layers
-were made; a rendering that needs another number or shape of them fails.
+They are those of the lab *Residual and Skip Connections*, of the notebook *Residual Blocks*, of
+He et al., and of airbench. Every function takes a `Tape`, which hands out a network's tensors in
+the order in which its layers were made. A rendering that needs another number or shape fails.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from skiplab.networks.blocks import Style
 
 
 class Tape:
-    """The parameters and buffers of `model` in order, and the layers that use them up; `statistics` are BatchNorm's afterwards."""
+    """The parameters and buffers of `model` in order, and the layers that use them up.
+
+    `statistics` are BatchNorm's after the pass.
+    """
 
     def __init__(self, model: nn.Module, *, bias: bool = True):
         self.tensors = list(model.state_dict(keep_vars=True).values())
@@ -57,12 +61,12 @@ class Tape:
         return x @ self.take().T + self.take()
 
 
-# (tape, x, stride) -> y
+# A rendering is a function (tape, x, stride) -> y.
 Rendering = Callable[..., Tensor]
 
 
-# -------------------------------------------------------------------------------------------------------------
-# document 1
+# --------------------------------------------------------------------------------------------------
+# the lab
 
 
 def conv_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -95,8 +99,8 @@ def deep_cnn(tape: Tape, x: Tensor, *, block: Rendering, num_blocks: int) -> Ten
     return tape.linear(x.reshape(len(x), -1))
 
 
-# -------------------------------------------------------------------------------------------------------------
-# document 2
+# --------------------------------------------------------------------------------------------------
+# the notebook
 
 
 def mnist_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -112,12 +116,12 @@ def mnist_resnet(tape: Tape, x: Tensor, *, depth: int = 1) -> Tensor:
     return tape.linear(x.mean((2, 3)))
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # He et al.
 
 
 def option_a(x: Tensor, out_channels: int, stride: int) -> Tensor:
-    """The shortcut without parameters, pixel by pixel: zeros half before and half behind the channels."""
+    """The shortcut without parameters, pixel by pixel: half of the zeros before the channels."""
     batch, channels, height, width = x.shape
     out = torch.zeros(batch, out_channels, -(-height // stride), -(-width // stride), dtype=x.dtype)
     before = (out_channels - channels) // 2
@@ -151,7 +155,10 @@ def preact_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
 
 
 def preact_resnet(tape: Tape, x: Tensor, *, depth: int) -> Tensor:
-    """Section 4 of He et al. 2016: neither norm nor activation after the first convolution, both after the last sum."""
+    """Section 4 of He et al. 2016.
+
+    Neither norm nor activation follows the first convolution; both follow the last sum.
+    """
     x = tape.conv(x, 3)
     for stride in (1, 2, 2):
         for i in range((depth - 2) // 6):
@@ -166,7 +173,7 @@ def bottleneck_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
     return (out + (x if out.shape == x.shape else tape.conv(x, 1, stride))).relu()
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # airbench
 
 
@@ -194,12 +201,15 @@ BLOCKS: dict[str, Rendering] = {
 }
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # comparing
 
 
 def shake(model: nn.Module, seed: int = 0) -> nn.Module:
-    """In place: float64, and every norm's weights and statistics random, since at their initial 1 and 0 a mix-up would not show."""
+    """Make the model float64 and every norm's weights and statistics random, in place.
+
+    At their initial 1 and 0 a mix-up would not show.
+    """
     generator = torch.Generator().manual_seed(seed)
     model.double()
     for module in model.modules():
@@ -214,12 +224,15 @@ def shake(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool = True) -> None:
-    """`model` and `rendering(tape, x)` give the same output, gradients and BatchNorm statistics in the model's present mode."""
+    """Assert that `model` is `rendering(tape, x)`, in the model's present mode.
+
+    Outputs, gradients and BatchNorm statistics are compared.
+    """
     tape = Tape(model, bias=bias)
     x = x.clone().requires_grad_()
     inputs = [x, *(p for p in model.parameters() if p.requires_grad)]
     expected = rendering(tape, x)
-    # all used
+    # Every tensor was used.
     assert not tape.tensors
     out = model(x)
     assert out.shape == expected.shape
@@ -235,7 +248,10 @@ def assert_same(model: nn.Module, rendering: Rendering, x: Tensor, *, bias: bool
 
 
 def assert_has_a_plain_twin(block: Callable[..., nn.Module], *, has_shortcut: bool) -> None:
-    """With `shortcut=False` a block computes something else than with it, and all that it gives has gone through its convolutions."""
+    """Assert that `shortcut=False` changes a block that has a shortcut, and leaves a plain one.
+
+    All that the plain twin gives has gone through its convolutions.
+    """
     for in_channels, stride in ((8, 1), (8, 2), (4, 1), (4, 2)):
         x = torch.randn(
             (3, in_channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64

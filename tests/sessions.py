@@ -9,6 +9,7 @@ import torch
 from helpers import on_cpu
 from skiplab.config.schema import Config
 from skiplab.errors import Stopped
+from skiplab.machine.decisions import GO_ON, Decision, stop_with
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
@@ -27,13 +28,13 @@ def sit(
     with closing(Log(folder, console=False)) as log:
         trainer: Trainer | None = None
 
-        def stop_signal() -> int:
+        def stop_signal() -> Decision:
             assert trainer is not None
             if trainer.progress.step != stop_after:
-                return 0
+                return GO_ON
             if kill:
                 raise Killed
-            return 130
+            return stop_with(130)
 
         trainer, _ = prepare(config, on_cpu(folder, log, stop_signal))
         trainer.fit()

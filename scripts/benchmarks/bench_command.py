@@ -170,8 +170,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     """Measure, print the tables as they come, and write them down after each, so that an interrupted call keeps what it has."""
-    from skiplab.data import download
     from skiplab.errors import UsageError
+    from skiplab.locations import default_root
     from skiplab.machine import devices
     from skiplab.machine.cpu import num_cores
     from skiplab.words import counted
@@ -188,7 +188,7 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     setting = Setting(
         threads=options.threads or num_cores(),
         device=str(device),
-        root=str((options.root or download.default_root()).expanduser().resolve()),
+        root=str((options.root or default_root()).expanduser().resolve()),
         repeats=options.repeats,
         airbench=tuple(str(path.resolve()) for path in options.airbench),
     )

@@ -67,7 +67,7 @@ def overrides(case: str) -> list[str]:
 
 def splits(setting: Setting, case: str, config: Any) -> tuple[Any, Any, str]:
     """Training and validation images, and where they come from."""
-    from skiplab.data.batches import Split
+    from skiplab.data.splits import Split
 
     *_, counts, num_validation, _ = CASES[case]
     num_training = counts[setting.is_cuda]

@@ -42,7 +42,7 @@ PEAKS = {"peak_mib": "", "cuda_peak_mib": " on the GPU"}
 
 def evaluation(setting: Setting, *, model: str) -> dict[str, Any]:
     """img/s of evaluations and of blocks of training steps in turns."""
-    from skiplab.data.batches import Split
+    from skiplab.data.splits import Split
     from skiplab.training.evaluation import evaluate
 
     config = bench_setup.config_of(setting, *MODELS[model].overrides, "epochs=1000")

@@ -14,7 +14,7 @@ from bench_table import Table, median_interval, ratios
 if TYPE_CHECKING:
     from bare_loop import BareLoop
     from skiplab.config.schema import Config
-    from skiplab.data.batches import Split
+    from skiplab.data.splits import Split
     from skiplab.training.trainer import Trainer
 
 

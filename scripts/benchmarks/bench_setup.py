@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from skiplab.config.schema import Config
-    from skiplab.data.batches import Split
+    from skiplab.data.splits import Split
     from skiplab.training.trainer import Trainer
 
 COMMAND = Path(__file__).resolve().parents[1] / "bench"
@@ -237,23 +237,24 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
     """The first `count` training images (none: as many whole batches as there are), on the host, and where they come from."""
     import torch
 
-    from skiplab.data import batches
+    from skiplab.data.catalog import DATASETS
+    from skiplab.data.splits import Split
 
     dataset = config.dataset
     if lies_there(dataset.name, Path(setting.root)):
-        arrays = batches.DATASETS[dataset.name](Path(setting.root), "train")
+        arrays = DATASETS[dataset.name].read(Path(setting.root), "train")
         split, source = (
-            batches.Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()),
+            Split(torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()),
             f"the real {dataset.name}",
         )
     else:
         generator = torch.Generator().manual_seed(0)
         shape = (dataset.train_images, dataset.size, dataset.size, dataset.channels)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        split = batches.Split(images, torch.randint(0, 10, shape[:1], generator=generator))
+        split = Split(images, torch.randint(0, 10, shape[:1], generator=generator))
         source = f"random images of {dataset.name}'s shape (it is not under {setting.root})"
     size = count or len(split) // config.batch_size * config.batch_size
-    return batches.Split(split.images[:size].clone(), split.labels[:size].clone()), source
+    return Split(split.images[:size].clone(), split.labels[:size].clone()), source
 
 
 @contextlib.contextmanager

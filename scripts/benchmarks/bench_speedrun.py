@@ -161,7 +161,7 @@ def put_cifar10(root: Path, folder: Path) -> None:
     """train.pt and test.pt as the published scripts read them."""
     import torch
 
-    from skiplab.data import formats
+    from skiplab.data import cifar
 
     classes = [
         "airplane",
@@ -177,7 +177,7 @@ def put_cifar10(root: Path, folder: Path) -> None:
     ]
     folder.mkdir()
     for split in ("train", "test"):
-        arrays = formats.cifar10(root, split)
+        arrays = cifar.read_cifar10(root, split)
         images, labels = torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels).long()
         torch.save({"images": images, "labels": labels, "classes": classes}, folder / f"{split}.pt")
 

@@ -22,15 +22,15 @@ except ImportError:
     )
 
 with atheris.instrument_imports(include=["skiplab"]):
-    from skiplab.data import download, formats
+    from skiplab.data import cifar, download, idx
     from skiplab.errors import SkiplabError
     from skiplab.runs import checkpoint
 
 TARGETS = {
-    "idx": lambda path: formats.read_idx(path, num_dimensions=3),
-    "idx.gz": lambda path: formats.read_idx(path, num_dimensions=3),
-    "bin": lambda path: formats.read_cifar_binary(path, num_label_bytes=1, num_classes=10),
-    "pickle": lambda path: formats.read_cifar_pickle(path, label_key=b"labels", num_classes=10),
+    "idx": lambda path: idx.read_idx(path, num_dimensions=3),
+    "idx.gz": lambda path: idx.read_idx(path, num_dimensions=3),
+    "bin": lambda path: cifar.read_cifar_binary(path, num_label_bytes=1, num_classes=10),
+    "pickle": lambda path: cifar.read_cifar_pickle(path, label_key=b"labels", num_classes=10),
     "tar.gz": lambda path: download.extract(path, path.parent, ["data_batch_1.bin"]),
     "ckpt": checkpoint.peek,
 }

@@ -11,19 +11,23 @@ from torch import Tensor, nn
 from skiplab import provenance
 from skiplab.config import rules
 from skiplab.config.schema import Airbench, Config
-from skiplab.data import batches as data
+from skiplab.data import splits
 from skiplab.data.augment import Augment
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.locations import data_root
 from skiplab.machine import devices, memory, threads
 from skiplab.machine.ranks import ALONE
 from skiplab.machine.torchrun import Place
-from skiplab.networks import models
+from skiplab.networks import models, summary
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
-from skiplab.training import averages, optimizers
+from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
-from skiplab.training.evaluation import BATCH_SIZE, Evaluator, Predictor
+from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.pace import Pace
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -44,18 +48,17 @@ TRAINING = 3
 HOST_MARGIN = 1.5
 
 
-def open_split(config: Config, split: str) -> tuple[data.Split, str]:
+def open_split(config: Config, split: str) -> tuple[Split, str]:
     """Split train or test of the config's data set, on the host, and its checksum."""
     dataset = config.dataset
-    return data.load(
-        dataset.name,
-        split,
-        root=root_of(config),
+    expected = splits.Expected(
         channels=dataset.channels,
         size=dataset.size,
         num_classes=len(dataset.classes),
         num_images=dataset.train_images if split == "train" else dataset.test_images,
-        resize=dataset.resize,
+    )
+    return splits.load(
+        dataset.name, split, root=root_of(config), expected=expected, resize=dataset.resize
     )
 
 
@@ -66,19 +69,17 @@ def root_of(config: Config) -> Path:
 
 def trusted(config: Config) -> str | None:
     """A line on the data files that are read without a checksum; None if there are none."""
-    if not (found := data.unverified(config.dataset.name, root=root_of(config))):
+    if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
         return None
     archive = "their archive's checksum is published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
     return f"note: {', '.join(map(str, found))} read unverified; only {archive}"
 
 
-def training_data(
-    config: Config, device: torch.device
-) -> tuple[data.Split, data.Split | None, str]:
+def training_data(config: Config, device: torch.device) -> tuple[Split, Split | None, str]:
     """Training and validation part of the training set, on the device. The test set is only seen to be there."""
-    data.find(config.dataset.name, "test", root=root_of(config))
+    splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
-    training, validation = data.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
     return training.to(device), validation and validation.to(device), checksum
 
 
@@ -111,24 +112,26 @@ def built(config: Config) -> nn.Sequential:
     """The config's network with initial weights from torch's default generator, on torch's default device."""
     return models.build(
         config.model.name,
-        block=config.block.name,
-        depth=config.depth,
-        width=config.width,
-        channels=config.dataset.channels,
-        size=rules.image_size(config),
-        num_classes=len(config.dataset.classes),
-        norm=config.norm,
-        shortcut=config.shortcut,
-        bias=config.block.bias,
-        projection=config.block.projection,
+        Plan(
+            block=models.BLOCKS[config.block.name],
+            style=Style(
+                norm=config.norm,
+                shortcut=config.shortcut,
+                bias=config.block.bias,
+                projection=config.block.projection,
+            ),
+            depth=config.depth,
+            width=config.width,
+            dropout=config.model.dropout,
+            channels=config.dataset.channels,
+            size=rules.image_size(config),
+            num_classes=len(config.dataset.classes),
+        ),
         init=config.init,
-        dropout=config.model.dropout,
     )
 
 
-def fit_to_images(
-    config: Config, model: nn.Module, training: data.Split, device: torch.device
-) -> None:
+def fit_to_images(config: Config, model: nn.Module, training: Split, device: torch.device) -> None:
     """In place: the initial weights that come from the training images, where the network has such."""
     if models.wants_images(model):
         pixels = rules.image_size(config) ** 2
@@ -158,14 +161,14 @@ def describe(config: Config) -> str:
     return f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}{style}, on {config.dataset.name}"
 
 
-def summary_of(config: Config, model: nn.Sequential) -> models.Summary:
+def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
     """Parameters, MACs, FLOPs and shapes of the config's network."""
-    return models.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
+    return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
 
 
-def normalizer(config: Config, device: torch.device) -> data.Normalize:
+def normalizer(config: Config, device: torch.device) -> Normalize:
     """Pixels to network input, on the device."""
-    return data.Normalize(
+    return Normalize(
         mean=config.dataset.mean,
         std=config.dataset.std,
         size=rules.image_size(config),
@@ -181,28 +184,28 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
         model,
         autocast=torch.autocast(device.type, dtype, enabled=config.trainer.amp != "off"),
         tta=config.evaluator.tta,
-        batch_size=images_at_once(config),
+        batch_size=images_at_once(config, device),
     )
 
 
-def images_at_once(config: Config) -> int:
+def images_at_once(config: Config, device: torch.device) -> int:
     """How many images an evaluation takes at once: its usual number, or so few that the first stage's activations fit 4 GiB."""
     pixels = (
         rules.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)
     ) ** 2
     # bytes an image
     largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
-    return max(1, min(BATCH_SIZE, LARGEST_ACTIVATION // largest))
+    return max(1, min(largest_batch(device), LARGEST_ACTIVATION // largest))
 
 
-def batches_of(config: Config, training: data.Split, device: torch.device) -> data.Batches:
+def batches_of(config: Config, training: Split, device: torch.device) -> Batches:
     """The training images as batches, augmented and normalised as the config says."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
     automatic = "random" if dataset.flip_keeps_label else "none"
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
-    return data.Batches(
+    return Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -219,8 +222,8 @@ def batches_of(config: Config, training: data.Split, device: torch.device) -> da
 def make_trainer(
     config: Config,
     model: nn.Sequential,
-    training: data.Split,
-    validation: data.Split | None,
+    training: Split,
+    validation: Split | None,
     context: Context,
     *,
     accumulate: int,
@@ -242,7 +245,7 @@ def make_trainer(
         lookahead=averages.Lookahead(
             model, every=options.lookahead, decay=options.lookahead_decay, num_steps=num_steps
         ),
-        optimizer=optimizer_of(config, model, device, num_steps=num_steps),
+        optimizer=optimizer_of(config, model, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
         selection=selection_of(config, batches, device, num_steps=num_steps),
@@ -279,9 +282,7 @@ def make_trainer(
     return Trainer(settings, step, evaluator, saver, pace, context)
 
 
-def optimizer_of(
-    config: Config, model: nn.Module, device: torch.device, *, num_steps: int
-) -> optimizers.Optimizer:
+def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimizers.Optimizer:
     """The config's optimizer over a network's parameters."""
     options = asdict(config.optimizer)
     ends = (
@@ -292,23 +293,22 @@ def optimizer_of(
     return optimizers.build(
         options.pop("name"),
         model,
-        device=device,
         ends=ends,
         compiled=config.trainer.compile,
         **options,
     )
 
 
-def schedule_of(config: Config, *, num_steps: int) -> optimizers.Schedule:
+def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
     """The config's learning rate as a function of the step."""
     options = asdict(config.scheduler)
-    return optimizers.learning_rate(
+    return schedules.learning_rate(
         options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options
     )
 
 
 def selection_of(
-    config: Config, batches: data.Batches, device: torch.device, *, num_steps: int
+    config: Config, batches: Batches, device: torch.device, *, num_steps: int
 ) -> Selection:
     """Which images of each batch are trained on, as a network of the run's kind and trainer.select_width chooses; by default all."""
     options = config.trainer
@@ -323,7 +323,7 @@ def selection_of(
     return Selection(
         Proxy(
             model,
-            optimizer=optimizer_of(small, model, device, num_steps=num_steps),
+            optimizer=optimizer_of(small, model, num_steps=num_steps),
             learning_rate=schedule_of(small, num_steps=num_steps),
             batches=batches,
             autocast=predictor.autocast,
@@ -338,7 +338,7 @@ def selection_of(
 def accumulation(
     config: Config,
     model: nn.Module,
-    training: data.Split,
+    training: Split,
     device: torch.device,
     *,
     saved: Path | None = None,

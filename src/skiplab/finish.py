@@ -19,7 +19,8 @@ from torch import nn
 from skiplab import build, provenance, regular
 from skiplab.config import stored
 from skiplab.config.schema import Config
-from skiplab.data import batches as data
+from skiplab.data.batches import Batches
+from skiplab.data.splits import Split
 from skiplab.errors import CheckpointError, FolderError, NotDrawn, UsageError, in_words
 from skiplab.machine import devices
 from skiplab.runs import checkpoint, contents, folders, report
@@ -40,7 +41,7 @@ SPLITS = {"test": "test set", "val": "validation set"}
 class End:
     """What a finished run's pictures are of: the split that was reported, and what the network says of it."""
 
-    split: data.Split
+    split: Split
     tested: report.Predictions
 
 
@@ -86,13 +87,13 @@ def finish(
     held = trainer.evaluator.validation
     num_images = config.dataset.test_images + (len(held) if held is not None else 0)
     check_room(folder, num_images=num_images, num_classes=len(classes))
-    splits: dict[str, data.Split] = {}
+    splits: dict[str, Split] = {}
     if config.evaluator.split == "test":
         splits["test"] = open_test_set(
             config, folder, checkpoint_name="best", step=progress.best_step, reader="train"
         )
     if held is not None:
-        splits["val"] = data.Split(held.images.cpu(), held.labels.cpu())
+        splits["val"] = Split(held.images.cpu(), held.labels.cpu())
     predictions: dict[str, report.Predictions] = {}
     losses: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -112,7 +113,10 @@ def finish(
         text += f"note: {few}\n"
     checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays_of(predictions))
+    # Before NumPy 2.2, savez takes allow_pickle= for the name of an array, so it is not given. None
+    # of these arrays holds objects.
+    arrays = arrays_of(predictions)
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     checkpoint.write_atomically(folder / "predictions.npz", buffer.getvalue())
     test = found if reported == "test" else None
     result = result_of(
@@ -218,7 +222,7 @@ def result_of(
 
 def open_test_set(
     config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str
-) -> data.Split:
+) -> Split:
     """Read the sealed test set; each time is a line in the folder's test_reads.jsonl, before anything is made of it."""
     path = folder / contents.READS
     try:
@@ -236,7 +240,7 @@ def open_test_set(
 
 
 def predictions_on(
-    config: Config, predictor: Predictor, split: data.Split, device: torch.device
+    config: Config, predictor: Predictor, split: Split, device: torch.device
 ) -> tuple[report.Predictions, float]:
     """What the network says of a split, and its mean cross-entropy there."""
     probabilities, losses = predict(predictor, split.to(device), build.normalizer(config, device))
@@ -246,8 +250,8 @@ def predictions_on(
 def draw(
     config: Config,
     folder: Path,
-    batches: data.Batches,
-    split: data.Split,
+    batches: Batches,
+    split: Split,
     tested: report.Predictions,
     *,
     best_step: int,
@@ -300,7 +304,7 @@ def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, ti
 
 
 def draw_mistakes(
-    config: Config, split: data.Split, tested: report.Predictions, path: Path, *, title: str
+    config: Config, split: Split, tested: report.Predictions, path: Path, *, title: str
 ) -> None:
     """mistakes.png."""
     from skiplab.runs import plots
@@ -319,7 +323,7 @@ def draw_mistakes(
     plots.images(pictures, captions, path, title=heading)
 
 
-def draw_samples(config: Config, batches: data.Batches, path: Path, *, title: str) -> None:
+def draw_samples(config: Config, batches: Batches, path: Path, *, title: str) -> None:
     """samples.png."""
     from skiplab.runs import plots
 

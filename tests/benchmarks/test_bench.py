@@ -13,7 +13,8 @@ import torch
 
 from helpers import ROOT, compose
 from skiplab import build
-from skiplab.data import batches, formats
+from skiplab.data.digits import read_digits
+from skiplab.data.splits import Split
 
 SCRIPTS = ROOT / "scripts/benchmarks"
 CPU = torch.device("cpu")
@@ -35,9 +36,9 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def digits(count: int) -> batches.Split:
-    arrays = formats.digits(Path(), "train")
-    return batches.Split(
+def digits(count: int) -> Split:
+    arrays = read_digits(Path(), "train")
+    return Split(
         torch.from_numpy(arrays.images[:count]), torch.from_numpy(arrays.labels[:count]).long()
     )
 

@@ -13,8 +13,10 @@ from skiplab import finish
 from skiplab.config import compose as composition, overrides, validate
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, identity, load
-from skiplab.data import batches, cache, formats
-from skiplab.data.formats import Arrays
+from skiplab.data import cache, splits
+from skiplab.data.arrays import Arrays
+from skiplab.data.catalog import DATASETS, Dataset
+from skiplab.data.digits import read_digits
 from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 from skiplab.runs import folders
@@ -169,16 +171,16 @@ def test_a_test_set_that_cannot_be_read_leaves_no_line(
     folder = made(call, "out=run")
     ledger = folder / "test_reads.jsonl"
     assert len(ledger.read_text().splitlines()) == 1
-    split = batches.load
+    split = splits.load
 
     def broken(*arguments: Any, **options: Any) -> Any:
         raise UsageError("the files are gone")
 
-    monkeypatch.setattr(batches, "load", broken)
+    monkeypatch.setattr(splits, "load", broken)
     code, _, err = call("evaluate", "run", command="skiplab")
     assert (code, err) == (2, "error: the files are gone\n")
     assert len(ledger.read_text().splitlines()) == 1
-    monkeypatch.setattr(batches, "load", split)
+    monkeypatch.setattr(splits, "load", split)
     assert call("evaluate", "run", command="skiplab")[0] == 0
     assert len(ledger.read_text().splitlines()) == 2
 
@@ -206,15 +208,18 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "data"
     root.mkdir()
     for split in ("train", "test"):
-        arrays = formats.digits(Path(), split)
+        arrays = read_digits(Path(), split)
         (root / split).write_bytes(arrays.images.tobytes() + arrays.labels.tobytes())
 
     def read(root: Path, split: str) -> Arrays:
-        arrays = formats.digits(Path(), split)
+        arrays = read_digits(Path(), split)
         return Arrays(arrays.images, arrays.labels, root / split)
 
-    monkeypatch.setitem(batches.FILES, "digits", lambda _root, split: [root / split])
-    monkeypatch.setitem(batches.DATASETS, "digits", lambda _root, split: read(root, split))
+    made_up = Dataset(
+        lambda _root, split: read(root, split),
+        find_files=lambda _root, split: [root / split],
+    )
+    monkeypatch.setitem(DATASETS, "digits", made_up)
     return root
 
 
@@ -230,7 +235,7 @@ def test_a_run_never_trains_on_an_overwritten_cache(call: Cli, small_mnist: Path
     assert (
         second["data_sha256"]
         == first["data_sha256"]
-        == cache.digest_of(formats.digits(Path(), "train"))
+        == cache.digest_of(read_digits(Path(), "train"))
     )
     assert second["test"] == first["test"]
     assert second["best_val_loss"] == first["best_val_loss"]
@@ -239,9 +244,10 @@ def test_a_run_never_trains_on_an_overwritten_cache(call: Cli, small_mnist: Path
 def test_files_that_are_read_unverified_are_told(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        batches.UNVERIFIED, "digits", lambda root, split: [Path(f"/data/{split}.bin")]
+    trusted = Dataset(
+        read_digits, find_unverified=lambda _root, split: [Path(f"/data/{split}.bin")]
     )
+    monkeypatch.setitem(DATASETS, "digits", trusted)
     folder = made(call, "out=run")
     told = "note: /data/train.bin, /data/test.bin read unverified; only "
     assert (folder / folders.LOG).read_text().count(told) == 1

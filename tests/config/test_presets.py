@@ -17,11 +17,11 @@ from skiplab.cli import help as help_text
 from skiplab.config import overrides, presets
 from skiplab.config.compose import plain
 from skiplab.config.validate import check
-from skiplab.data import batches
+from skiplab.data import catalog
 from skiplab.errors import UsageError
-from skiplab.networks import blocks, models
+from skiplab.networks import models
 from skiplab.paths import conf_folder, groups
-from skiplab.training import optimizers
+from skiplab.training import optimizers, schedules
 
 GROUPS = groups()
 # he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each
@@ -288,11 +288,11 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
 
 
 REGISTRIES = {
-    "block": blocks.BLOCKS,
+    "block": models.BLOCKS,
     "model": models.MODELS,
-    "dataset": batches.DATASETS,
+    "dataset": catalog.DATASETS,
     "optimizer": optimizers.OPTIMIZERS,
-    "scheduler": optimizers.SCHEDULERS,
+    "scheduler": schedules.SCHEDULES,
 }
 
 

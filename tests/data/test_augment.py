@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skiplab.data.augment import Augment
 
-# rows of pixels
+# An image is a list of rows, a row a list of pixels.
 Image = list[list[tuple[int, ...]]]
 FILL = (250, 251, 252)
 
@@ -28,7 +28,7 @@ def made_up(num: int, height: int, width: int, channels: int) -> Tensor:
 
 
 def augment(*, channels: int = 3, **options: Any) -> Callable[..., Tensor]:
-    """An augmentation of whole batches, of which `options` are not as neutral ones are."""
+    """An augmentation of whole batches that does nothing but what `options` ask for."""
     chosen: dict[str, Any] = {
         "flip": "none",
         "crop": 0,
@@ -54,14 +54,14 @@ def frozen(image: Image) -> tuple[tuple[tuple[int, ...], ...], ...]:
     return tuple(tuple(row) for row in image)
 
 
-# -------------------------------------------------------------------------------------------------------------
-# the oracles
+# --------------------------------------------------------------------------------------------------
+# The oracles
 
 
 def crops_and_mirrorings(
     image: Image, *, flip: bool, crop: int, padding_mode: str = "zeros"
 ) -> dict[object, tuple[int, int, bool]]:
-    """Every possible outcome of flip-and-crop, with how it came about: (row offset, column offset, mirrored)."""
+    """Every possible outcome of flip-and-crop -> (row offset, column offset, mirrored)."""
     height, width, black = len(image), len(image[0]), (0,) * len(image[0][0])
     side = [black] * crop
     edge = [[black] * (width + 2 * crop)] * crop
@@ -82,7 +82,10 @@ def crops_and_mirrorings(
 
 
 def cutouts(image: Image, *, cutout: int, inside: bool = False) -> set[object]:
-    """Every possible outcome of cutout: a square whose centre is a pixel, clipped at the edges, or with `inside` never beyond them."""
+    """Every possible outcome of cutout.
+
+    The square's centre is a pixel. It is clipped at the edges, or with `inside` never beyond them.
+    """
     height, width, fill = len(image), len(image[0]), FILL[: len(image[0][0])]
     outcomes: set[object] = set()
     beyond = (cutout // 2, cutout - cutout // 2 - 1) if inside else (0, 0)
@@ -104,8 +107,8 @@ def cutouts(image: Image, *, cutout: int, inside: bool = False) -> set[object]:
     return outcomes
 
 
-# ----------------------------------------------------------------------------------------------------------
-# flip and crop
+# --------------------------------------------------------------------------------------------------
+# Flip and crop
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
@@ -127,7 +130,7 @@ def test_flip_and_crop_make_every_outcome_and_no_other(
         outcomes = crops_and_mirrorings(
             image_of(image), flip=flip, crop=crop, padding_mode=padding_mode
         )
-        # else some crops are alike
+        # Otherwise some crops are alike.
         if crop < width and padding_mode == "zeros":
             assert len(outcomes) == (2 * crop + 1) ** 2 * (2 if flip else 1)
         seen = Counter(outcomes.get(frozen(image_of(part))) for part in parts)
@@ -161,14 +164,14 @@ def test_a_crop_shows_the_black_border() -> None:
     results = augment(crop=4)(white, generator())
     # (400, H, W, C) -> (400,)
     lit = (results == 255).all(3).flatten(1).sum(1)
-    # the whole image can be beside the picture
+    # The crop may show nothing but the border.
     assert int(lit.min()) == 0
     assert int(lit.max()) == 16
     assert set(results.unique().tolist()) == {0, 255}
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# cutout
+# --------------------------------------------------------------------------------------------------
+# Cutout
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -195,7 +198,7 @@ def test_the_covered_square_has_the_side_asked_for_unless_clipped(side: int) -> 
     covered = (results == torch.tensor(FILL, dtype=torch.uint8)).all(3)
     assert torch.equal(results[~covered], images[~covered])
     heights, widths = covered.any(2).sum(1), covered.any(1).sum(1)
-    # a rectangle without holes
+    # What is covered is a rectangle without holes.
     assert torch.equal(covered.flatten(1).sum(1), heights * widths)
     at_edge = (
         covered[:, 0].any(1)
@@ -206,13 +209,13 @@ def test_the_covered_square_has_the_side_asked_for_unless_clipped(side: int) -> 
     assert bool((heights[~at_edge] == side).all())
     assert bool((widths[~at_edge] == side).all())
     assert int(heights.max()) == int(widths.max()) == side
-    # its centre is always inside
+    # Its centre is always inside.
     assert int(heights.min()) == int(widths.min()) == (side + 1) // 2
     assert 0 < int((~at_edge).sum()) < 1000
 
 
-# -------------------------------------------------------------------------------------------------------------
-# everything
+# --------------------------------------------------------------------------------------------------
+# Everything
 
 
 def test_nothing_configured_gives_the_images_as_they_are() -> None:
@@ -258,8 +261,8 @@ def test_images_in_memory_of_another_order_come_out_the_same() -> None:
     assert torch.equal(both(strided, generator()), both(images, generator()))
 
 
-# -------------------------------------------------------------------------------------------------------------
-# statistics
+# --------------------------------------------------------------------------------------------------
+# Statistics
 
 
 def test_half_are_mirrored_every_offset_is_as_likely_and_all_are_independent() -> None:
@@ -278,7 +281,7 @@ def test_half_are_mirrored_every_offset_is_as_likely_and_all_are_independent() -
     for outcome, count in Counter(seen).items():
         assert_likely(count, 1 / 18)
         assert outcome in outcomes.values()
-    # neighbours in the batch
+    # Neighbours in the batch are independent, too.
     assert_likely(
         sum(one[2] == other[2] for one, other in zip(seen, seen[1:] + seen[:1], strict=True)), 1 / 2
     )
@@ -296,8 +299,8 @@ def test_centres_of_cutouts_are_spread_evenly() -> None:
     assert float((counts - 500).abs().max()) < 4 * deviation
 
 
-# -------------------------------------------------------------------------------------------------
-# alternating, inside, parts
+# --------------------------------------------------------------------------------------------------
+# Alternating, inside, parts
 
 
 def test_an_alternating_flip_mirrors_what_it_is_told_to() -> None:
@@ -318,7 +321,7 @@ def test_a_square_that_stays_inside_lies_everywhere_inside_and_nowhere_else(cuto
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_batch_in_parts_is_augmented_as_the_whole(parts: int) -> None:
-    """What the images of a part draw depends on their place in the batch alone."""
+    """What the images of a part draw depends only on their place in the batch."""
     images = made_up(10, 5, 7, 3)
     options: dict[str, Any] = {
         "flip": "random",

@@ -1,47 +1,23 @@
-"""The official files: which are read, what is said of those that are missing, misplaced, too large or no files at all."""
+"""The official files: which are read, and how missing, misplaced or bad ones are reported."""
 
 import gzip
-import hashlib
-import io
 import os
 import shutil
 import socket
 import struct
-import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from skiplab.data import batches, download, official
+from datafiles import NOWHERE, lay, md5, refusal, tar_of
+from skiplab.data import download, official, splits
+from skiplab.data.catalog import DATASETS, Dataset
+from skiplab.data.digits import read_digits
 from skiplab.data.download import Published
-from skiplab.errors import UsageError
 from skiplab.locations import cache_folder
 
-# nobody listens there
-NOWHERE = ("http://127.0.0.1:9",)
 RECORD = 1 + 3072
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The one line of the UsageError that `call` must raise."""
-    with pytest.raises(UsageError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def lay(folder: Path, content: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, each in content.items():
-        (folder / name).write_bytes(each)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +27,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # IDX
 
 IMAGES = bytes((0, 0, 8, 3)) + struct.pack(">3I", 2, 3, 3) + bytes(range(18))
@@ -66,7 +42,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def idx(root: Path) -> Path:
     """Find the images of an MNIST of two."""
-    return official.idx_file(root, FILE, md5(IMAGES), dataset="mnist")
+    return official.find_idx_file(root, FILE, md5(IMAGES), dataset="mnist")
 
 
 def test_a_gzip_file_that_was_packed_anew_is_taken(tmp_path: Path) -> None:
@@ -93,7 +69,7 @@ def test_an_idx_file_that_is_too_large_is_not_read(
     )
 
 
-# where the file lies, and under which root it is looked for
+# Where the file lies, and under which root it is looked for.
 PLACES = {
     "a dot for a dash": ("MNIST/raw/train-images.idx3-ubyte", "."),
     "upper case": ("MNIST/raw/TRAIN-IMAGES-IDX3-UBYTE", "."),
@@ -112,7 +88,7 @@ PLACES = {
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("case", PLACES)
 def test_what_lies_near_is_told_with_what_to_do(tmp_path: Path, case: str, packed: bool) -> None:
-    """And what is told helps: the command as it stands, or the root."""
+    """The advice helps: the command as it stands, or the root."""
     place, root = PLACES[case]
     base = tmp_path / "base"
     path = base / (place + (".gz" if packed else ""))
@@ -128,7 +104,7 @@ def test_what_lies_near_is_told_with_what_to_do(tmp_path: Path, case: str, packe
 
 
 def test_another_file_of_that_name_is_none(tmp_path: Path) -> None:
-    """Fashion-MNIST's files are called as MNIST's are, and lie in the same root."""
+    """Fashion-MNIST's files have the same names as MNIST's, and lie in the same root."""
     lay(tmp_path / "FashionMNIST/raw", {PLAIN: IMAGES[::-1], PACKED: gzip.compress(IMAGES[::-1])})
     lay(tmp_path, {"train-images.idx3-ubyte": b"x"})
     os.mkfifo(tmp_path / "train_images-idx3-ubyte")
@@ -150,7 +126,7 @@ def put(path: Path, kind: str) -> None:
     elif kind == "a socket":
         with socket.socket(socket.AF_UNIX) as listener:
             here = Path.cwd()
-            # a socket's path has 107 bytes at most
+            # A socket's path has 107 bytes at most.
             os.chdir(path.parent)
             listener.bind(path.name)
             os.chdir(here)
@@ -174,29 +150,17 @@ def test_what_is_no_file_is_said_to_be_so_and_never_opened(
         tmp_path / "MNIST/raw",
         {PACKED if name == PLAIN else PLAIN: gzip.compress(IMAGES) if name == PLAIN else IMAGES},
     )
-    # the other version is enough
+    # The other version is enough.
     assert idx(tmp_path).is_file()
 
 
-# -------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # CIFAR
 
 PARTS = {f"part_{i}.bin": bytes([i]) * 2 * RECORD for i in range(3)}
 PICKLES = {"data_batch_1": b"pickled 1", "test_batch": b"pickled 2"}
-
-
-def tar_of(members: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"folder/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
-
-
 ARCHIVE, PYTHON = tar_of(PARTS), tar_of(PICKLES)
-# one whose test file has no published checksum
+# A CIFAR whose test file has no published checksum.
 SMALL = replace(
     official.CIFAR10,
     archive=Published("binary", "small.tar.gz", md5(ARCHIVE), NOWHERE),
@@ -217,9 +181,12 @@ SMALL = replace(
 
 def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
     folder = lay(tmp_path / "binary", {"part_1.bin": PARTS["part_1.bin"]})
-    said = f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; small.tar.gz is not in {folder} and could not be fetched"
-    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(said)
-    assert refusal(lambda: SMALL.locate(tmp_path, "test")).startswith(
+    said = (
+        f"cifar10: part_2.bin missing in {folder}, where 1 of 2 files are; "
+        f"small.tar.gz is not in {folder} and could not be fetched"
+    )
+    assert refusal(lambda: SMALL.find_files(tmp_path, "train")).startswith(said)
+    assert refusal(lambda: SMALL.find_files(tmp_path, "test")).startswith(
         f"cifar10: small.tar.gz is not in {folder} and could not be fetched"
     )
 
@@ -230,7 +197,7 @@ def test_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
 )
 def test_no_cifar_file_is_said_to_be_so(tmp_path: Path, name: str, kind: str) -> None:
     put(tmp_path / name, kind)
-    assert refusal(lambda: SMALL.locate(tmp_path, "train")).startswith(
+    assert refusal(lambda: SMALL.find_files(tmp_path, "train")).startswith(
         f"{tmp_path / name}: is {kind}; "
     )
 
@@ -238,22 +205,22 @@ def test_no_cifar_file_is_said_to_be_so(tmp_path: Path, name: str, kind: str) ->
 def test_cifar_files_in_another_place_are_told(tmp_path: Path) -> None:
     lay(tmp_path / "base/binary", PARTS)
     assert f"set dataset.root={tmp_path / 'base'}" in refusal(
-        lambda: SMALL.locate(tmp_path / "base/binary", "train")
+        lambda: SMALL.find_files(tmp_path / "base/binary", "train")
     )
-    assert "and 1 more files likewise" in refusal(lambda: SMALL.locate(tmp_path, "train"))
+    assert "and 1 more files likewise" in refusal(lambda: SMALL.find_files(tmp_path, "train"))
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base/pickled", PICKLES)
     assert f"set dataset.root={tmp_path / 'base'}" in refusal(
-        lambda: SMALL.locate(tmp_path / "base/pickled", "train")
+        lambda: SMALL.find_files(tmp_path / "base/pickled", "train")
     )
     shutil.rmtree(tmp_path / "base")
     lay(tmp_path / "base", {"small-python.tar.gz": PYTHON})
-    message = refusal(lambda: SMALL.locate(tmp_path / "base", "train"))
+    message = refusal(lambda: SMALL.find_files(tmp_path / "base", "train"))
     assert (
         f"{tmp_path / 'base/small-python.tar.gz'} is there, but not unpacked; tar -xzf " in message
     )
     lay(tmp_path / "base", {"small.tar.gz": ARCHIVE})
-    assert [path.name for path in SMALL.locate(tmp_path / "base", "train")] == [
+    assert [path.name for path in SMALL.find_files(tmp_path / "base", "train")] == [
         "part_2.bin",
         "part_1.bin",
     ]
@@ -265,10 +232,10 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, split in (("part_0.bin", "test"), ("part_2.bin", "train")):
         os.truncate(tmp_path / "binary" / name, 4_000_000 * RECORD)
         said = "damaged: 12,292,000,000 bytes, the published file has 6,146"
-        assert said in refusal(lambda split=split: SMALL.locate(tmp_path, split))
+        assert said in refusal(lambda split=split: SMALL.find_files(tmp_path, split))
     for read, folder, name in (
-        (official.CIFAR100.locate, "cifar-100-binary", "train.bin"),
-        (official.CIFAR100.locate, "cifar-100-python", "train"),
+        (official.CIFAR100.find_files, "cifar-100-binary", "train.bin"),
+        (official.CIFAR100.find_files, "cifar-100-python", "train"),
     ):
         path = lay(tmp_path / folder, {name: b""}) / name
         os.truncate(path, 12 * 10**9)
@@ -279,7 +246,7 @@ def test_a_sparse_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     archive = lay(tmp_path / "other", {"small.tar.gz": b""}) / "small.tar.gz"
     os.truncate(archive, 12 * 10**9)
     assert "which no file of a data set has" in refusal(
-        lambda: SMALL.locate(tmp_path / "other", "train")
+        lambda: SMALL.find_files(tmp_path / "other", "train")
     )
 
 
@@ -287,7 +254,7 @@ def test_a_file_without_a_published_checksum_must_have_the_published_size(tmp_pa
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     path.write_bytes(bytes(RECORD))
     assert "damaged: 3,073 bytes, the published file has 6,146" in refusal(
-        lambda: SMALL.locate(tmp_path, "test")
+        lambda: SMALL.find_files(tmp_path, "test")
     )
 
 
@@ -300,55 +267,56 @@ def test_what_nothing_is_known_of_is_read_on_trust_and_told(
 ) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     changed(path)
-    assert SMALL.locate(tmp_path, "test") == [path]
-    assert SMALL.unverified(tmp_path, "test") == [path]
-    assert SMALL.unverified(tmp_path, "train") == []
-    monkeypatch.setitem(batches.UNVERIFIED, "small", SMALL.unverified)
-    assert batches.unverified("small", root=tmp_path) == [path]
-    assert batches.unverified("digits", root=tmp_path) == []
+    assert SMALL.find_files(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "train") == []
+    small = Dataset(read_digits, find_unverified=SMALL.find_unverified)
+    monkeypatch.setitem(DATASETS, "small", small)
+    assert splits.find_unverified("small", root=tmp_path) == [path]
+    assert splits.find_unverified("digits", root=tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["", "binary"])
 def test_beside_the_archive_every_file_is_verified(tmp_path: Path, place: str) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     lay(tmp_path / place, {"small.tar.gz": ARCHIVE})
-    assert SMALL.unverified(tmp_path, "test") == []
-    assert SMALL.locate(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == []
+    assert SMALL.find_files(tmp_path, "test") == [path]
     changed(path)
-    assert f"{path}: damaged: its MD5 is" in refusal(lambda: SMALL.locate(tmp_path, "test"))
+    assert f"{path}: damaged: its MD5 is" in refusal(lambda: SMALL.find_files(tmp_path, "test"))
 
 
 def test_what_was_unpacked_here_is_verified_without_the_archive(tmp_path: Path) -> None:
     lay(tmp_path, {"small.tar.gz": ARCHIVE})
-    (path,) = SMALL.locate(tmp_path, "test")
+    (path,) = SMALL.find_files(tmp_path, "test")
     (tmp_path / "small.tar.gz").unlink()
-    assert SMALL.unverified(tmp_path, "test") == []
+    assert SMALL.find_unverified(tmp_path, "test") == []
     changed(path)
-    assert "damaged: its MD5 is" in refusal(lambda: SMALL.locate(tmp_path, "test"))
+    assert "damaged: its MD5 is" in refusal(lambda: SMALL.find_files(tmp_path, "test"))
 
 
 def test_a_damaged_archive_vouches_for_nothing(tmp_path: Path) -> None:
     path = lay(tmp_path / "binary", PARTS) / "part_0.bin"
     lay(tmp_path, {"small.tar.gz": tar_of({**PARTS, "part_0.bin": bytes(6146)})})
-    assert SMALL.unverified(tmp_path, "test") == [path]
-    assert SMALL.locate(tmp_path, "test") == [path]
+    assert SMALL.find_unverified(tmp_path, "test") == [path]
+    assert SMALL.find_files(tmp_path, "test") == [path]
 
 
 def test_files_that_can_be_verified_are_preferred(tmp_path: Path) -> None:
     lay(tmp_path / "binary", PARTS)
     lay(tmp_path / "pickled", PICKLES)
-    assert SMALL.locate(tmp_path, "test") == [tmp_path / "pickled/test_batch"]
-    assert SMALL.unverified(tmp_path, "test") == []
+    assert SMALL.find_files(tmp_path, "test") == [tmp_path / "pickled/test_batch"]
+    assert SMALL.find_unverified(tmp_path, "test") == []
 
 
 def test_decoding_reads_verified_bytes_whatever_is_remembered(tmp_path: Path) -> None:
-    """A verdict is remembered by times that a clock set back, or another file system, may repeat."""
+    """A verdict is remembered by times, which a clock set back or a file system may repeat."""
     lay(tmp_path / "binary", PARTS)
-    SMALL.locate(tmp_path, "train")
+    SMALL.find_files(tmp_path, "train")
     path = tmp_path / "binary/part_1.bin"
     changed(path)
     stat = path.stat()
     known = md5(PARTS["part_1.bin"])
     download.remember(str(path), [stat.st_size, stat.st_mtime_ns, known, stat.st_ctime_ns])
-    SMALL.locate(tmp_path, "train")
-    assert "damaged" in refusal(lambda: SMALL.locate(tmp_path, "train", afresh=True))
+    SMALL.find_files(tmp_path, "train")
+    assert "damaged" in refusal(lambda: SMALL.find_files(tmp_path, "train", reread=True))

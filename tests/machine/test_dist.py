@@ -22,8 +22,9 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 from helpers import Cli, compose, last_of
 from skiplab import build, launch
 from skiplab.cli import verify
-from skiplab.data import batches as data
 from skiplab.data.augment import Augment
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
 from skiplab.errors import RankFailed, UsageError
 from skiplab.machine import devices, memory, processes, torchrun
 from skiplab.machine.cpu import num_cores
@@ -166,7 +167,7 @@ def test_every_image_counts_once_and_no_part_is_too_small(
     num_images: int, size: int, expected: list[int]
 ) -> None:
     images = torch.arange(num_images, dtype=torch.uint8).view(-1, 1, 1, 1)
-    normalize = data.Normalize(
+    normalize = Normalize(
         mean=(0.0,), std=(1 / 255,), size=1, channels_last=False, device=torch.device("cpu")
     )
     config = compose()
@@ -178,8 +179,8 @@ def test_every_image_counts_once_and_no_part_is_too_small(
         cutout_inside=False,
         fill=torch.zeros(1, dtype=torch.uint8),
     )
-    split = data.Split(images, torch.arange(num_images))
-    batches = data.Batches(
+    split = Split(images, torch.arange(num_images))
+    batches = Batches(
         split,
         batch_size=num_images,
         seed=config.seed,

@@ -16,6 +16,7 @@ from helpers import Cli, compose, start, system
 from skiplab import build, launch, run
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
 from skiplab.machine import cpu, devices, memory
+from skiplab.machine.decisions import stop_with
 from skiplab.machine.signals import EXIT_CODES, StopSignal
 from skiplab.runs import folders
 from skiplab.study import workers
@@ -293,7 +294,7 @@ def test_every_signal_that_asks_to_leave_is_answered_by_a_save(number: signal.Si
     before = {each: signal.getsignal(each) for each in EXIT_CODES}
     with StopSignal() as asked, asked.heeded():
         os.kill(os.getpid(), number)
-        assert asked() == 128 + number
+        assert asked() == stop_with(128 + number)
     assert {each: signal.getsignal(each) for each in EXIT_CODES} == before
 
 
@@ -307,7 +308,7 @@ def test_the_limit_of_cpu_time_is_told_again_and_again(capfd: pytest.CaptureFixt
     with StopSignal() as asked, asked.heeded():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGXCPU)
-        assert asked() == 128 + signal.SIGXCPU
+        assert asked() == stop_with(128 + signal.SIGXCPU)
 
 
 def test_submitit_keeps_its_own_signal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,4 +409,4 @@ def test_errors_of_the_system_are_errors_of_ours() -> None:
 def test_an_evaluation_takes_fewer_images_only_where_they_are_huge(
     texts: tuple[str, ...], expected: int
 ) -> None:
-    assert build.images_at_once(compose(*texts)) == expected
+    assert build.images_at_once(compose(*texts), torch.device("cpu")) == expected

@@ -1,4 +1,7 @@
-"""What the record scripts are made of, each against an oracle: Muon, whitening, the networks, alternating flips, slow weights, views."""
+"""What the record scripts are made of, each part against an oracle.
+
+The parts: Muon, whitening, the networks, alternating flips, slow weights, views.
+"""
 
 import dataclasses
 import itertools
@@ -13,10 +16,13 @@ from torch.nn import functional as F
 from helpers import compose
 from skiplab import build as parts
 from skiplab.config.schema import Airbench
-from skiplab.data import batches as data
 from skiplab.data.augment import Augment
-from skiplab.networks import models
-from skiplab.training import averages, muon, optimizers
+from skiplab.data.batches import Batches, Normalize
+from skiplab.data.splits import Split
+from skiplab.networks import airbench, models
+from skiplab.networks.blocks import Style
+from skiplab.networks.plan import Plan
+from skiplab.training import averages, muon, optimizers, schedules
 from skiplab.training.evaluation import Predictor
 
 CPU = torch.device("cpu")
@@ -34,7 +40,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-# -----------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Muon
 
 
@@ -60,12 +66,15 @@ def test_many_iterations_bring_all_singular_values_near_one() -> None:
 
 
 def test_muon_updates_filters_by_its_formula_and_the_rest_by_sgd() -> None:
-    """In float64, from the definition; the decay of the rest is a share a step, whatever the learning rate."""
+    """In float64, from the definition.
+
+    The decay of the rest is a share per step, whatever the learning rate.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 4, bias=False)
     ).double()
-    optimizer = optimizers.build("muon", model, device=CPU, **MUON)
+    optimizer = optimizers.build("muon", model, **MUON)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
     for step, factor in enumerate((1.0, 0.5, 0.25)):
@@ -89,7 +98,7 @@ def test_muon_updates_filters_by_its_formula_and_the_rest_by_sgd() -> None:
         torch.testing.assert_close(p.detach(), weights[name], rtol=1e-9, atol=1e-9)
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the networks
 
 
@@ -115,24 +124,26 @@ class PlainAirbench(nn.Module):
         return self.head(F.max_pool2d(x, 3).flatten(1)) / self.head.in_features
 
 
-def build(name: str, **changed: Any) -> nn.Sequential:
-    plain: dict[str, Any] = {
-        "depth": 1,
-        "width": 8,
-        "channels": 3,
-        "size": 32,
-        "num_classes": 10,
-        "norm": "batch",
-        "shortcut": True,
-    }
-    plain |= {"bias": False, "projection": "conv", "init": "torch", "dropout": 0.0}
-    plain["block"] = "airbench" if name == "airbench" else "airbench_residual"
+def build(name: str, *, width: int = 8) -> models.Network:
+    plan = Plan(
+        block=models.BLOCKS["airbench" if name == "airbench" else "airbench_residual"],
+        style=Style(norm="batch", shortcut=True, bias=False, projection="conv"),
+        depth=1,
+        width=width,
+        dropout=0.0,
+        channels=3,
+        size=32,
+        num_classes=10,
+    )
     torch.manual_seed(0)
-    return models.build(name, **plain | changed)
+    return models.build(name, plan, init="torch")
 
 
 def test_the_network_of_94_percent_is_the_records() -> None:
-    """The same function in training, of the same number of weights, with our head's weights times their number in the record's."""
+    """In training it is the same function, with the same number of weights.
+
+    The record's head has our head's weights times the number of its inputs.
+    """
     ours, plain = build("airbench"), PlainAirbench(8)
     models.fit_to_images(ours, randn(50, 3, 32, 32))
     source = iter(ours.state_dict().values())
@@ -141,7 +152,7 @@ def test_the_network_of_94_percent_is_the_records() -> None:
             parameter.copy_(next(source))
         for i in range(6):
             plain.convs[i].weight.copy_(next(source))  # pyright: ignore[reportArgumentType, reportCallIssue]
-            # of the norm, which is as new in both
+            # The norm is new in both, so its five tensors are passed over.
             for _ in range(5):
                 next(source)
         plain.head.weight.copy_(next(source) * plain.head.in_features)
@@ -194,9 +205,12 @@ def test_first_filters_pass_a_channel_on_and_the_norms_learn_no_scale() -> None:
 
 
 def test_whitening_decorrelates_the_patches_it_was_fitted_to() -> None:
-    """The second moments of its first half of outputs are the identity, up to eps; the other half is their negative."""
+    """Up to eps, the second moments of the first half of its outputs are the identity.
+
+    The other half is their negative.
+    """
     images = randn(200, 3, 9, 9) @ randn(9, 9, seed=1) / 3 + 0.5
-    layer = models.Whitening(3)
+    layer = airbench.Whitening(3)
     layer.fit(images, eps=1e-6)
     with torch.no_grad():
         # (24, N * 8 * 8)
@@ -207,12 +221,12 @@ def test_whitening_decorrelates_the_patches_it_was_fitted_to() -> None:
     assert not layer.weight.requires_grad
 
 
-# ------------------------------------------------------------------------------------------- flips,
-# slow weights, views
+# --------------------------------------------------------------------------------------------------
+# flips, slow weights, views
 
 
 def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -> None:
-    # no symmetry
+    # No image is symmetric, except image 0.
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1) * torch.tensor(
         [1, 3], dtype=torch.uint8
     ).view(1, 1, 2, 1)
@@ -224,10 +238,10 @@ def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -
         cutout_inside=False,
         fill=torch.zeros(1, dtype=torch.uint8),
     )
-    normalize = data.Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
+    normalize = Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
     normalize.scale, normalize.shift = torch.ones(2), torch.zeros(2)
-    split = data.Split(images, torch.arange(40))
-    batches = data.Batches(
+    split = Split(images, torch.arange(40))
+    batches = Batches(
         split,
         batch_size=16,
         seed=3,
@@ -240,12 +254,12 @@ def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -
     for step in range(4 * batches.steps_per_epoch):
         x, labels = batches.at(step)
         is_mirrored[step // batches.steps_per_epoch, labels] = x[:, 0, 0, 0] > x[:, 0, 0, 1]
-    # image 0 is its own mirror image
+    # Image 0 is its own mirror image.
     seen = is_mirrored[:, 1:]
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
     assert torch.equal(seen[0], ~seen[1])
-    # about half
+    # About half are mirrored.
     assert 8 < int(seen[0].sum()) < 31
 
 
@@ -261,11 +275,9 @@ def test_parts_of_a_batch_are_the_batch() -> None:
         cutout_inside=True,
         fill=torch.zeros(3, dtype=torch.uint8),
     )
-    normalize = data.Normalize(
-        mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU
-    )
-    split = data.Split(images, torch.arange(50))
-    batches = data.Batches(
+    normalize = Normalize(mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU)
+    split = Split(images, torch.arange(50))
+    batches = Batches(
         split,
         batch_size=16,
         seed=3,
@@ -341,12 +353,15 @@ def test_views_of_a_test_image() -> None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the experiments
 
 
 def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
-    """Its summed losses over 2000 images, learning rates 0.053 and 0.67, decay 2e-6 * 2000, head over 256, as means and shares."""
+    """Ours has means and shares where the record sums losses over 2000 images.
+
+    The record: learning rates 0.053 and 0.67, decay 2e-6 * 2000, head over 256.
+    """
     config = compose("experiment=speedrun94")
     assert (
         config.batch_size,
@@ -367,8 +382,8 @@ def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
     model = parts.network(config, CPU)
     ends = {"stem.0.bias": 75}
     options = {name: value for name, value in found.items() if name != "name"}
-    optimizer = optimizers.build("muon", model, device=CPU, ends=ends, **options)
-    rate = optimizers.learning_rate(
+    optimizer = optimizers.build("muon", model, ends=ends, **options)
+    rate = schedules.learning_rate(
         "linear", lr=0.24, num_steps=200, warmup=0.0, start=0.0, final=0.0
     )
     for step in (0, 30, 74, 75, 199):
@@ -385,7 +400,10 @@ def test_the_numbers_of_the_94_percent_recipe_are_the_records() -> None:
 
 
 def test_the_numbers_of_the_96_percent_recipe_are_the_records() -> None:
-    """Of summed losses of 512 images, its rate of 9 per 1024 images over 1 + 1 / (1 - momentum), a decay of 0.012 likewise."""
+    """Ours has means where the record sums losses over 512 images.
+
+    The record: a rate of 9 per 1024 images over 1 + 1 / (1 - momentum), a decay of 0.012 likewise.
+    """
     config = compose("experiment=speedrun96")
     optimizer: Any = config.optimizer
     kilostep = 1024 * (1 + 1 / (1 - 0.85))
@@ -427,7 +445,7 @@ def test_he_et_al_table_6(depth: int) -> None:
     )
     assert optimizer.decay_norm_and_bias
     scheduler = dataclasses.asdict(config.scheduler)
-    rate = optimizers.learning_rate(scheduler.pop("name"), lr=0.1, num_steps=64_000, **scheduler)
+    rate = schedules.learning_rate(scheduler.pop("name"), lr=0.1, num_steps=64_000, **scheduler)
     changes = [step for step in range(1, 64_000) if rate(step) != rate(step - 1)]
     assert changes == ([400] if depth == 110 else []) + [32_000, 48_000]
     assert rate(0) == pytest.approx(0.01 if depth == 110 else 0.1)

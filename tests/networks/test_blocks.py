@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import plain
-from skiplab.networks.blocks import BLOCKS, Block, PadShortcut, Style, make_norm, make_shortcut
+from skiplab import families
+from skiplab.networks.blocks import Block, PadShortcut, Style, make_norm, make_shortcut
+from skiplab.networks.models import BLOCKS
 
-DOCUMENTS = Style(norm="batch", shortcut=True, bias=True, projection="conv")
+SHORTCUT = Style(norm="batch", shortcut=True, bias=True, projection="conv")
 PLAIN = Style(norm="batch", shortcut=False, bias=True, projection="conv")
 
 
@@ -25,7 +27,7 @@ def make(
     in_channels: int,
     out_channels: int,
     stride: int,
-    style: Style = DOCUMENTS,
+    style: Style = SHORTCUT,
     *,
     raw_image: bool = False,
 ) -> Block:
@@ -62,7 +64,7 @@ def test_shape_at_odd_sizes_for_each_projection_and_norm(name: str):
         ).eval()
         pools = name.startswith("airbench")
         for size in (2, 9, 29, 31) if pools else (1, 2, 9, 29, 31):
-            # rounded up
+            # Strides round up, pooling rounds down.
             side = size // stride if pools else -(-size // stride)
             assert block(images(1, 4, size).float()).shape == (1, 8, side, side)
 
@@ -74,23 +76,23 @@ def test_bias_and_norm_are_the_styles():
         )
         assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
         assert {parameter.ndim for parameter in block.parameters()} == {4}
-        block = BLOCKS[name](4, 8, 2, DOCUMENTS)
+        block = BLOCKS[name](4, 8, 2, SHORTCUT)
         convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
         assert all(conv.bias is not None for conv in convs)
         main_path = [
             conv for child, conv in block.named_children() if child in ("conv1", "conv2", "conv3")
         ]
-        assert len(main_path) - (name == "residual_down") == block.num_convs
+        assert len(main_path) - (name == "residual_down") == families.block_rules(name).num_convs
 
 
 def test_half_and_quarter_widths_that_are_not_whole_are_refused_in_one_line():
     for name, width in (("conv", 7), ("residual", 7), ("skip", 7), ("bottleneck", 6)):
-        with pytest.raises(ValueError, match=f"width={width} does not suit block={name}") as caught:
+        with pytest.raises(ValueError, match=f"width={width}: block={name} works at 1/") as caught:
             make(name, 4, width, 1)
         assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the plain twin
 
 
@@ -102,7 +104,7 @@ def test_every_block_has_a_plain_twin(name: str):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_residual_without_shortcut_is_conv_with_the_same_weights(stride: int):
     twin, conv = make("residual", 8, 8, stride, PLAIN), make("conv", 8, 8, stride)
-    # strict: the same names and shapes, so nothing is left of the shortcut
+    # Loading is strict: the names and shapes are the same, so nothing is left of the shortcut.
     conv.load_state_dict(twin.state_dict())
     x = images(3, 8, 6)
     assert torch.equal(twin(x), conv(x))
@@ -132,7 +134,7 @@ def test_without_shortcut_the_same_layers_without_the_sum(name: str, stride: int
     assert not torch.equal(whole(x), twin(x))
     for key in side:
         whole.state_dict()[key].zero_()
-    # the pass above moved the running statistics
+    # The pass above moved the running statistics.
     twin.load_state_dict(kept)
     torch.testing.assert_close(whole(x), twin(x), rtol=1e-12, atol=1e-12)
 
@@ -140,16 +142,16 @@ def test_without_shortcut_the_same_layers_without_the_sum(name: str, stride: int
 @pytest.mark.parametrize("name", ["basic", "preact", "bottleneck", "residual"])
 def test_the_sum_is_of_the_input_itself_where_the_shape_stays(name: str):
     whole, twin = make(name, 8, 8, 1).eval(), make(name, 8, 8, 1, PLAIN).eval()
-    # lift f far above zero, where the last relu does nothing
+    # Lift f far above zero, where the last relu does nothing.
     if not BLOCKS[name].preactivation:
         whole.state_dict()["bn3.bias" if name == "bottleneck" else "bn2.bias"].fill_(100)
-    # strict: the identity has no weights
+    # Loading is strict: the identity has no weights.
     twin.load_state_dict(whole.state_dict())
     x = images(2, 8, 5)
     torch.testing.assert_close(whole(x), x + twin(x), rtol=1e-12, atol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # shortcuts
 
 
@@ -188,13 +190,13 @@ def test_make_norm():
     assert isinstance(make_norm(5, "none"), nn.Identity)
 
 
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # raw image
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_on_the_raw_image_skips_its_input_activation(name: str):
-    """Half of an image is negative after normalisation: on -1 everywhere a relu would leave nothing to see."""
+    """Half of a normalised image is negative: a relu of -1 everywhere would leave nothing."""
     block, raw = (
         make(name, 3, 8, 1, PLAIN).eval(),
         make(name, 3, 8, 1, PLAIN, raw_image=True).eval(),
@@ -204,13 +206,13 @@ def test_a_block_on_the_raw_image_skips_its_input_activation(name: str):
     )
     x = images(2, 3, 6)
     if not BLOCKS[name].preactivation:
-        # begins with a convolution anyway
+        # The block begins with a convolution anyway.
         assert torch.equal(raw(x), block(x))
         return
     assert not torch.allclose(raw(-x.abs()), raw(torch.zeros_like(x)))
     positive = x.abs()
     if not BLOCKS[name].normalizes_input:
-        # where relu does nothing they are one
+        # Where relu does nothing, the two are the same.
         assert torch.equal(raw(positive), block(positive))
     else:
         assert "bn1.weight" not in raw.state_dict()

@@ -1,4 +1,4 @@
-"""Equal budgets: the width that comes nearest, by trying them all; what cannot be met is refused."""
+"""Equal budgets: the nearest width, by trying them all; what cannot be met is refused."""
 
 import json
 from pathlib import Path
@@ -68,10 +68,8 @@ def test_a_run_says_what_it_chose_and_goes_on_with_it(call: Cli) -> None:
     line = out.splitlines()[0]
     result = json.loads(Path("run", folders.RESULT).read_text())
     found = result["summary"]["parameters"]
-    assert (
-        line
-        == f"width={result['width']}: {found:,} params, {100 * (found / 30_000 - 1):+.1f} % of the target"
-    )
+    off = f"{100 * (found / 30_000 - 1):+.1f} %"
+    assert line == f"width={result['width']}: {found:,} params, {off} of the target"
     assert call("resume=run", "epochs=2")[0] == 0
     assert json.loads(Path("run", folders.RESULT).read_text())["width"] == result["width"]
 

@@ -1,8 +1,12 @@
-"""Every network against the documents, torchvision and its published size; every combination trains a step or says why not."""
+"""Every network against its formula, torchvision and its published size.
+
+Every combination trains a step or says why it cannot be built.
+"""
 
 import itertools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,10 +16,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import plain
+from skiplab import families
+from skiplab.errors import UsageError
 from skiplab.networks import models
-from skiplab.networks.blocks import BLOCKS
+from skiplab.networks.blocks import Style
+from skiplab.networks.models import BLOCKS
+from skiplab.networks.plan import Plan
+from skiplab.networks.summary import summarize
 
-# what conf/model/*.yaml states beside depth and width
+# What conf/model/*.yaml states apart from depth and width.
 OPTIONS: dict[str, dict[str, Any]] = {
     "deepcnn": {"bias": True, "projection": "conv", "init": "torch"},
     "resnet": {"bias": True, "projection": "conv", "init": "torch"},
@@ -34,8 +43,12 @@ COMMON: dict[str, Any] = {
 }
 
 
-def build(name: str, **chosen: Any) -> nn.Sequential:
-    return models.build(name, **(COMMON | OPTIONS[name] | chosen))
+def build(name: str, **chosen: Any) -> models.Network:
+    options = COMMON | OPTIONS[name] | chosen
+    style = Style(**{key: options.pop(key) for key in ("norm", "shortcut", "bias", "projection")})
+    init = options.pop("init")
+    plan = Plan(**options | {"block": BLOCKS[options["block"]], "style": style})
+    return models.build(name, plan, init=init)
 
 
 def images(batch: int, channels: int, size: int) -> Tensor:
@@ -46,14 +59,14 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# ----------------------------------------------------------------------------------------------------
-# documents, published
+# --------------------------------------------------------------------------------------------------
+# formulas, published sizes
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("depth", [0, 1, 3])
 @pytest.mark.parametrize("block", ["conv", "residual", "residual_down", "skip"])
-def test_deepcnn_is_document_1s(block: str, depth: int, training: bool):
+def test_deepcnn_is_the_labs(block: str, depth: int, training: bool):
     torch.manual_seed(0)
     model = plain.shake(build("deepcnn", block=block, depth=depth, width=8)).train(training)
     plain.assert_same(
@@ -65,7 +78,7 @@ def test_deepcnn_is_document_1s(block: str, depth: int, training: bool):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_resnet_is_document_2s(depth: int, training: bool):
+def test_resnet_is_the_notebooks(depth: int, training: bool):
     torch.manual_seed(0)
     model = plain.shake(
         build("resnet", block="basic", depth=depth, width=8, channels=1, size=28)
@@ -80,7 +93,7 @@ def test_resnet_is_document_2s(depth: int, training: bool):
 def test_cifar_resnet_is_he_et_als(depth: int, training: bool):
     torch.manual_seed(0)
     model = plain.shake(build("cifar_resnet", block="basic", depth=depth, width=4)).train(training)
-    # an odd size, so that every stage's stride meets a border
+    # The size is odd, so that every stage's stride meets a border.
     x = images(2, 3, 13).double()
     plain.assert_same(
         model, lambda tape, x: plain.cifar_resnet(tape, x, depth=depth), x, bias=False
@@ -108,12 +121,12 @@ def test_imagenet_resnet_is_torchvisions_with_a_3x3_stem(depth: int, block: str)
     ours = plain.shake(
         build("imagenet_resnet", block=block, depth=depth, width=64, init="torch")
     ).float()
-    # its initialisation would take longer than the rest of this test
+    # Its initialisation would take longer than the rest of this test.
     with torch.device("meta"):
         theirs = {18: resnet18, 50: resnet50}[depth](num_classes=10)
         theirs.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         theirs.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-    # by order: the names differ
+    # The names differ, so the weights are matched by order.
     weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
     theirs.load_state_dict({name: tensor.clone() for name, tensor in weights}, assign=True)
     x = images(2, 3, 9)
@@ -121,7 +134,7 @@ def test_imagenet_resnet_is_torchvisions_with_a_3x3_stem(depth: int, block: str)
         for model in (ours, theirs):
             F.cross_entropy(model.train(training)(x), torch.tensor([3, 7])).backward()
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            # the loss in evaluation, then both
+            # The gradients add up: those in evaluation, then both.
             torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(ours(x), theirs(x))
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
@@ -147,13 +160,16 @@ def test_imagenet_resnet_is_torchvisions_with_a_3x3_stem(depth: int, block: str)
     ],
 )
 def test_parameter_counts(name: str, options: dict[str, Any], parameters: int):
-    # shapes without memory
+    # The meta device has shapes without memory.
     with torch.device("meta"):
         assert count(build(name, **options)) == parameters
 
 
 def test_preactivation_networks_end_with_the_activation():
-    """The blocks leave sums behind, on which pooling would act as on a linear network; only `preact` leaves the norm as well."""
+    """The blocks end with sums, on which pooling would act as on a linear network.
+
+    Only `preact` leaves the norm to the network as well.
+    """
     for name in models.MODELS:
         for block in BLOCKS:
             model = build(name, **smallest(name, block))
@@ -194,10 +210,10 @@ def test_layers_of_the_deep_networks():
             assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # every combination
 
-# channels, size, classes
+# Name -> channels, size, classes.
 DATASETS = {"digits": (1, 8, 10), "mnist": (1, 28, 10), "cifar100": (3, 32, 100)}
 DEPTHS = {
     "deepcnn": 2,
@@ -210,8 +226,9 @@ DEPTHS = {
 
 
 def smallest(name: str, block: str) -> dict[str, Any]:
-    """A block, and the least depth and a width at which no layer is so narrow that a relu may leave it without a gradient."""
-    depth = 11 if name == "cifar_resnet" and BLOCKS[block].num_convs == 3 else DEPTHS[name]
+    """A block, the least depth, and a width at which relu leaves every layer a gradient."""
+    has_three = families.block_rules(block).num_convs == 3
+    depth = 11 if name == "cifar_resnet" and has_three else DEPTHS[name]
     expands = name in ("cifar_resnet", "imagenet_resnet")
     return {
         "block": block,
@@ -230,12 +247,12 @@ def check_one_step(model: nn.Module, x: Tensor, num_classes: int, *, norm: str) 
     loss.backward()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # a whitening's filters, a norm's fixed scale
+            # A whitening's filters and a norm's fixed scale are not trained.
             if not parameter.requires_grad:
                 continue
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-            # a bias in front of a norm is subtracted again with the mean: its gradient is zero
+            # A bias in front of a norm is subtracted with the mean, so its gradient is zero.
             bias_of_conv = name.endswith("bias") and isinstance(
                 model.get_submodule(name.rpartition(".")[0]), nn.Conv2d
             )
@@ -251,7 +268,7 @@ def test_every_combination_trains_a_step_or_says_why_not(name: str, block: str):
         shape: dict[str, Any] = {"channels": channels, "size": size, "num_classes": num_classes}
         x = images(4, channels, size)
         if name.startswith("airbench") and size < 9:
-            with pytest.raises(ValueError, match="9x9 is the least"):
+            with pytest.raises(UsageError, match="at least 9x9"):
                 build(name, **smallest(name, block), **shape)
             continue
         for norm in ("batch", "none"):
@@ -320,23 +337,23 @@ def test_channels_last_gives_the_same(name: str):
         (
             "cifar_resnet",
             {"block": "basic", "depth": 21},
-            "depth=21 is no CIFAR ResNet: 6n+2 layers, so 20 or 26",
+            "depth=21 is no CIFAR ResNet: 6n+2 layers with block=basic, so 20 or 26",
         ),
         (
             "cifar_resnet",
             {"block": "basic", "depth": 2},
-            "depth=2 is no CIFAR ResNet: 6n+2 layers, so 8 or 14",
+            "depth=2 is no CIFAR ResNet: 6n+2 layers with block=basic, so 8 or 14",
         ),
         ("cifar_resnet", {"block": "basic", "depth": 0}, "so 8 or 14"),
         (
             "cifar_resnet",
             {"block": "bottleneck", "depth": 21},
-            "depth=21 is no CIFAR ResNet: 9n+2 layers, so 20 or 29",
+            "depth=21 is no CIFAR ResNet: 9n+2 layers with block=bottleneck, so 20 or 29",
         ),
         (
             "imagenet_resnet",
             {"block": "basic", "depth": 20},
-            "depth=20 is no ImageNet ResNet: take one of 18, 34, 50, 101, 152",
+            "depth=20 is no ImageNet ResNet: take 18 (of 18, 34, 50, 101, 152)",
         ),
         (
             "resnet",
@@ -351,24 +368,24 @@ def test_channels_last_gives_the_same(name: str):
         (
             "deepcnn",
             {"block": "conv", "depth": 2, "size": 7},
-            "images of 7x7 are too small, 8x8 is the least",
+            "size=7: model=deepcnn pools three times; take images of at least 8x8",
         ),
         (
             "deepcnn",
             {"block": "residual", "depth": 2, "width": 31},
-            "width=31 does not suit block=residual",
+            "width=31: block=residual works at 1/2 of its width, so take a multiple of 2: 30 or 32",
         ),
         (
             "deepcnn",
             {"block": "bottleneck", "depth": 2, "width": 6},
-            "width=6 does not suit block=bottleneck",
+            "width=6: block=bottleneck works at 1/4 of its width, so take a multiple of 4: 4 or 8",
         ),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(
     name: str, options: dict[str, Any], message: str
 ):
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
         build(name, **({"width": 8} | options))
     assert "\n" not in str(caught.value)
 
@@ -383,7 +400,7 @@ def test_the_plain_twin_of_a_network_is_the_network_of_plain_blocks():
 
 
 def test_the_first_block_of_resnet_sees_the_raw_image():
-    """Document 1's blocks begin with a relu, which would hide what is below zero in the image."""
+    """The lab's blocks begin with a relu, which would hide what is below zero in the image."""
     for block in BLOCKS:
         torch.manual_seed(0)
         model = build("resnet", block=block, depth=1, width=8, shortcut=False).eval()
@@ -397,7 +414,7 @@ def test_the_first_block_of_resnet_sees_the_raw_image():
         assert isinstance(layers[0], nn.Conv2d)
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # initialisation, dropout
 
 
@@ -416,7 +433,7 @@ def test_he_initialisation():
             assert not module.bias.any()
         elif isinstance(module, nn.Linear):
             assert not module.bias.any()
-            # torch's own
+            # The linear layer keeps torch's own initialisation.
             assert module.weight.abs().max() <= 1 / math.sqrt(module.in_features)
             assert module.weight.std().item() == pytest.approx(
                 1 / math.sqrt(3 * module.in_features), rel=0.05
@@ -428,8 +445,8 @@ def test_he_initialisation():
 
 @pytest.mark.parametrize(
     ("name", "block", "channels", "layers"),
-    # the documents' layers in the order in which they are made: (in, out, kernel), or (in, out) of
-    # the last
+    # The layers in the order in which the lab and the notebook make them: (in, out, kernel), and
+    # (in, out) for the last one.
     [
         (
             "deepcnn",
@@ -486,7 +503,7 @@ def test_he_initialisation():
         ),
     ],
 )
-def test_torch_initialisation_is_the_documents_under_the_same_seed(
+def test_torch_initialisation_is_that_of_the_same_layers_under_the_same_seed(
     name: str, block: str, channels: int, layers: list[Any]
 ):
     torch.manual_seed(7)
@@ -517,7 +534,7 @@ def test_dropout_acts_in_training_only():
         assert dropout.p == 0.5
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # summarize
 
 
@@ -529,7 +546,7 @@ def test_summary_counts_what_torch_counts_and_leaves_no_trace(name: str, trainin
         model = build(name, **smallest(name, block), size=size, dropout=0.5).train(training)
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         state = torch.get_rng_state()
-        summary = models.summarize(model, channels=3, size=size)
+        summary = summarize(model, channels=3, size=size)
         assert torch.equal(torch.get_rng_state(), state)
         assert all(module.training == training for module in model.modules())
         assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
@@ -550,3 +567,24 @@ def test_summary_counts_what_torch_counts_and_leaves_no_trace(name: str, trainin
         for child, stage in model.named_children():
             x = stage(x)
             assert summary.stages[child] == (x.shape[1:], count(stage))
+
+
+def test_a_compiled_network_is_one_graph_and_its_summary_compiles_nothing():
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    for name in ("deepcnn", "airbench"):
+        torch.manual_seed(0)
+        model = build(name, **smallest(name, "residual"), size=9).eval()
+        expected = model(images(2, 3, 9))
+        summary = summarize(model, channels=3, size=9)
+        torch.compiler.reset()
+        graphs.clear()
+        model.compile(backend=backend, fullgraph=True, dynamic=False)
+        assert summarize(model, channels=3, size=9) == summary
+        assert graphs == []
+        torch.testing.assert_close(model(images(2, 3, 9)), expected)
+        assert len(graphs) == 1

@@ -136,7 +136,7 @@ def test_without_a_home_the_cache_is_a_private_temporary_folder(homeless: Path) 
     assert locations.cache_folder() == folder
     assert locations.default_root() == folder
     download.remember("key", "fact")
-    assert download.remembered() == {"key": "fact"}
+    assert download.read_memory() == {"key": "fact"}
 
 
 @pytest.mark.parametrize("trap", ["link", "file", "open to all"])
@@ -154,7 +154,7 @@ def test_a_temporary_folder_that_another_user_may_fill_is_not_trusted(
         place.chmod(0o777)
     assert locations.cache_folder() == locations.NOWHERE
     download.remember("key", "fact")
-    assert download.remembered() == {}
+    assert download.read_memory() == {}
     assert locations.root_in_words().startswith("none: ")
 
 

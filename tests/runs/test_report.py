@@ -18,7 +18,8 @@ from sklearn import metrics as sk
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skiplab.data.batches import Normalize, Split
+from skiplab.data.batches import Normalize
+from skiplab.data.splits import Split
 from skiplab.runs import report
 from skiplab.runs.report import Predictions
 from skiplab.training.evaluation import BATCH_SIZE, Predictor, Scores, evaluate, predict

@@ -1,4 +1,4 @@
-"""Comparisons, on run folders made by hand: groups, intervals and tests against their formulas, refusals, files, the page."""
+"""Comparisons of run folders made by hand: groups, statistics by formula, refusals, files, page."""
 
 import csv
 import itertools
@@ -106,12 +106,12 @@ def found(
     return tables.compare(results.read(list(folders_) or [Path("study")]), by=keys, metric=metric)
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # groups
 
 
 def test_groups_differ_in_the_fewest_keys_and_average_over_seeds(make: Make) -> None:
-    # which differ in the bias of the projection too
+    # Their projections also differ in their bias.
     study(make, {"conv": 0.5, "residual_down": 0.7})
     made = found()
     assert made.keys == ["block.name"]
@@ -129,7 +129,7 @@ def test_groups_differ_in_the_fewest_keys_and_average_over_seeds(make: Make) -> 
 
 def test_a_value_that_follows_from_the_others_is_no_key_of_a_group(make: Make) -> None:
     for depth, width in ((2, 32), (4, 16), (8, 8)):
-        # a budget has chosen the width
+        # A budget has chosen the width.
         make(f"depth={depth}", f"width={width}", "match=params", "target=30k")
     assert found().keys == ["depth"]
     assert found(by=["width"]).keys == ["width"]
@@ -163,7 +163,7 @@ def test_one_identity_on_other_data_is_no_repeat(make: Make) -> None:
     ):
         found()
     make("block=conv", "evaluator.split=val", folder="c", data_sha256="1" * 64, test=None)
-    # b and c are one
+    # The paths b and c lead to one folder.
     assert len(results.read([Path("study")]).results) == 2
 
 
@@ -176,13 +176,13 @@ def test_files_must_not_differ_within_a_data_set_either(make: Make) -> None:
         found(by=["dataset"])
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # statistics
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     a, b = np.zeros(50, bool), np.zeros(50, bool)
-    # nine that only a got right, two that only b did
+    # Only a predicted nine of them rightly, only b two.
     a[:9], b[9:11] = True, True
     expected = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
     assert verdict.mcnemar_test([(a, b)]) == pytest.approx(expected)
@@ -209,16 +209,16 @@ def test_the_paired_test_over_seeds_is_students() -> None:
     interval, p = verdict.seed_test(a, b, is_paired=True)
     assert interval == pytest.approx((0.02 - half, 0.02 + half))
     assert p is not None
-    # t = 3.46 at 2 degrees of freedom
+    # Here t is 3.46 at 2 degrees of freedom.
     assert 0.05 < p < 0.1
     assert verdict.seed_test(a[:1], b[:1], is_paired=False) == (None, None)
-    # one against several: their spread for both
+    # One seed against several takes their spread for both.
     interval, p = verdict.seed_test(a, [0.70], is_paired=False)
     half = 4.302652729911275 * statistics.stdev(a) * math.sqrt(1 / 3 + 1)
     assert interval == pytest.approx(
         (statistics.mean(a) - 0.7 - half, statistics.mean(a) - 0.7 + half)
     )
-    # no spread says nothing
+    # Without any spread there is no p.
     assert verdict.seed_test([0.5, 0.6], [0.4, 0.5], is_paired=True) == (
         pytest.approx((0.1, 0.1)),
         None,
@@ -373,7 +373,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_no_group(make: Make, call: C
 
 
 def test_what_an_option_does_not_set_is_told_though_it_differs_with_it(make: Make) -> None:
-    """Half the epochs of one block are no part of the block; those of a data set, and its bias, are part of their options."""
+    """Fewer epochs of one block are no part of the block.
+
+    A data set's epochs follow from the data set, a block's bias from the block.
+    """
     make("block=conv")
     make("block=skip", "epochs=3")
     assert found().keys == ["block.name", "epochs"]
@@ -392,7 +395,10 @@ def test_an_interval_of_shares_stays_within_what_shares_can_be(make: Make) -> No
 
 
 def test_sealed_runs_stand_beside_tested_ones(make: Make) -> None:
-    """They count by validation, once where the same run is there with its test; by the test set they are left out."""
+    """They count by validation, once where the same run is there with its test.
+
+    By the test set they are left out.
+    """
     for seed in (0, 1):
         make("block=conv", seed=seed)
         make("block=skip", seed=seed)
@@ -446,7 +452,7 @@ def test_damaged_predictions_only_cost_the_tests_over_images(make: Make, content
 
 
 def test_many_groups_are_compared_with_the_best_alone(make: Make) -> None:
-    for depth in range(1, verdict.MANY + 3):
+    for depth in range(1, verdict.MOST_IN_ALL_PAIRS + 3):
         make(f"depth={depth}", right=answers(0.5 + 0.01 * depth, seed=0))
     made = found()
     assert len(made.differences) == len(made.groups) - 1
@@ -466,13 +472,14 @@ def test_what_happens_along_depth(make: Make) -> None:
             )
     told = [line for line in found().lines() if "from depth=2 to 18" in line]
     assert re.match(
-        r"block=conv: from depth=2 to 18 test accuracy falls \(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
+        r"block=conv: from depth=2 to 18 test accuracy falls "
+        r"\(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
         told[0],
     )
     assert "test accuracy is not shown to change (" in told[1]
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # refusals
 
 
@@ -481,7 +488,8 @@ def test_runs_of_different_questions_are_not_mixed(make: Make) -> None:
     make("block=skip", "val_fraction=0.2")
     with pytest.raises(
         UsageError,
-        match=r"val_fraction differs \(0\.1 in study/run-0, 0\.2 in study/run-1\): .* --by val_fraction",
+        match=r"val_fraction differs \(0\.1 in study/run-0, 0\.2 in study/run-1\): "
+        r".* --by val_fraction",
     ):
         found()
     assert len(found(by=["block", "val_fraction"]).groups) == 2
@@ -537,7 +545,7 @@ def test_a_config_changed_by_hand_is_noticed(make: Make) -> None:
         found()
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # files and page
 
 
@@ -556,9 +564,12 @@ def test_the_training_loss_is_compared_without_label_smoothing(make: Make) -> No
     made = found(metric="train.loss")
     assert sorted(group.mean for group in made.groups) == pytest.approx([0.2, 1 / 3])
     assert not any("label-smoothed" in note for note in made.notes)
-    # as a version wrote it that recorded none without
+    # An earlier version recorded only the smoothed loss.
     (path / "metrics.jsonl").write_text(rows)
-    note = "train.loss is label-smoothed in 1 run, as an earlier version recorded it: study/run-1 the first"
+    note = (
+        "train.loss is label-smoothed in 1 run, as an earlier version recorded it: "
+        "study/run-1 the first"
+    )
     assert note in found(metric="train.loss").notes
 
 
@@ -591,13 +602,13 @@ def test_a_picture_that_fails_is_a_warning_and_hides_nothing(make: Make, call: C
     assert "block=residual beats block=conv" in out
     assert "compare.png" not in out.partition("written: ")[2]
     assert (
-        err
-        == "warning: compare.png not drawn (study: cannot write compare.png (Is a directory)); skiplab compare draws it again\n"
+        err == "warning: compare.png not drawn (study: cannot write compare.png (Is a directory)); "
+        "skiplab compare draws it again\n"
     )
     text = Path("study/compare.md").read_text()
     assert "](compare_cost.png)" in text
     assert "](compare.png)" not in text
-    # there it needs no file of its own
+    # The page holds its pictures itself.
     assert Path("study/compare.html").read_text().count("<svg") == 3
     assert json.loads(Path("study/compare.json").read_text())["verdict"]
 
@@ -608,7 +619,7 @@ def test_a_comparison_is_made_without_matplotlib_too(
     study(make, {"conv": 0.5, "residual": 0.9})
     for name in ("pictures", "layer_plots"):
         monkeypatch.delattr(f"skiplab.study.compare.{name}", raising=False)
-        # what an import finds that fails
+        # An import of None fails.
         monkeypatch.setitem(sys.modules, f"skiplab.study.compare.{name}", None)
     code, out, err = call("compare", "study", command="skiplab")
     assert code == 0
@@ -623,13 +634,13 @@ def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
     make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study(make, {"conv": 0.5, "residual": 0.9})
-    assert sweep.answer(Path("study"), missing=0, of=6) == 0
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 0
     Path("study/compare.csv").unlink()
     Path("study/compare.csv").mkdir()
-    assert sweep.answer(Path("study"), missing=0, of=6) == 4
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 4
     assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
     monkeypatch.setattr(tables, "text", lambda made: made.nothing)
-    assert sweep.answer(Path("study"), missing=0, of=6) == 1
+    assert sweep.print_comparison(Path("study"), missing=0, of=6) == 1
     assert (
         "error: the cells are done, but not their comparison: AttributeError"
         in capsys.readouterr().err

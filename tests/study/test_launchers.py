@@ -1,4 +1,4 @@
-"""Other launchers of Hydra's: the same folders, skipping and resuming; a cluster that takes its machine back."""
+"""Other launchers of Hydra's: the same folders, skipping, resuming; and preempted jobs."""
 
 import importlib.metadata
 import os

@@ -8,7 +8,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -17,14 +22,14 @@ from helpers import Cli, start
 from skiplab.config import grid
 from skiplab.errors import UsageError
 from skiplab.runs import folders
-from skiplab.study import search, search_space
+from skiplab.study import search, search_files, search_space
 from skiplab.study.supervisor import Job
 
 SMALL = ("width=8", "batch_size=256", "trainer.threads=1", "jobs=2", "study=s")
 
 
 def stored(folder: Path) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(folder / search.JOURNAL)))
+    storage = JournalStorage(JournalFileBackend(str(folder / search_files.JOURNAL)))
     return optuna.load_study(study_name=folder.name, storage=storage)
 
 
@@ -51,7 +56,7 @@ def test_the_space_is_what_the_command_line_says() -> None:
 
 
 def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(call: Cli) -> None:
-    """Of widths, every second one cannot be built with this block: those trials are recorded as failed, and survived."""
+    """This block cannot be built with odd widths: their trials are recorded as failed."""
     search_space = (
         *SMALL,
         "epochs=1",
@@ -91,7 +96,8 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
     )
     assert (code, err) == (
         2,
-        "error: study=s: was searched over width, optimizer.lr in other ranges; take another study=NAME\n",
+        "error: study=s: was searched over width, optimizer.lr in other ranges; "
+        "take another study=NAME\n",
     )
 
 
@@ -122,30 +128,29 @@ def test_what_cannot_be_searched(call: Cli) -> None:
 
 
 def test_a_search_keeps_to_its_settings_and_survives_a_torn_journal(tmp_path: Path) -> None:
-    search_space, options = {"depth": IntDistribution(1, 9)}, search.Options((), 20)
-    searched = search.Search(optuna, tmp_path, ["epochs=10"], search_space, options)
-    searched.study.tell(searched.study.ask(search_space), 0.5)
+    space: dict[str, BaseDistribution] = {"depth": IntDistribution(1, 9)}
+    options = search.Options((), 20)
+    searched = search.Search(tmp_path, ["epochs=10"], space, options)
+    searched.study.tell(searched.study.ask(space), 0.5)
     with pytest.raises(
         UsageError,
         match=r"was searched with other values \(epochs=10, epochs=3\); take another study=NAME",
     ):
-        search.Search(optuna, tmp_path, ["epochs=3"], search_space, options)
-    journal = tmp_path / search.JOURNAL
+        search.Search(tmp_path, ["epochs=3"], space, options)
+    journal = tmp_path / search_files.JOURNAL
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 6, "wor')
-    assert (
-        len(search.Search(optuna, tmp_path, ["epochs=10"], search_space, options).study.trials) == 1
-    )
+    assert len(search.Search(tmp_path, ["epochs=10"], space, options).study.trials) == 1
     assert b'"wor' not in journal.read_bytes().replace(b'"worker', b"")
     journal.write_bytes(b"garbage\n" + whole)
     with pytest.raises(UsageError, match=r"search\.journal: damaged; its runs are kept"):
-        search.Search(optuna, tmp_path, ["epochs=10"], search_space, options)
+        search.Search(tmp_path, ["epochs=10"], space, options)
 
 
 def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> None:
     """By Optuna's median pruner, at the same share of each run, and not in its first fifth."""
     searched = search.Search(
-        optuna, tmp_path, ["epochs=10"], {"depth": IntDistribution(1, 9)}, search.Options((), 20)
+        tmp_path, ["epochs=10"], {"depth": IntDistribution(1, 9)}, search.Options((), 20)
     )
     for _ in range(search.STARTUP_TRIALS):
         trial = searched.study.ask({"depth": IntDistribution(1, 9)})
@@ -160,20 +165,23 @@ def test_a_trial_that_stands_below_the_others_is_given_up(tmp_path: Path) -> Non
         return job
 
     def stands(job: Job, epoch: int, accuracy: float) -> bool:
-        row = f'{{"step": {6 * epoch}, "epoch": {epoch}.0, "train_loss": 1, "val_accuracy": {accuracy}}}\n'
+        row = (
+            f'{{"step": {6 * epoch}, "epoch": {epoch}.0, '
+            f'"train_loss": 1, "val_accuracy": {accuracy}}}\n'
+        )
         with (job.cell.folder / "metrics.jsonl").open("a") as file:
             file.write(row)
-        return searched.is_hopeless(job)
+        return searched.should_prune(job)
 
     job = fresh()
-    # nothing is known yet
-    assert not searched.is_hopeless(job)
+    # There is no evaluation yet.
+    assert not searched.should_prune(job)
     assert not stands(job, 1, 0.1)
     assert not stands(job, 3, 0.95)
     job = fresh()
     assert stands(job, 3, 0.2)
-    job.state, job.is_unwanted = "stopped", True
-    searched.told(job)
+    job.state, job.is_pruned = "stopped", True
+    searched.tell(job)
     assert [trial.state for trial in searched.study.trials][-1] == TrialState.PRUNED
 
 

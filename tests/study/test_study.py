@@ -1,4 +1,4 @@
-"""Studies as a user runs them: processes of their own, kills, widening, failures; and what their folders hold."""
+"""Studies as a user runs them: processes, kills, widening, failures; what their folders hold."""
 
 import ctypes
 import errno
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,7 +81,10 @@ def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:
         out,
         re.MULTILINE,
     )
-    one = "the config of one: train --cfg job width=8 batch_size=256 trainer.threads=1 trainer.limit_steps=6 depth=1 seed=0"
+    one = (
+        "the config of one: train --cfg job width=8 batch_size=256 trainer.threads=1 "
+        "trainer.limit_steps=6 depth=1 seed=0"
+    )
     assert out.rstrip().endswith(one)
     assert call("-m", *command)[0] == 0
     planned = " ".join(re.findall(r"\S+seed-\d_[0-9a-f]{8}$", out, re.MULTILINE))
@@ -155,8 +159,8 @@ def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
     code, out, _ = call(*command, "seed=0,1", "trainer.probe=gradients", "pictures=always")
     assert code == 0
     assert (
-        "note: 1 cell done before without this trainer.probe; another study=NAME runs all afresh, with it\n"
-        in out
+        "note: 1 cell done before without this trainer.probe; "
+        "another study=NAME runs all afresh, with it\n" in out
     )
     assert (
         "note: 1 cell done before without pictures; skiplab draw outputs/studies/s makes them\n"
@@ -179,7 +183,10 @@ def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
 def test_a_study_that_is_ended_goes_on_and_ends_equal_to_the_bit(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Its runs save and stop, also where the sweep itself is killed; the same command goes on with each."""
+    """Its runs save and stop, also where the sweep itself is killed.
+
+    The same command goes on with each.
+    """
     command = ("-m", *LONG, "epochs=20", "depth=1", "study=s", "seed=0,1,2")
     process = start(*command, cwd=tmp_path)
     study = tmp_path / "outputs/studies/s"
@@ -209,7 +216,10 @@ def test_a_study_that_is_ended_goes_on_and_ends_equal_to_the_bit(
 
 
 def test_a_run_that_fails_crashes_or_is_killed_spares_the_others(tmp_path: Path) -> None:
-    """One diverges, one is killed as the system does where memory is out; each is told with its log, and a retry finishes the latter."""
+    """One diverges, one is killed as the system does where memory is out.
+
+    Each is printed with its log, and a retry finishes the killed one.
+    """
     command = (
         "-m",
         *LONG,
@@ -232,8 +242,8 @@ def test_a_run_that_fails_crashes_or_is_killed_spares_the_others(tmp_path: Path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert (
-        "again    optimizer.lr=0.05 after ended by SIGKILL, as the system does where memory is out (attempt 2)"
-        in out
+        "again    optimizer.lr=0.05 after ended by SIGKILL, "
+        "as the system does where memory is out (attempt 2)" in out
     )
     (line,) = (line for line in out.splitlines() if "FAILED" in line)
     log = re.search(r"log (\S+)$", line)
@@ -317,7 +327,8 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
         return err
 
     assert re.match(
-        r"error: 100,000 cells would take about [\d,.]+ hours here, .*; with more than 1,000, add force=true to run them all the same",
+        r"error: 100,000 cells would take about [\d,.]+ hours here, .*; "
+        r"with more than 1,000, add force=true to run them all the same",
         refusal("seed=range(0,10000)", "depth=range(1,11)"),
     )
     assert "resume=never: what a study has done stays done" in refusal("seed=0,1", "resume=never")
@@ -345,7 +356,8 @@ def test_a_cell_edited_by_hand_is_told_and_nothing_is_lost(tmp_path: Path, train
     refused = train("compare", "outputs/studies/s", command="skiplab")
     assert refused.returncode == 2
     assert re.fullmatch(
-        r"error: outputs/studies/s/seed-0_\w+: its config.yaml is not what it was run with .*\n",
+        r"error: outputs/studies/s/seed-0_\w+/config.yaml: "
+        r"edited by hand \(width=16, was 8\); .*\n",
         refused.stderr,
     )
     again = train(*command)
@@ -363,7 +375,7 @@ def test_the_name_of_a_study_comes_from_what_is_swept() -> None:
         return plan.name_of(grid.parsed(texts), compose(), sweep=sweep)
 
     assert name("block=conv,skip", "depth=2,6", "seed=0,1") == "block-depth"
-    # wider, on more cores: the same
+    # A wider grid, on more cores, is the same study.
     assert name("block=conv,skip", "depth=2,6,18", "seed=0,1,2", "jobs=3") == "block-depth"
     assert re.fullmatch(
         r"block-depth-[0-9a-f]{4}", name("block=conv,skip", "depth=2,6", "epochs=3")
@@ -385,7 +397,10 @@ def test_the_name_of_a_study_comes_from_what_is_swept() -> None:
 
 
 def test_out_may_tell_the_cells_of_a_sweep_apart_and_must(call: Cli) -> None:
-    """By other keys, whatever their order; the folder of two cells, or of another run, is refused before anything is run."""
+    """It does so by other keys, whatever their order.
+
+    The folder of two cells, or of another run, is refused before anything is run.
+    """
     from skiplab.study import plan
 
     def cells_of(*jobs: tuple[str, ...]) -> list[plan.Cell]:
@@ -408,7 +423,8 @@ def test_out_may_tell_the_cells_of_a_sweep_apart_and_must(call: Cli) -> None:
     code, _, err = call("-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv", "seed=0,1")
     assert (code, err) == (
         2,
-        "error: out=runs/conv: is the folder of both seed=0 and seed=1; tell them apart, or leave it out\n",
+        "error: out=runs/conv: is the folder of both seed=0 and seed=1; "
+        "tell them apart, or leave it out\n",
     )
     code, out, _ = call(
         "-m", *SMALL, "depth=1", "out=runs/${block.name}", "block=conv,skip", "study=o"
@@ -440,7 +456,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     assert [slot.device for slot in slots.slots_for([plain], jobs=4)] == ["0", "3", "0", "3"]
     assert slots.Slot(1, "3").environment == {"CUDA_VISIBLE_DEVICES": "3", "SKIPLAB_THREADS": "1"}
     assert slots.slots_for([compose("device=cpu")], jobs="auto") == [slots.Slot(1)] * 8
-    # one device, one run at a time
+    # One device runs one job at a time.
     assert slots.slots_for([compose("device=cuda:1")], jobs="auto") == [slots.Slot(8)]
     several = compose("trainer.devices=2", "device=cpu")
     assert slots.slots_for([several], jobs="auto") == [slots.Slot(None)]
@@ -454,16 +470,13 @@ def test_gpus_are_counted_without_a_cuda_context(
     """By a stand-in for NVML that says there are three."""
     from skiplab.study import slots
 
-    class Nvml:
-        def nvmlInit_v2(self) -> int:
-            return 0
+    def count_gpus(count: Any) -> int:
+        count._obj.value = 3
+        return 0
 
-        def nvmlDeviceGetCount_v2(self, count: Any) -> int:
-            count._obj.value = 3
-            return 0
-
+    nvml = SimpleNamespace(nvmlInit_v2=lambda: 0, nvmlDeviceGetCount_v2=count_gpus)
     monkeypatch.setattr(slots, "torch_has_cuda", lambda: True)
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Nvml())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert slots.visible_gpus() == ["0", "1", "2"]
     for told, found in (
@@ -480,7 +493,8 @@ def test_gpus_are_counted_without_a_cuda_context(
 
 def test_the_live_table_shows_running_done_failed_and_the_best(tmp_path: Path) -> None:
     """On a terminal of its own, whose last screen is read."""
-    script = f"import pty, sys; sys.exit(pty.spawn([{str(Path(sys.executable).parent / 'train')!r}, *sys.argv[1:]]) >> 8)"
+    train = str(Path(sys.executable).parent / "train")
+    script = f"import pty, sys; sys.exit(pty.spawn([{train!r}, *sys.argv[1:]]) >> 8)"
     environment = os.environ | {
         "TERM": "xterm-256color",
         "COLUMNS": "150",
@@ -514,7 +528,7 @@ def test_the_live_table_shows_running_done_failed_and_the_best(tmp_path: Path) -
     assert re.search(r"FAILED +optimizer\.lr=1e\+18 seed=0: exit code 5", text)
     assert "best on validation so far" in text
     assert "sweep: 2 of 4 cells done, 2 failed" in text
-    # the cursor is shown again
+    # This sequence shows the cursor again.
     assert done.stdout.rfind("\x1b[?25h") > done.stdout.rfind("\x1b[?25l")
 
 

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or cut anywhere and resumed ends bitwise equal to one that was not."""
+"""A run that is stopped or killed anywhere and resumed ends bit for bit as one that is not."""
 
 import json
 from contextlib import closing
@@ -17,7 +17,7 @@ from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
 from skiplab.training.progress import Progress
 
-# 1,293 images in batches of 256: five whole ones and one of 13 an epoch, so 18 steps in 3 epochs
+# 1,293 images in batches of 256: five whole ones and one of 13 per epoch, so 18 steps in 3 epochs.
 SMALL = (
     "depth=1",
     "width=8",
@@ -27,7 +27,7 @@ SMALL = (
     "trainer.threads=1",
 )
 STEPS = 18
-# after the first step, in an epoch, exactly at the end of one and of two, in the last
+# Stops after the first step, in an epoch, exactly at the end of one and of two, and in the last.
 CUTS = (1, 4, 6, 12, 17)
 
 
@@ -88,7 +88,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_the_loss_without_label_smoothing_is_recorded_beside_the_one_with(
+def test_the_loss_without_label_smoothing_is_recorded_next_to_the_one_with(
     accumulate: int, tmp_path: Path
 ) -> None:
     small = (
@@ -102,7 +102,7 @@ def test_the_loss_without_label_smoothing_is_recorded_beside_the_one_with(
         sit(compose(*small, f"trainer.label_smoothing={smoothing}"), tmp_path / f"{smoothing}")
     plain, smoothed = (rows_of(tmp_path / f"{smoothing}")[-1] for smoothing in (0.0, 0.3))
     assert "train_plain_loss" not in plain
-    # the same weights, the same batch
+    # Both are of the same weights and the same batch.
     assert smoothed["train_plain_loss"] == pytest.approx(plain["train_loss"], rel=1e-6)
     config = compose(*small)
     with closing(Log(tmp_path / "0.0", console=False)) as log:
@@ -120,7 +120,7 @@ def test_sums_of_a_checkpoint_without_label_smoothing_are_as_they_were() -> None
     progress = Progress()
     progress.count(5, loss=2.0, plain_loss=2.0, num_correct=3)
     before = progress.facts()
-    # nor did it have the field
+    # Format 1 did not have the field.
     assert "plain_loss_sum" not in before
     progress.count(5, loss=2.0, plain_loss=1.0, num_correct=3)
     assert progress.facts() == before | {
@@ -138,7 +138,7 @@ def test_sums_of_a_checkpoint_without_label_smoothing_are_as_they_were() -> None
 
 
 def test_killed_equals_straight(tmp_path: Path) -> None:
-    """Killed without a save, once before the first one after step 0, so that steps are run again."""
+    """It is killed without a save, also before the first one, so that steps are run again."""
     config = compose(*SMALL, "augment=standard", "augment.crop=2", "trainer.ema=0.9")
     sit(config, tmp_path / "straight")
     for step in (3, 3, 7, 11, 17):
@@ -163,7 +163,7 @@ def test_killed_between_best_and_last(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "killed" / folders.BEST)[1]["step"] == 12
     assert checkpoint.load(tmp_path / "killed" / folders.LAST)[1]["progress"]["step"] == 6
-    # the best of step 6 is put back
+    # The best of step 6 is put back.
     with closing(Log(tmp_path / "killed", console=False)) as log:
         prepare(config, on_cpu(tmp_path / "killed", log))
     assert checkpoint.load(tmp_path / "killed" / folders.BEST)[1]["step"] == 6
@@ -229,7 +229,7 @@ def test_metrics_hold_every_step_once_and_training_accuracy_counts_every_image(
     weighted = sum(row["loss"] * n for row, n in zip(steps[:6], sizes, strict=True)) / 1293
     assert evaluations[0]["train_loss"] == pytest.approx(weighted)
     assert 0 < evaluations[0]["train_accuracy"] < 1
-    # chance is 0.1; how far above differs between releases of torch
+    # Chance is 0.1. How far above it is differs between releases of torch.
     assert evaluations[-1]["train_eval_accuracy"] > 0.15
     assert trainer.images == 3 * 1293
     assert evaluations[0]["train_accuracy"] * 1293 == pytest.approx(
@@ -292,18 +292,18 @@ def test_compiled_and_eager_checkpoints_are_the_same_kind(tmp_path: Path) -> Non
     "switches",
     [(), ("optimizer=adam", "trainer.ema=0.9", "trainer.lookahead=2", "trainer.amp=bf16")],
 )
-def test_rehearsing_for_a_compiler_leaves_no_trace(
+def test_a_dry_run_for_a_compiler_leaves_no_trace(
     call: Cli, monkeypatch: pytest.MonkeyPatch, switches: tuple[str, ...]
 ) -> None:
-    """What torch would compile is left as it is here; the steps before the first one are taken, and taken back."""
+    """Nothing is compiled here, but the dry-run steps are done, and the state is restored."""
     compiled: list[object] = []
     monkeypatch.setattr(
         "skiplab.machine.devices.compile_in_place", lambda networks, **_: compiled.extend(networks)
     )
     assert call(*SMALL, *switches, "out=straight")[0] == 0
-    code, out, _ = call(*SMALL, *switches, "trainer.compile=true", "out=rehearsed")
+    code, out, _ = call(*SMALL, *switches, "trainer.compile=true", "out=dry")
     assert code == 0
     assert "which are not counted as training" in out
-    # the average too
+    # With an average, its network is compiled, too.
     assert len(compiled) == (2 if switches else 1)
-    assert verify.digests(Path("straight")) == verify.digests(Path("rehearsed"))
+    assert verify.digests(Path("straight")) == verify.digests(Path("dry"))

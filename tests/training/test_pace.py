@@ -20,11 +20,9 @@ class Clock:
         monkeypatch.setattr(Pace, "clocks", lambda _: (self.wall, self.computed, self.waited))
 
     def forward(self, seconds: float, *, computed: float = 1.0, waited: float = 0.0) -> None:
-        self.wall, self.computed, self.waited = (
-            self.wall + seconds,
-            self.computed + seconds * computed,
-            self.waited + seconds * waited,
-        )
+        self.wall += seconds
+        self.computed += seconds * computed
+        self.waited += seconds * waited
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def told(
     log = Notes()
     made = Pace(log, steps_per_epoch=100, epochs=epochs, stop_at=stop_at, threads=threads)
     for step in range(first + 1, first + 12):
-        # the first step prepares the others
+        # The first step prepares the others.
         clock.forward(20 * per_step if step == first + 1 else per_step)
         made.after(step, is_synced=synced)
     return log.lines
@@ -107,15 +105,17 @@ def test_a_device_is_asked_only_where_it_was_waited_for(clock: Clock) -> None:
             1.0,
             0.5,
             2,
-            "slow: 50% of the last 5 s went by waiting for a core, since other processes use them; a run with trainer.threads=1",
+            "slow: 50% of the last 5 s went by waiting for a core, "
+            "since other processes use them; a run with trainer.threads=1",
         ),
         (
             0.6,
             0.4,
             1,
-            "slow: 40% of the last 5 s went by waiting for a core, since other processes use them; run fewer at once",
+            "slow: 40% of the last 5 s went by waiting for a core, "
+            "since other processes use them; run fewer at once",
         ),
-        # where the system does not tell how long a thread waits
+        # The system does not tell how long a thread waits.
         (0.2, 0.0, 1, "slow: 80% of the last 5 s"),
     ],
 )

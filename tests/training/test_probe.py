@@ -16,7 +16,7 @@ from helpers import Cli, compose, on_cpu
 from sessions import assert_same_run, sit, sit_until
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
-from skiplab.runs.log import Log
+from skiplab.runs.log import Log, Silence
 from skiplab.training.probe import KINDS, norm_of
 
 SMALL = (
@@ -43,7 +43,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1.0, 1e25])
 def test_a_norm_neither_vanishes_nor_overflows_with_the_squares(size: float) -> None:
     gradient = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) * size
-    assert norm_of(gradient).item() == pytest.approx(gradient.double().norm().item(), rel=1e-5)
+    assert norm_of(gradient, like=gradient).item() == pytest.approx(
+        gradient.double().norm().item(), rel=1e-5
+    )
 
 
 def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
         deviations: dict[str, float] = {}
 
         def note(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            # before an activation in place
+            # Later an activation may change the output in place.
             deviations[next(name for name, m in layers.items() if m is layer)] = output.std().item()
 
         for layer in layers.values():
@@ -68,7 +70,7 @@ def test_the_figures_of_the_first_step_are_those_by_hand(tmp_path: Path) -> None
         before = {name: p.detach().clone() for name, p in trainer.step.model.named_parameters()}
         trainer.step.update(0)
         after = dict(trainer.step.model.named_parameters())
-        (row,) = trainer.step.probe.rows()
+        (row,) = trainer.step.probe.take_rows()
     assert row["step"] == 1
     assert list(row["gradient_norm"]) == list(layers)
     for name, layer in layers.items():
@@ -97,6 +99,18 @@ def test_a_probe_changes_no_number_and_its_rows_survive_stops(tmp_path: Path) ->
     assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 
 
+def test_a_rank_that_records_nothing_keeps_no_figures(tmp_path: Path) -> None:
+    """Its log does not even look at the rows."""
+    with closing(Silence()) as log:
+        trainer, _ = prepare(compose(*TEXTS), on_cpu(tmp_path, log))
+        trainer.step.model.train()
+        trainer.step.update(0)
+        trainer.progress.step = 1
+        assert len(trainer.step.probe.pending) == 1
+        trainer.report_losses()
+    assert trainer.step.probe.pending == []
+
+
 def test_under_a_scaler_gradients_are_taken_back_to_their_scale(tmp_path: Path) -> None:
     sit(compose(*TEXTS), tmp_path / "full")
     sit(compose(*TEXTS, "trainer.amp=fp16"), tmp_path / "half")
@@ -112,7 +126,8 @@ def test_a_probe_is_written_as_a_list_with_commas(call: Cli) -> None:
     code, _, err = call(*SMALL, "trainer.probe=gradient")
     assert code == 2
     assert err.startswith(
-        "error: trainer.probe=gradient: none, or some of gradients, activations, updates with commas between is expected"
+        "error: trainer.probe=gradient: none, or some of gradients, activations, updates "
+        "with commas between is expected"
     )
     code, _, err = call(*SMALL, "trainer.probe=activations", "trainer.compile=true")
     assert code == 2

@@ -1,4 +1,7 @@
-"""Selection by proxy, against loops by hand: what the small network chooses, and that the run trains on it and nothing else."""
+"""Selection by proxy, against loops by hand.
+
+What the small network chooses, and that the run trains on that only.
+"""
 
 import copy
 import dataclasses
@@ -15,6 +18,7 @@ from helpers import Cli, compose, on_cpu
 from sessions import assert_same_run, sit, sit_until
 from skiplab import build
 from skiplab.errors import Diverged
+from skiplab.machine.decisions import stop_with
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
@@ -54,7 +58,7 @@ def trainer(tmp_path: Path) -> Any:
 
 
 def by_hand(model: nn.Module, trainer: Trainer, step: int) -> Tensor:
-    """The losses of a step's batch in training mode, one an image."""
+    """The losses of a step's batch in training mode, one per image."""
     images, labels = trainer.step.batches.at(step)
     return F.cross_entropy(model.train()(images), labels, label_smoothing=0.1, reduction="none")
 
@@ -94,7 +98,7 @@ def test_the_proxy_is_trained_in_every_fourth_step_on_the_hardest_images_and_cho
     )
 
 
-def test_the_run_trains_on_the_chosen_images_alone(trainer: Trainer) -> None:
+def test_the_run_trains_on_the_chosen_images_only(trainer: Trainer) -> None:
     trainer.step.selection.prepare(lambda: None)
     assert trainer.step.selection.chosen is not None
     model = copy.deepcopy(trainer.step.model)
@@ -121,11 +125,11 @@ def test_the_parts_of_several_ranks_are_the_chosen_images(trainer: Trainer) -> N
     assert torch.equal(torch.cat([part[1] for part in of_ranks]), labels)
 
 
-def test_a_rehearsal_leaves_the_proxy_as_it_was(trainer: Trainer) -> None:
+def test_a_dry_run_leaves_the_proxy_as_it_was(trainer: Trainer) -> None:
     selection = trainer.step.selection
     assert selection.proxy is not None
     before = copy.deepcopy(selection.proxy.model.state_dict())
-    selection.rehearse(2)
+    selection.dry_run(2)
     assert selection.chosen is not None
     assert selection.chosen.shape == (STEPS, 64)
     for name, tensor in selection.proxy.model.state_dict().items():
@@ -135,7 +139,7 @@ def test_a_rehearsal_leaves_the_proxy_as_it_was(trainer: Trainer) -> None:
 
 def test_a_run_that_is_stopped_before_its_first_step_starts_afresh_and_says_so(call: Cli) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "decide", lambda _trainer: 143)
+        patched.setattr(Trainer, "decide", lambda _trainer: stop_with(143))
         code, _, err = call(*SMALL, *SELECT, "out=run")
     assert code == 143
     assert err.startswith("stopped before step 1 of 15; go on with: train resume=run")
@@ -156,7 +160,7 @@ def test_a_resumed_run_ends_equal_to_the_bit_and_does_not_choose_again(tmp_path:
     assert (tmp_path / "cut/run.log").read_text().count("has selected") == 1
 
 
-def test_a_longer_run_is_chosen_for_anew(call: Cli) -> None:
+def test_a_longer_run_is_chosen_for_again(call: Cli) -> None:
     assert call(*SMALL, *SELECT, "out=run")[0] == 0
     code, out, _ = call("resume=run", "epochs=4")
     assert code == 0
@@ -179,7 +183,7 @@ def test_without_selection_there_is_nothing_of_it() -> None:
     assert (config.trainer.select, config.trainer.select_width) == (1.0, None)
     batches: Any = None
     selection = build.selection_of(config, batches, CPU, num_steps=3)
-    selection.rehearse(1)
+    selection.dry_run(1)
     assert (selection.prepare(lambda: None), selection.at(2), selection.state()) == (None, None, {})
 
 
@@ -192,15 +196,18 @@ def test_without_selection_there_is_nothing_of_it() -> None:
         ),
         (
             ("trainer.select=0.001", "trainer.drop_last=true"),
-            "trainer.select=0.001: of batch_size=256 leaves less than two images a device, since norm=batch cannot normalise one value",
+            "trainer.select=0.001: of batch_size=256 leaves less than two images a device, "
+            "since norm=batch cannot normalise one value",
         ),
         (
             ("trainer.select=0",),
-            "trainer.select=0: must be above 0 (share of each batch that is trained on: the images that are hardest",
+            "trainer.select=0: must be above 0 (share of each batch that is trained on: the "
+            "images that are hardest",
         ),
         (
             ("trainer.select=0.5", "trainer.drop_last=true", "trainer.select_width=5"),
-            "trainer.select_width=5: block=residual works at 1/2 of its width, so take a multiple of 2: 4 or 6",
+            "trainer.select_width=5: block=residual works at 1/2 of its width, so take a "
+            "multiple of 2: 4 or 6",
         ),
     ],
 )

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from helpers import ROOT, Cli
 
@@ -67,6 +68,29 @@ def test_the_set_up_takes_torch_as_pyproject_asks(monkeypatch: pytest.MonkeyPatc
         f"torch>={floor('torch')}",
         f"torchvision>={floor('torchvision')}",
     ]
+
+
+def test_the_lock_of_ci_pins_every_dependency_within_its_bounds() -> None:
+    lines = (ROOT / "requirements/ci.txt").read_text(encoding="utf-8").splitlines()
+    pins: dict[str, set[str]] = {}
+    for line in lines:
+        if not line.startswith(("#", " ")):
+            name, version = line.split(" ; ")[0].split("==")
+            pins.setdefault(name, set()).add(version)
+    for requirement in map(Requirement, ASKED):
+        versions = pins[requirement.name]
+        assert all(version in requirement.specifier for version in versions), requirement
+    (torch,), (torchvision,) = pins["torch"], pins["torchvision"]
+    assert dict(PAIRS)[torch] == torchvision
+
+
+def test_only_ci_installs_the_pinned_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    environment = importlib.import_module("environment")
+    monkeypatch.delenv("CI", raising=False)
+    assert environment.constraint() == []
+    monkeypatch.setenv("CI", "true")
+    assert environment.constraint() == ["--constraint", str(ROOT / "requirements/ci.txt")]
 
 
 @pytest.mark.parametrize(

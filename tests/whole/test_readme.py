@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import plain
 from helpers import ROOT
 from skiplab.networks import blocks
+from skiplab.training import optimizers
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -65,11 +68,12 @@ def test_add_a_block(house: Path) -> None:
     code = code_below("Add a block")
     assert len(code.split("\n\n", 1)[1].splitlines()) <= 20
     package = house / "src/skiplab"
-    replace(package / "networks/blocks.py", "BLOCKS: dict", f"{code}\n\nBLOCKS: dict")
+    with (package / "networks/blocks.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{code}")
     replace(
-        package / "networks/blocks.py",
-        '    "residual": ResidualBlock,\n',
-        '    "residual": ResidualBlock,\n    "wide": WideBlock,\n',
+        package / "networks/models.py",
+        "        blocks.ResidualBlock,\n",
+        "        blocks.ResidualBlock,\n        blocks.WideBlock,\n",
     )
     text = (house / "conf/block/residual.yaml").read_text()
     (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
@@ -104,9 +108,9 @@ def test_add_a_network(house: Path) -> None:
 
 
 def test_add_a_schedule(house: Path) -> None:
-    schedules = house / "src/skiplab/training/optimizers.py"
-    code = code_below("Add an optimizer or a schedule")
-    replace(schedules, "SCHEDULERS: dict", f"{code}\n\nSCHEDULERS: dict")
+    schedules = house / "src/skiplab/training/schedules.py"
+    code = code_below("Add a schedule")
+    replace(schedules, "SCHEDULES: dict", f"{code}\n\nSCHEDULES: dict")
     row = '    "cosine": cosine,\n'
     replace(schedules, row, f'{row}    "exponential": exponential,\n')
     text = (house / "conf/scheduler/cosine.yaml").read_text()
@@ -117,17 +121,45 @@ def test_add_a_schedule(house: Path) -> None:
     assert "name: exponential" in stored
 
 
+def test_add_an_optimizer(house: Path) -> None:
+    module = house / "src/skiplab/training/optimizers.py"
+    code = code_below("Add an optimizer")
+    replace(module, "class Treatment(", f"{code}\n\nclass Treatment(")
+    row = '    "muon": Row(muon_for_filters),\n'
+    replace(module, row, f'{row}    "adamax": Row(same_rule(adamax_rule)),\n')
+    text = (house / "conf/optimizer/adam.yaml").read_text()
+    (house / "conf/optimizer/adamax.yaml").write_text(text.replace("name: adam", "name: adamax"))
+    run(house, "optimizer=adamax", "depth=0", "width=4")
+    stored = (house / "run/config.yaml").read_text()
+    assert "name: adamax" in stored
+
+
+def test_the_optimizer_of_the_recipe_is_torchs() -> None:
+    names = dict(vars(optimizers))
+    exec(compile(code_below("Add an optimizer"), "CONTRIBUTING.md", "exec"), names)
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(7, 5)) for _ in range(2))
+    rule = names["adamax_rule"](betas=(0.9, 0.99), eps=1e-8, fused=False)
+    oracle = torch.optim.Adamax([theirs], lr=0.1, betas=(0.9, 0.99), weight_decay=0.01)
+    state: dict[str, torch.Tensor] = {}
+    for _ in range(5):
+        theirs.grad = torch.randn(7, 5, generator=generator)
+        ours.grad = theirs.grad.clone()
+        with torch.no_grad():
+            rule([ours], [state], lr=0.1, weight_decay=0.01, grad_scale=None, found_inf=None)
+        oracle.step()
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_add_a_data_set(house: Path) -> None:
     code = code_below("Add a data set")
     assert len(code.splitlines()) <= 10
     package = house / "src/skiplab"
-    (package / "data/formats.py").write_text(
-        (package / "data/formats.py").read_text() + f"\n\n{code}"
-    )
+    (package / "data/idx.py").write_text((package / "data/idx.py").read_text() + f"\n\n{code}")
     replace(
-        package / "data/batches.py",
-        '    "digits": formats.digits,\n',
-        '    "digits": formats.digits,\n    "kmnist": formats.kmnist,\n',
+        package / "data/catalog.py",
+        '    "digits": Dataset(digits.read_digits),\n',
+        '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
     )
     text = (house / "conf/dataset/mnist.yaml").read_text()
     (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))

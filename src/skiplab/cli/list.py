@@ -38,7 +38,7 @@ def under(root: Path) -> str:
         raise UsageError(
             f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
         )
-    found = record.under(root)
+    found = record.find(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
     shown = aligned(list(rows.values())) if rows else f"no runs under {printable(root)}"
     lines = [

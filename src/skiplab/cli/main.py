@@ -219,10 +219,10 @@ def single_run(texts: Sequence[str], stop_signal: StopSignal) -> int:
 def check_data(config: Any) -> None:
     """Import torch and raise UsageError if the data set's files are not to be had."""
     from skiplab import build
-    from skiplab.data import batches
+    from skiplab.data import splits
 
     for split in ("train", "test"):
-        batches.find(config.dataset.name, split, root=build.root_of(config))
+        splits.find(config.dataset.name, split, root=build.root_of(config))
 
 
 def resume_command(path: Path, texts: Sequence[str]) -> int:

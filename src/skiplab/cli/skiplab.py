@@ -322,7 +322,7 @@ def compare_command(options: argparse.Namespace) -> None:
 
         tables.command(
             found,
-            options.out or results.home(options.folder),
+            options.out or results.output_folder(options.folder),
             by=by,
             metric=options.metric,
             x=options.x,

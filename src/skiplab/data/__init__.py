@@ -1,1 +1,1 @@
-"""Data sets: which files count, how they are read and kept, how they become batches on the device."""
+"""Data sets: official files, readers, the cache, splits, and batches on the device."""

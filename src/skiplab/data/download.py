@@ -1,4 +1,4 @@
-"""The official files of a data set: found under a root, verified against published checksums, or fetched from their hosts."""
+"""Verify files against published checksums, fetch them from their hosts, unpack archives."""
 
 import errno
 import gzip
@@ -19,22 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.errors import UsageError
-from skiplab.locations import cache_folder, check_kind, default_root as default_root
+from skiplab.locations import cache_folder, check_kind
 
-# bytes of a file or an archive of a data set; CIFAR's archives have 170 million
+# Bytes of a file or an archive of a data set, at most. CIFAR's archives have 170 million.
 LARGEST_FILE = 2**28
-# seconds, more than a file system's clock steps by: a write within a step of another leaves the
-# same time
+# Seconds, more than a file system's clock steps by. Two writes within a step leave the same time.
 TICK = 0.02
-# seconds without a byte before a host counts as unreachable
+# Seconds without a byte before a host counts as unreachable.
 TIMEOUT = 30
-# times that a folder is made again which another process takes away
-PATIENCE = 9
+# Times that a folder is made again after another process has removed it.
+FOLDER_ATTEMPTS = 9
 
 
 @dataclass(frozen=True)
 class Published:
-    """One downloadable file: its folder under the root, its name, its published MD5, and where it is served."""
+    """One file that can be fetched: its folder under the root, name, published MD5 and hosts.
+
+    A host is a URL; the file's name comes behind it.
+    """
 
     folder: str
     name: str
@@ -42,22 +44,26 @@ class Published:
     hosts: tuple[str, ...]
 
     def urls(self) -> list[str]:
-        """Where to try, in order; $SKIPLAB_MIRROR, a URL that serves the files by name, comes first."""
+        """Return the URLs to try, in order.
+
+        $SKIPLAB_MIRROR, a URL that serves the files by name, comes first.
+        """
         mirror = os.environ.get("SKIPLAB_MIRROR")
-        return [
-            f"{host.rstrip('/')}/{self.name}"
-            for host in ((mirror, *self.hosts) if mirror else self.hosts)
-        ]
+        hosts = (mirror, *self.hosts) if mirror else self.hosts
+        return [f"{host.rstrip('/')}/{self.name}" for host in hosts]
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 of a file's bytes, in hexadecimal."""
+    """Return the MD5 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def md5_unpacked(path: Path, *, size: int) -> str | None:
-    """The MD5 of what a gzip file holds; None if it is no whole gzip file, or unpacks to more than `size` bytes."""
+    """Return the MD5 of what a gzip file holds.
+
+    Returns None if it is no whole gzip file or unpacks to more than `size` bytes.
+    """
     digest, left = hashlib.md5(usedforsecurity=False), size
     try:
         with gzip.open(path) as file:
@@ -76,51 +82,60 @@ def verify(
     *,
     size: int | None = None,
     unpacked: tuple[str, int] | None = None,
-    afresh: bool = False,
+    reread: bool = False,
 ) -> None:
-    """Raise UsageError unless the file has the published MD5; a file that is larger than `size` is not read.
+    """Raise UsageError unless the file has the published MD5.
 
-    `unpacked`: the published MD5 and the size of what the file holds, if it is a gzip file; one
-    that was packed anew is as good.
-
-    A good verdict is remembered by path, size and times of the last write and change; `afresh`: the
-    file is read all the same.
+    A file that is larger than `size` bytes is not read. `unpacked` is the published MD5 and the
+    size of what a gzip file holds; one that was packed again is as good. A good verdict is
+    remembered by path, size, and the times of the last write and change; `reread` reads the file
+    even so.
     """
     try:
         check_kind(path)
         stat = path.stat()
         check_size(path, stat.st_size, size)
-        key, fact = str(path.resolve()), [stat.st_size, stat.st_mtime_ns, md5, stat.st_ctime_ns]
-        if not afresh and remembered().get(key) == fact:
+        key = str(path.resolve())
+        fact = [stat.st_size, stat.st_mtime_ns, md5, stat.st_ctime_ns]
+        if not reread and read_memory().get(key) == fact:
             return
-        # so that whatever is written later has another time
+        # Wait, so that whatever is written later has another time.
         time.sleep(min(TICK, max(0, TICK - (time.time() - stat.st_ctime))))
         actual = md5_of(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     if actual != md5 and (unpacked is None or md5_unpacked(path, size=unpacked[1]) != unpacked[0]):
         raise UsageError(
-            f"{path}: damaged: its MD5 is {actual}, the published one is {md5}; delete the file and it is fetched again"
+            f"{path}: damaged: its MD5 is {actual}, the published one is {md5}; "
+            "delete the file and it is fetched again"
         )
     remember(key, fact)
 
 
 def check_size(path: Path, found: int, published: int | None, *, exact: bool = False) -> None:
-    """Raise UsageError, before a file is read, if it is larger than the published one (`exact`: or smaller), or than any of a data set."""
+    """Raise UsageError, before a file is read, if it has more bytes than the published one.
+
+    Without a published size, the limit is LARGEST_FILE. `exact` refuses fewer bytes too.
+    """
     most = LARGEST_FILE if published is None else published
-    if found > most or (exact and published is not None and found < published):
-        rule = (
-            "which no file of a data set has"
-            if published is None
-            else f"the published file has {published:,}"
-        )
-        raise UsageError(
-            f"{path}: damaged: {found:,} bytes, {rule}; delete the file and it is fetched again"
-        )
+    is_too_small = exact and published is not None and found < published
+    if found <= most and not is_too_small:
+        return
+    if published is None:
+        rule = "which no file of a data set has"
+    else:
+        rule = f"the published file has {published:,}"
+    raise UsageError(
+        f"{path}: damaged: {found:,} bytes, {rule}; delete the file and it is fetched again"
+    )
 
 
-def remembered() -> dict[str, Any]:
-    """The good verdicts: path -> size, mtime, MD5, ctime."""
+def read_memory() -> dict[str, Any]:
+    """Read what is remembered in the cache folder; empty if nothing is.
+
+    Verdicts of verify() are path -> [size, mtime, MD5, ctime]. cache.py and remember_members() add
+    entries of their own.
+    """
     path = cache_folder() / "verified.json"
     try:
         verdicts = json.loads(path.read_text()) if path.is_file() else {}
@@ -129,39 +144,40 @@ def remembered() -> dict[str, Any]:
     return verdicts if isinstance(verdicts, dict) else {}
 
 
-def remember(key: str, fact: Any) -> None:
-    """Add a good verdict, if the cache can be written."""
+def remember(key: str, fact: object) -> None:
+    """Add an entry to the memory, if the cache folder can be written."""
     path = cache_folder() / "verified.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".verified-") as private:
             fresh = Path(private) / path.name
-            fresh.write_text(json.dumps(remembered() | {key: fact}, indent=1))
+            fresh.write_text(json.dumps(read_memory() | {key: fact}, indent=1))
             os.replace(fresh, path)
     except OSError:
-        # a cache that cannot be written costs half a second a run, no more
+        # Without the memory a run takes half a second longer, no more.
         pass
 
 
-def known_members(archive_md5: str) -> dict[str, str]:
-    """The MD5 of the files in a published archive, by name, if one with this MD5 was ever unpacked here."""
-    found = remembered().get(f"archive {archive_md5}")
-    return (
-        found
-        if isinstance(found, dict) and all(isinstance(md5, str) for md5 in found.values())
-        else {}
-    )
+def read_members(archive_md5: str) -> dict[str, str]:
+    """Return the remembered MD5 of the files in a published archive, by name.
+
+    Returns nothing if no archive with this MD5 was ever unpacked here.
+    """
+    found = read_memory().get(f"archive {archive_md5}")
+    if isinstance(found, dict) and all(isinstance(md5, str) for md5 in found.values()):
+        return found
+    return {}
 
 
 def remember_members(archive_md5: str, members: dict[str, str]) -> None:
-    """Keep the MD5 of the files in a published archive, for which none are published."""
+    """Remember the MD5 of the files in a published archive, for which none is published."""
     remember(f"archive {archive_md5}", members)
 
 
 def ensure_writable(folder: Path, name: str, wanted: str) -> None:
-    """Make `folder`, or raise UsageError saying that `wanted` has no place."""
+    """Make `folder`, or raise UsageError: `name` cannot be put there, and what is `wanted` now."""
     try:
-        with private_folder(folder, ".probe-"):
+        with make_private_folder(folder, ".probe-"):
             pass
     except OSError as error:
         raise UsageError(
@@ -169,9 +185,12 @@ def ensure_writable(folder: Path, name: str, wanted: str) -> None:
         ) from None
 
 
-def private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirectory[str]":
-    """A folder of this process's own in `folder`, which is made; another process that fetched nothing may take the empty one away."""
-    for _ in range(PATIENCE):
+def make_private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirectory[str]":
+    """Make `folder`, and in it a temporary folder for this process only.
+
+    Another process that has fetched nothing may remove `folder` while it is empty, so try again.
+    """
+    for _ in range(FOLDER_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             return tempfile.TemporaryDirectory(dir=folder, prefix=prefix)
@@ -179,10 +198,11 @@ def private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirectory[st
 
 
 def download(file: Published, root: Path, *, dataset: str, missing: str = "") -> Path:
-    """Fetch `file` into its folder under `root`: checked before it gets its name, so that two runs do not disturb each other.
+    """Fetch `file` into its folder under `root`.
 
-    Raises UsageError with everything that was tried; `missing` says which files of a data set would
-    come with this one.
+    It is checked before it gets its name, so two runs do not disturb each other. `missing` says
+    which files of a data set would come with this one. Raises UsageError with everything that was
+    tried.
     """
     folder = root / file.folder
     by_hand = (
@@ -191,47 +211,59 @@ def download(file: Published, root: Path, *, dataset: str, missing: str = "") ->
         "dataset=digits needs no download"
     )
     wanted = f"{missing}; {file.name}" if missing else file.name
-    download_url = torchvisions_download(wanted, by_hand)
+    download_url = import_download_url(wanted, by_hand)
     fresh = [each for each in (folder, *folder.parents) if not each.exists()]
     ensure_writable(folder, wanted, by_hand)
 
     tried = []
-    timeout = socket.getdefaulttimeout()
-    with private_folder(folder, ".download-") as private:
+    with make_private_folder(folder, ".download-") as private:
         for url in file.urls():
             print(f"fetching {url}")
-            try:
-                # torchvision's utility sets none and would wait for ever
-                socket.setdefaulttimeout(TIMEOUT)
-                download_url(url, private, filename=file.name, md5=file.md5)
-                os.replace(Path(private) / file.name, folder / file.name)
+            fetched = Path(private) / file.name
+            reason = fetch(download_url, url, fetched, folder / file.name, md5=file.md5)
+            if reason is None:
                 return folder / file.name
-            except RuntimeError:
-                tried.append(f"{host_of(url)} (not the published file: cut off or changed)")
-            # URLError, timeouts, resets; no HTTP; a mirror that is no URL
-            except (OSError, HTTPException, ValueError) as error:
-                reason = getattr(error, "reason", None) or error
-                said = getattr(reason, "strerror", None) or str(reason)
-                # some end in a line break
-                tried.append(f"{host_of(url)} ({' '.join(said.split())})")
-            finally:
-                socket.setdefaulttimeout(timeout)
-            (Path(private) / file.name).unlink(missing_ok=True)
-    # leave no empty folders where there were none
+            tried.append(f"{host_of(url)} ({reason})")
+            fetched.unlink(missing_ok=True)
+    # Leave no empty folders where there were none.
     for each in fresh:
         with suppress(OSError):
             each.rmdir()
-    lacking = f"{missing}; " if missing else ""
+    said = f"{missing}; " if missing else ""
     raise UsageError(
-        f"{dataset}: {lacking}{file.name} is not in {folder} and could not be fetched from {', '.join(tried)}; {by_hand}"
+        f"{dataset}: {said}{file.name} is not in {folder} "
+        f"and could not be fetched from {', '.join(tried)}; {by_hand}"
     )
 
 
-def torchvisions_download(name: str, by_hand: str) -> Callable[..., None]:
-    """torchvision's `download_url`; takes 2 s to import, so call this only when there is something to fetch.
+def fetch(
+    download_url: Callable[..., None], url: str, fetched: Path, path: Path, *, md5: str
+) -> str | None:
+    """Fetch a URL to `fetched`, check it, and move it to `path`. Returns None, or why it failed."""
+    timeout = socket.getdefaulttimeout()
+    try:
+        # Torchvision's utility sets no timeout and would wait for ever.
+        socket.setdefaulttimeout(TIMEOUT)
+        download_url(url, str(fetched.parent), filename=fetched.name, md5=md5)
+        os.replace(fetched, path)
+    except RuntimeError:
+        return "not the published file: cut off or changed"
+    # URLError, timeouts and resets; an answer that is not HTTP; a mirror that is not a URL.
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        said = getattr(reason, "strerror", None) or str(reason)
+        # Some messages end in a line break.
+        return " ".join(said.split())
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return None
 
-    Raises UsageError where torchvision is missing or belongs to another torch: its operators are
-    then not found, nor its symbols.
+
+def import_download_url(name: str, by_hand: str) -> Callable[..., None]:
+    """Import torchvision's `download_url`. This takes 2 s, so call it only to fetch something.
+
+    Raises UsageError where torchvision is missing, or belongs to another torch: its operators or
+    symbols are then not found.
     """
     try:
         from torchvision.datasets.utils import download_url
@@ -245,15 +277,15 @@ def torchvisions_download(name: str, by_hand: str) -> Callable[..., None]:
 
 
 def host_of(url: str) -> str:
-    """The host in a URL, or all of it where there is none."""
+    """Return the host in a URL, or all of it where there is none."""
     return url.split("/")[2] if "://" in url else url
 
 
 def extract(archive: Path, folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Write the archive's members whose last part is in `names` into `folder`, and give their MD5; all else in it is left alone.
+    """Unpack the members whose last part is in `names` into `folder`. Returns their MD5, by name.
 
     Names, links and modes in the archive decide nothing: bytes of regular files go to names of
-    ours, atomically.
+    ours, atomically. Raises UsageError if the archive is damaged or lacks a member.
     """
     wanted, found = set(names), dict[str, str]()
     try:
@@ -268,7 +300,8 @@ def extract(archive: Path, folder: Path, names: Sequence[str]) -> dict[str, str]
                     continue
                 if member.size > LARGEST_FILE:
                     raise UsageError(
-                        f"{archive}: {name} is {member.size:,} bytes, which no file of a data set is"
+                        f"{archive}: {name} is {member.size:,} bytes, "
+                        "which no file of a data set is"
                     )
                 wanted.discard(name)
                 fresh = Path(private) / name

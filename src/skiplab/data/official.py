@@ -1,7 +1,6 @@
-"""The official files of each data set: their names, checksums and sizes, where they belong, and how they are found or fetched.
+"""The published files of each data set: names, checksums, sizes, and how they are found or fetched.
 
-Whether a file is there and right is said here, before one of its bytes is read for what it means
-(formats.py).
+Whether a file is there and right is decided here, before idx.py or cifar.py read what it means.
 """
 
 import tempfile
@@ -9,18 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from skiplab.data import surroundings
+from skiplab.data import misplaced
 from skiplab.data.download import (
     Published,
     check_size,
     download,
     ensure_writable,
     extract,
-    known_members,
+    read_members,
     remember_members,
     verify,
 )
-from skiplab.data.surroundings import Wanted
+from skiplab.data.misplaced import Wanted
 from skiplab.errors import UsageError
 from skiplab.locations import check_kind
 
@@ -28,7 +27,7 @@ IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# of the plain files of MNIST and its kin
+# Bytes of the plain files of MNIST and its kin.
 IDX_SIZES = {
     "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
     "train-labels-idx1-ubyte": 8 + 60_000,
@@ -36,7 +35,7 @@ IDX_SIZES = {
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
 MNIST_HOSTS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-# of the archive, of the plain file
+# The MD5 of the archive and of the plain file.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": (
         "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -56,69 +55,61 @@ MNIST_MD5 = {
     ),
 }
 FASHION_HOSTS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",)
-# of the archive; no checksum of the plain files is published, so the archive is what is read
+# The MD5 of the archives. None of the plain files is published, so only the archives are read.
 FASHION_MD5 = {
-    "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
-    "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe", None),
-    "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79", None),
-    "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310", None),
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 
 
-def idx_file(
-    root: Path, file: Published, plain_md5: str | None, *, dataset: str, afresh: bool = False
+def find_idx_file(
+    root: Path, file: Published, plain_md5: str | None, *, dataset: str, reread: bool = False
 ) -> Path:
-    """The verified IDX file: the plain one, or the published archive (or one packed anew), which is fetched if neither is there."""
-    plain, packed = (
-        root / file.folder / file.name.removesuffix(".gz"),
-        root / file.folder / file.name,
-    )
+    """Return the verified IDX file: the plain one if it can be verified, else the archive.
+
+    An archive that was packed again is as good. If neither is there, the archive is fetched.
+    `reread` verifies a file even if a good verdict is remembered.
+    """
+    folder = root / file.folder
+    plain, packed = folder / file.name.removesuffix(".gz"), folder / file.name
     size = IDX_SIZES.get(plain.name)
     if plain_md5 is not None and plain.is_file():
-        verify(plain, plain_md5, size=size, afresh=afresh)
+        verify(plain, plain_md5, size=size, reread=reread)
         return plain
     unpacked = (plain_md5, size) if plain_md5 is not None and size is not None else None
     if not packed.is_file():
+        wanted = [Wanted(file.folder, packed.name, file.md5, unpacked=unpacked)]
         if plain_md5 is not None:
             check_kind(plain)
+            wanted.append(Wanted(file.folder, plain.name, plain_md5, size))
         check_kind(packed)
-        wanted = [Wanted(file.folder, packed.name, file.md5, unpacked=unpacked)]
-        wanted += (
-            [Wanted(file.folder, plain.name, plain_md5, size)] if plain_md5 is not None else []
-        )
-        surroundings.check(root, wanted, dataset=dataset)
+        misplaced.check(root, wanted, dataset=dataset)
         download(file, root, dataset=dataset)
-    verify(
-        packed,
-        file.md5,
-        size=None if size is None else size + size // 1000 + 2**16,
-        unpacked=unpacked,
-        afresh=afresh,
-    )
+    # What gzip cannot compress it makes a little larger.
+    largest = None if size is None else size + size // 1000 + 2**16
+    verify(packed, file.md5, size=largest, unpacked=unpacked, reread=reread)
     return packed
 
 
-def mnist_files(root: Path, split: str, *, afresh: bool = False) -> list[Path]:
-    """The verified files of a split of MNIST, images first."""
-    published = [
-        (Published("MNIST/raw", f"{name}.gz", MNIST_MD5[name][0], MNIST_HOSTS), MNIST_MD5[name][1])
-        for name in IDX_NAMES[split]
-    ]
-    return [
-        idx_file(root, file, plain_md5, dataset="mnist", afresh=afresh)
-        for file, plain_md5 in published
-    ]
+def find_mnist_files(root: Path, split: str, *, reread: bool = False) -> list[Path]:
+    """Return the verified files of a split of MNIST, images first."""
+    paths = []
+    for name in IDX_NAMES[split]:
+        packed_md5, plain_md5 = MNIST_MD5[name]
+        file = Published("MNIST/raw", f"{name}.gz", packed_md5, MNIST_HOSTS)
+        paths.append(find_idx_file(root, file, plain_md5, dataset="mnist", reread=reread))
+    return paths
 
 
-def fashion_mnist_files(root: Path, split: str, *, afresh: bool = False) -> list[Path]:
-    """The verified files of a split of Fashion-MNIST, images first."""
-    published = [
-        Published("FashionMNIST/raw", f"{name}.gz", FASHION_MD5[name][0], FASHION_HOSTS)
-        for name in IDX_NAMES[split]
-    ]
-    return [
-        idx_file(root, file, None, dataset="fashion_mnist", afresh=afresh) for file in published
-    ]
+def find_fashion_mnist_files(root: Path, split: str, *, reread: bool = False) -> list[Path]:
+    """Return the verified files of a split of Fashion-MNIST, images first."""
+    paths = []
+    for name in IDX_NAMES[split]:
+        file = Published("FashionMNIST/raw", f"{name}.gz", FASHION_MD5[name], FASHION_HOSTS)
+        paths.append(find_idx_file(root, file, None, dataset="fashion_mnist", reread=reread))
+    return paths
 
 
 TORONTO = ("https://www.cs.toronto.edu/~kriz",)
@@ -126,7 +117,12 @@ TORONTO = ("https://www.cs.toronto.edu/~kriz",)
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two data sets: its official archive, and the files that each version holds, by split, with their MD5."""
+    """The files of CIFAR-10 or CIFAR-100: the official archive, and those of each version.
+
+    `binary` and `pickled` have a split's files with their MD5; it is None where none is published.
+    `sizes` has their bytes by name. `python` is the archive of the pickled version, which is
+    reported if it lies there, but never unpacked.
+    """
 
     name: str
     archive: Published
@@ -136,124 +132,136 @@ class Cifar:
     sizes: dict[str, int]
     python: Published
 
-    def locate(self, root: Path, split: str, *, afresh: bool = False) -> list[Path]:
-        """The verified files: the binary version if it is there, else the pickled one, else the official archive is unpacked or fetched."""
-        files = self.lying_files(root, split)
+    def find_files(self, root: Path, split: str, *, reread: bool = False) -> list[Path]:
+        """Return the verified files: those of the binary version, or else of the pickled one.
+
+        If neither version is there, the official archive is unpacked; it is fetched if missing.
+        `reread` verifies a file even if a good verdict is remembered.
+        """
+        files = self.find_present(root, split)
         if files is None:
             self.unpack(root, split)
-            files = self.known(root, self.places(root, split)[0])
+            files = self.add_checksums(root, self.list_binary(root, split))
         for path, md5 in files.items():
+            size = self.sizes.get(path.name)
             if md5 is not None:
-                verify(path, md5, size=self.sizes.get(path.name), afresh=afresh)
+                verify(path, md5, size=size, reread=reread)
             else:
-                check_size(path, path.stat().st_size, self.sizes.get(path.name), exact=True)
+                check_size(path, path.stat().st_size, size, exact=True)
         return list(files)
 
-    def lying_files(self, root: Path, split: str) -> dict[Path, str | None] | None:
-        """The files to read of those that are there, with their MD5 as far as it is known; None if no version is whole."""
-        binary, pickled = self.places(root, split)
+    def find_present(self, root: Path, split: str) -> dict[Path, str | None] | None:
+        """Return the files to read of those that are there; None if no version is complete.
+
+        Their MD5 is given where it is known.
+        """
+        binary, pickled = self.list_binary(root, split), self.list_pickled(root, split)
         has_pickled = all(path.is_file() for path in pickled)
         if all(path.is_file() for path in binary):
-            found = self.known(root, binary)
-            # else those that can be verified are better
+            found = self.add_checksums(root, binary)
+            # Files that cannot be verified are read only if the other version is not there.
             if all(found.values()) or not has_pickled:
                 return found
         return dict(pickled) if has_pickled else None
 
-    def places(self, root: Path, split: str) -> tuple[dict[Path, str | None], dict[Path, str]]:
-        """Where the files of the binary and of the pickled version belong, with their MD5."""
-        binary: dict[Path, str | None] = {
-            root / self.archive.folder / name: md5 for name, md5 in self.binary[split].items()
-        }
-        return binary, {
-            root / self.pickled_folder / name: md5 for name, md5 in self.pickled[split].items()
-        }
+    def list_binary(self, root: Path, split: str) -> dict[Path, str | None]:
+        """Return where the files of the binary version belong, with their published MD5."""
+        folder = root / self.archive.folder
+        return {folder / name: md5 for name, md5 in self.binary[split].items()}
 
-    def known(self, root: Path, files: dict[Path, str | None]) -> dict[Path, str | None]:
-        """The MD5 of files; where none is published, it is that of the member of the official archive, if that was ever seen here."""
+    def list_pickled(self, root: Path, split: str) -> dict[Path, str]:
+        """Return where the files of the pickled version belong, with their published MD5."""
+        folder = root / self.pickled_folder
+        return {folder / name: md5 for name, md5 in self.pickled[split].items()}
+
+    def add_checksums(self, root: Path, files: dict[Path, str | None]) -> dict[Path, str | None]:
+        """Return files with the MD5 of the archive's members where no MD5 is published.
+
+        It stays None if the official archive was never unpacked here and does not lie here.
+        """
         if all(files.values()):
             return files
-        members = known_members(self.archive.md5)
-        if not members and (lying := self.lying(root)):
-            members = self.members_of(lying[0])
+        members = read_members(self.archive.md5)
+        if not members and (archives := self.find_archives(root)):
+            members = self.hash_members(archives[0])
         return {path: md5 or members.get(path.name) for path, md5 in files.items()}
 
-    def unverified(self, root: Path, split: str) -> list[Path]:
-        """The files of a split that are read on trust, since nothing tells what they should hold."""
-        return [path for path, md5 in (self.lying_files(root, split) or {}).items() if md5 is None]
+    def find_unverified(self, root: Path, split: str) -> list[Path]:
+        """Return a split's files that are read on trust, since no checksum is known for them."""
+        files = self.find_present(root, split) or {}
+        return [path for path, md5 in files.items() if md5 is None]
 
-    def lying(self, root: Path) -> list[Path]:
-        """The official archive, in the root or in its folder."""
+    def find_archives(self, root: Path) -> list[Path]:
+        """Return the official archive where it lies: in the root, in its folder, or in both."""
         places = (root / self.archive.name, root / self.archive.folder / self.archive.name)
         return [path for path in places if path.is_file()]
 
     def unpack(self, root: Path, split: str) -> None:
-        """Unpack the archive, from the root or its folder if it lies there, else fetched."""
-        folder, lying = root / self.archive.folder, self.lying(root)
-        binary, pickled = self.places(root, split)
-        for path in (
-            *binary,
-            *pickled,
-            *(() if lying else (root / self.archive.name, folder / self.archive.name)),
-        ):
+        """Unpack the official archive, which is fetched if it lies neither in root nor folder."""
+        folder = root / self.archive.folder
+        binary, pickled = self.list_binary(root, split), self.list_pickled(root, split)
+        for path in (*binary, *pickled):
             check_kind(path)
-        if not lying:
-            surroundings.check(root, self.wanted(split), dataset=self.name)
-        archive = (
-            lying[0]
-            if lying
-            else download(
-                self.archive, root, dataset=self.name, missing=lacking(binary) or lacking(pickled)
-            )
-        )
+        if archives := self.find_archives(root):
+            archive = archives[0]
+        else:
+            for path in (root / self.archive.name, folder / self.archive.name):
+                check_kind(path)
+            misplaced.check(root, self.list_wanted(split), dataset=self.name)
+            missing = describe_missing(binary) or describe_missing(pickled)
+            archive = download(self.archive, root, dataset=self.name, missing=missing)
         verify(archive, self.archive.md5)
         ensure_writable(
             folder,
             f"the content of {archive.name}",
             f"unpack {archive} by hand or set dataset.root",
         )
-        remember_members(self.archive.md5, extract(archive, folder, self.names))
+        remember_members(self.archive.md5, extract(archive, folder, self.member_names))
 
     @property
-    def names(self) -> list[str]:
-        """Of the files of the binary version, in both splits."""
-        return [name for each in self.binary.values() for name in each]
+    def member_names(self) -> list[str]:
+        """The names of the binary version's files, in both splits."""
+        return [name for files in self.binary.values() for name in files]
 
-    def members_of(self, archive: Path) -> dict[str, str]:
-        """The MD5 of the files in the official archive, where it lies beside them; none if it is damaged or there is no room."""
+    def hash_members(self, archive: Path) -> dict[str, str]:
+        """Return the MD5 of the files in the official archive, by name, and remember them.
+
+        Returns nothing if the archive is damaged or there is no room to unpack it.
+        """
         try:
             verify(archive, self.archive.md5)
             with tempfile.TemporaryDirectory() as private:
-                found = extract(archive, Path(private), self.names)
+                found = extract(archive, Path(private), self.member_names)
         except (OSError, UsageError):
             return {}
         remember_members(self.archive.md5, found)
         return found
 
-    def wanted(self, split: str) -> list[Wanted]:
-        """The files that would do, in either version, packed or not."""
-        found = [
+    def list_wanted(self, split: str) -> list[Wanted]:
+        """Return the files that would do, of either version, packed or not."""
+        wanted = [
             Wanted(self.archive.folder, name, md5, self.sizes.get(name))
             for name, md5 in self.binary[split].items()
         ]
-        found += [
+        wanted += [
             Wanted(self.pickled_folder, name, md5, self.sizes.get(name))
             for name, md5 in self.pickled[split].items()
         ]
-        found += [Wanted("", self.archive.name, self.archive.md5)]
-        return [
-            *found,
-            Wanted("", self.python.name, self.python.md5, advice="tar -xzf {path} -C {root}"),
-        ]
+        wanted.append(Wanted("", self.archive.name, self.archive.md5))
+        advice = "tar -xzf {path} -C {root}"
+        wanted.append(Wanted("", self.python.name, self.python.md5, advice=advice))
+        return wanted
 
 
-def lacking(files: Iterable[Path]) -> str:
-    """Which of a version's files are not there, in words; empty if all are missing."""
+def describe_missing(files: Iterable[Path]) -> str:
+    """Say which of a version's files are missing; return "" unless only some are."""
     files = list(files)
     missing = [path.name for path in files if not path.is_file()]
-    if len(missing) == len(files):
+    found = len(files) - len(missing)
+    if found in (0, len(files)):
         return ""
-    return f"{', '.join(missing)} missing in {files[0].parent}, where {len(files) - len(missing)} of {len(files)} files are"
+    names = ", ".join(missing)
+    return f"{names} missing in {files[0].parent}, where {found} of {len(files)} files are"
 
 
 CIFAR10 = Cifar(
@@ -303,7 +311,7 @@ CIFAR100 = Cifar(
     archive=Published(
         "cifar-100-binary", "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", TORONTO
     ),
-    # only the archive's checksum is published
+    # Only the archive's checksum is published.
     binary={"train": {"train.bin": None}, "test": {"test.bin": None}},
     pickled_folder="cifar-100-python",
     pickled={

@@ -24,6 +24,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LONGEST_FACTS = 120
 # on a CPU, even where it has fewer cores: enough to try things
 FEW_PROCESSES = 4
+# Kinds of arguments that a function is compiled for.
+MOST_COMPILED = 64
 # bytes; above, holes in the heap cost more memory than the page faults cost time
 LARGEST_KEPT = 128 * 2**20
 
@@ -137,8 +139,21 @@ def compile_in_place(networks: Iterable[nn.Module], *, mode: str, device: torch.
             (folder / "inductor").mkdir(parents=True, exist_ok=True)
             if os.access(folder / "inductor", os.W_OK):
                 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    allow_recompiling()
     for network in networks:
         network.compile(mode=mode if device.type == "cuda" else "default", dynamic=False)
+
+
+def allow_recompiling() -> None:
+    """Let torch compile a function for 64 kinds of arguments. Past its own limit of 8 it runs the rest uncompiled.
+
+    A network that freezes a parameter, or Muon with its filters of many shapes, needs more than 8.
+    """
+    from torch._dynamo import config
+
+    # Called cache_size_limit before torch 2.6.
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, MOST_COMPILED)
 
 
 def keep_freed_memory() -> bool:

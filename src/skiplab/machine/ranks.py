@@ -26,8 +26,6 @@ if TYPE_CHECKING or torch_dist.is_available():
 # network that one of them compiles, or a checkpoint on a slow disk.
 TIME_LIMIT = timedelta(minutes=10)
 NOTHING: AbstractContextManager[None] = nullcontext()
-# what the first rank answers instead of a decision; those are -1 and above
-DIVERGED = -2
 
 
 class Ranks:
@@ -72,7 +70,7 @@ class Ranks:
         """Have every rank take over the first's values."""
 
     def agreed(self, decide: Callable[[], int | None]) -> int:
-        """What the first rank decides, -1 or above (None: 0); Diverged, if it raises that, is raised on all."""
+        """Return the number that the first rank decides (None: 0). If it raises Diverged, all do."""
         return decide() or 0
 
     def main_first(self) -> AbstractContextManager[None]:
@@ -142,11 +140,11 @@ class Team(Ranks):
             try:
                 decision = decide() or 0
             except Diverged as error:
-                decision, problem = DIVERGED, error
-        word = torch.tensor([decision])
+                problem = error
+        word = torch.tensor([decision, int(problem is not None)])
         torch_dist.broadcast(word, 0)
-        decision = int(word)
-        if decision == DIVERGED:
+        decision, has_diverged = word.tolist()
+        if has_diverged:
             raise problem or Diverged("the first rank says why")
         return decision
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from skiplab.machine.decisions import GO_ON, SAVE, Decision, stop_with
+
 # Ctrl-C, kill; a closed terminal, Ctrl-\; what batch systems send before a limit (LSF and Grid
 # Engine SIGUSR2, CPU time SIGXCPU); a failing power supply. Windows has the first two alone.
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU", "SIGPWR")
@@ -17,8 +19,6 @@ EXIT_CODES = {
 }
 # the kernel sends it every second from the limit on
 REPEATED = getattr(signal, "SIGXCPU", None)
-# what an asked StopSignal answers to SIGUSR1: save and go on
-SAVE = -1
 
 
 # Windows has no SIGUSR1
@@ -87,20 +87,19 @@ def let_through() -> None:
 class StopSignal:
     """While entered, catches the signals.
 
-    While a network trains (`heeded`), calling it tells what was asked: 0 nothing, SAVE, or the exit
-    code to stop with after saving. At all other times nothing can be lost, so a stop ends the
-    process at once, with `advice` as the last line: an exception would be raised in the middle of
-    an import, where it can turn into another.
+    While a network trains (`heeded`), calling it tells what was asked. At all other times nothing
+    can be lost, so a stop ends the process at once, with `advice` as the last line: an exception
+    would be raised in the middle of an import, where it can turn into another.
     """
 
     def __init__(self) -> None:
         self.advice = "stopped before a run was made"
-        self.asked = 0
+        self.asked = GO_ON
         self.is_training = False
         self.before: dict[signal.Signals, Any] = {}
 
-    def __call__(self) -> int:
-        asked, self.asked = self.asked, 0
+    def __call__(self) -> Decision:
+        asked, self.asked = self.asked, GO_ON
         return asked
 
     def __enter__(self) -> "StopSignal":
@@ -133,7 +132,7 @@ class StopSignal:
         finally:
             self.is_training = False
         # it came after the last step
-        if self.asked > 0:
+        if self.asked.is_stop:
             self.end()
 
     def end(self) -> NoReturn:
@@ -141,11 +140,11 @@ class StopSignal:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             os.write(2, f"\n{self.advice}\n".encode())
-        os._exit(self.asked)
+        os._exit(self.asked.exit_code)
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
         """End the process, or ask for a stop and let the next signal do what it does by default."""
-        self.asked = EXIT_CODES[signal.Signals(number)]
+        self.asked = stop_with(EXIT_CODES[signal.Signals(number)])
         if not self.is_training:
             self.end()
         for each in EXIT_CODES.keys() & self.before.keys():

@@ -1,9 +1,10 @@
-"""Every block, one signature: `Block(in_channels, out_channels, stride, style)`, (B, in, H, W) -> (B, out, H/stride, W/stride).
+"""The blocks of the lab *Residual and Skip Connections*, the notebook *Residual Blocks*, He et al.
 
-`conv`, `residual`, `residual_down` and `skip` are document 1's blocks, `basic` is document 2's;
-where the documents keep the shape and a network here changes it, `conv` and `skip` stride their
-first convolution, `residual` and `preact` project the shortcut by 1x1, `residual_down` strides its
-side convolution. Odd sides are rounded up, by `airbench`, which pools, down.
+Every block has one signature, `Block(in_channels, out_channels, stride, style)`, and maps
+(B, in, H, W) to (B, out, H/stride, W/stride). Odd sides are rounded up. `conv`, `residual`,
+`residual_down` and `skip` are the lab's blocks, `basic` is the notebook's. Where the two keep the
+shape and a network here changes it, `conv` and `skip` stride their first convolution, `residual`
+and `preact` project the shortcut by 1x1, and `residual_down` strides its side convolution.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skiplab import families
+
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
@@ -20,78 +23,63 @@ class Style:
 
     # batch | none
     norm: str
-    # False gives the plain twin: the same layers without the sum or the concatenation
+    # False gives the plain twin: the same layers without the sum or the concatenation.
     shortcut: bool
-    # of the convolutions
+    # Whether convolutions have a bias.
     bias: bool
-    # of a shortcut whose shape changes: conv | conv_bn (1x1 convolution) | pad (He et al.'s option
-    # A)
+    # How a shortcut changes shape: conv | conv_bn (a 1x1 convolution) | pad (He et al.'s option A).
     projection: str
 
 
 def make_norm(channels: int, norm: str) -> nn.Module:
-    """BatchNorm2d, or nothing; `norm` is batch or none."""
+    """Return BatchNorm2d for norm=batch, and the identity for norm=none."""
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 
 def conv(
     in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool
 ) -> nn.Conv2d:
-    """A convolution that keeps height and width at stride 1."""
+    """Return a convolution that keeps height and width at stride 1."""
     return nn.Conv2d(
         in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias
     )
 
 
 class PadShortcut(nn.Module):
-    """He et al.'s option A: every stride-th pixel, missing channels filled with zeros; no parameters."""
+    """He et al.'s option A: every stride-th pixel, new channels zero, no parameters."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.stride, self.missing = stride, out_channels - in_channels
+        self.stride = stride
+        self.missing = out_channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.missing // 2
-        return F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before)
-        )
+        strided = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(strided, (0, 0, 0, 0, before, self.missing - before))
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style) -> nn.Module:
-    """The identity, or where the shape changes the style's projection."""
+    """Return the identity, or the style's projection where the shape changes."""
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     if style.projection == "pad":
         return PadShortcut(in_channels, out_channels, stride)
     project = conv(in_channels, out_channels, 1, stride=stride, bias=style.bias)
-    return (
-        nn.Sequential(project, make_norm(out_channels, style.norm))
-        if style.projection == "conv_bn"
-        else project
-    )
-
-
-def part_of(channels: int, divisor: int, block: "type[Block]") -> int:
-    """channels / divisor, which must be whole."""
-    if channels % divisor:
-        name = next(name for name, known in BLOCKS.items() if known is block)
-        raise ValueError(
-            f"width={channels} does not suit block={name}: its inner width is 1/{divisor}, so take a multiple of {divisor}"
-        )
-    return channels // divisor
+    if style.projection == "conv_bn":
+        return nn.Sequential(project, make_norm(out_channels, style.norm))
+    return project
 
 
 class Block(nn.Module):
-    """What a network needs to know of a block besides its signature."""
+    """What a network needs to know of a block besides its signature and its rules (families.py)."""
 
-    # takes raw sums and gives raw sums: the network ends with the activation instead
+    # The block's name, as in block=NAME.
+    name: ClassVar[str]
+    # The block takes and gives raw sums, so the network ends with the activation instead.
     preactivation: ClassVar[bool]
-    # begins with a norm, so a stem ends without one
+    # The block begins with a norm, so a stem ends without one.
     normalizes_input: ClassVar[bool] = False
-    # on the main path, for networks that count layers
-    num_convs: ClassVar[int] = 2
-    # output width over the nominal width in He et al.'s networks
-    expansion: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -103,13 +91,24 @@ class Block(nn.Module):
         raw_image: bool = False,
     ):
         super().__init__()
-        # no activation of the input: relu of an image would lose half of it
+        # The first block of a network leaves out its first relu, which would lose half an image.
         self.raw_image = raw_image
+
+    @classmethod
+    def inner_channels(cls, out_channels: int) -> int:
+        """Return the channels of the inner convolutions: out_channels / n, n by the rules.
+
+        Raises ValueError if n does not divide out_channels.
+        """
+        if problem := families.width_problem(cls.name, out_channels):
+            raise ValueError(problem)
+        return out_channels // families.block_rules(cls.name).inner
 
 
 class ConvBlock(Block):
     """Plain block: f(x), f = relu-conv-bn-relu-conv through half the width."""
 
+    name = "conv"
     preactivation = True
 
     def __init__(
@@ -122,7 +121,7 @@ class ConvBlock(Block):
         raw_image: bool = False,
     ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        inner = part_of(out_channels, 2, type(self))
+        inner = self.inner_channels(out_channels)
         self.conv1 = conv(in_channels, inner, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
         self.conv2 = conv(inner, out_channels, 3, bias=style.bias)
@@ -134,6 +133,8 @@ class ConvBlock(Block):
 
 class ResidualBlock(ConvBlock):
     """Residual block: x + f(x), f = relu-conv-bn-relu-conv through half the width."""
+
+    name = "residual"
 
     def __init__(
         self,
@@ -155,8 +156,12 @@ class ResidualBlock(ConvBlock):
 
 
 class ResidualDownBlock(Block):
-    """Residual block with a side layer: side(relu(x)) + f(relu(x)), f = conv-bn-relu-conv, side = 3x3 conv."""
+    """Residual block with a side layer: side(relu(x)) + f(relu(x)).
 
+    f = conv-bn-relu-conv, side = 3x3 conv.
+    """
+
+    name = "residual_down"
     preactivation = True
 
     def __init__(
@@ -187,6 +192,7 @@ class ResidualDownBlock(Block):
 class SkipBlock(Block):
     """Skip block: cat(x1, conv(relu(bn(x1)))), x1 = conv(relu(x)); each half of the width."""
 
+    name = "skip"
     preactivation = True
 
     def __init__(
@@ -199,7 +205,7 @@ class SkipBlock(Block):
         raw_image: bool = False,
     ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        half = part_of(out_channels, 2, type(self))
+        half = self.inner_channels(out_channels)
         self.concatenate = style.shortcut
         self.conv1 = conv(in_channels, half, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(half, style.norm)
@@ -215,6 +221,7 @@ class SkipBlock(Block):
 class BasicBlock(Block):
     """Post-activation residual block: relu(x + f(x)), f = conv-bn-relu-conv-bn."""
 
+    name = "basic"
     preactivation = False
 
     def __init__(
@@ -243,6 +250,7 @@ class BasicBlock(Block):
 class PreactBlock(Block):
     """Pre-activation residual block (He et al. 2016): x + f(x), f = bn-relu-conv-bn-relu-conv."""
 
+    name = "preact"
     preactivation = True
     normalizes_input = True
 
@@ -271,11 +279,13 @@ class PreactBlock(Block):
 
 
 class BottleneckBlock(Block):
-    """Bottleneck residual block: relu(x + f(x)), f = 1x1-bn-relu-3x3-bn-relu-1x1-bn through a quarter of the width."""
+    """Bottleneck residual block: relu(x + f(x)), through a quarter of the width.
 
+    f = 1x1-bn-relu-3x3-bn-relu-1x1-bn. The 3x3 convolution takes the stride, as in torchvision.
+    """
+
+    name = "bottleneck"
     preactivation = False
-    num_convs = 3
-    expansion = 4
 
     def __init__(
         self,
@@ -287,10 +297,9 @@ class BottleneckBlock(Block):
         raw_image: bool = False,
     ):
         super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        inner = part_of(out_channels, 4, type(self))
+        inner = self.inner_channels(out_channels)
         self.conv1 = conv(in_channels, inner, 1, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
-        # the stride on the 3x3, as torchvision has it
         self.conv2 = conv(inner, inner, 3, stride=stride, bias=style.bias)
         self.bn2 = make_norm(inner, style.norm)
         self.conv3 = conv(inner, out_channels, 1, bias=style.bias)
@@ -304,88 +313,3 @@ class BottleneckBlock(Block):
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         return F.relu(out if self.shortcut is None else out.add_(self.shortcut(x)), inplace=True)
-
-
-class DiracConv2d(nn.Conv2d):
-    """A 3x3 convolution whose first filters begin as the identity: each passes one channel on (Jordan 2024)."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool):
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        nn.init.dirac_(self.weight.data[: self.in_channels])
-
-
-class AirbenchBlock(Block):
-    """Plain block of airbench94 (Jordan 2024): f = conv-pool-bn-gelu-conv-bn-gelu, the norms without a scale to learn."""
-
-    preactivation = False
-    norm_momentum: ClassVar[float] = 0.4
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        self.conv1 = DiracConv2d(in_channels, out_channels, bias=style.bias)
-        self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
-        self.bn1 = self.norm(out_channels, style)
-        self.conv2 = DiracConv2d(out_channels, out_channels, bias=style.bias)
-        self.bn2 = self.norm(out_channels, style)
-
-    def norm(self, channels: int, style: Style) -> nn.Module:
-        """BatchNorm2d with a bias and a fixed scale of one, or nothing."""
-        if style.norm == "none":
-            return nn.Identity()
-        norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=self.norm_momentum)
-        norm.weight.requires_grad_(False)
-        return norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.bn1(self.pool(self.conv1(x))))
-        return F.gelu(self.bn2(self.conv2(x)))
-
-
-class AirbenchResidualBlock(AirbenchBlock):
-    """Residual block of airbench96 (Jordan 2024): gelu(x0 + f(x0)), x0 = conv-pool-bn-gelu, f = conv-bn-gelu-conv-bn."""
-
-    num_convs = 3
-    norm_momentum = 0.1
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        self.conv3 = DiracConv2d(out_channels, out_channels, bias=style.bias)
-        self.bn3 = self.norm(out_channels, style)
-        self.has_shortcut = style.shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        x0 = F.gelu(self.bn1(self.pool(self.conv1(x))))
-        out = self.bn3(self.conv3(F.gelu(self.bn2(self.conv2(x0)))))
-        return F.gelu(out + x0 if self.has_shortcut else out)
-
-
-BLOCKS: dict[str, type[Block]] = {
-    "conv": ConvBlock,
-    "residual": ResidualBlock,
-    "residual_down": ResidualDownBlock,
-    "skip": SkipBlock,
-    "basic": BasicBlock,
-    "preact": PreactBlock,
-    "bottleneck": BottleneckBlock,
-    "airbench": AirbenchBlock,
-    "airbench_residual": AirbenchResidualBlock,
-}

@@ -1,1 +1,1 @@
-"""Studies: sweeps whose every cell is a run of its own in a stable folder, and what they answer."""
+"""Studies: sweeps whose cells are runs in folders that stay, and what they answer."""

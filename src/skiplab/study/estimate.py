@@ -1,4 +1,4 @@
-"""How long a study would take, before it is run: from the cost of its network and the speed of this machine."""
+"""Estimate how long a study takes, from its networks' cost and this machine's speed."""
 
 import time
 from collections import Counter
@@ -11,65 +11,63 @@ from skiplab import build
 from skiplab.config.schema import Config
 from skiplab.machine.cpu import num_cores
 
-# of the matrix product that the machine is measured by, and how often
+# The machine is measured by a matrix product of this size, this many times.
 SIZE, TIMES = 1024, 5
-# of its rate in training: measured, 0.2 to 0.6 on a CPU for the networks here
-REACHED = 0.3
-# a step costs three forward passes
-TRAINING = 3
-# seconds of a run beside training: its start, its report
+# Training reaches this share of that rate: 0.2 to 0.6 were measured on a CPU for the networks here.
+EFFICIENCY = 0.3
+# A step costs this many forward passes.
+PASSES_PER_STEP = 3
+# A run's start and its report take this many seconds.
 OVERHEAD = 2.0
 
 
 def in_words(
     configs: Sequence[Config], *, number: int | None = None, jobs: int | str = "auto"
 ) -> str:
-    """How long these runs take here, `jobs` (auto: one a core or GPU) at a time: `3.4 hours here, by an estimate`.
+    """Return how long these runs take here: `3.4 hours here, by an estimate`.
 
-    `number`: so many runs like the first one.
+    `jobs` run at a time (auto: one per core or GPU). With `number`, there are that many runs like
+    the first one. Times a matrix product.
     """
-    alike = Counter(replace(config, seed=0, out=None) for config in configs)
-    if number is not None:
+    if number is None:
+        alike = Counter(replace(config, seed=0, out=None) for config in configs)
+        how = "by an estimate"
+    else:
         alike = Counter({configs[0]: number})
-    device = (
-        torch.device("cuda")
-        if torch.cuda.is_available() and configs[0].device != "cpu"
-        else torch.device("cpu")
-    )
-    places = torch.cuda.device_count() if device.type == "cuda" else num_cores()
+        how = "by an estimate from the first one"
+    has_gpu = torch.cuda.is_available() and configs[0].device != "cpu"
+    device = torch.device("cuda" if has_gpu else "cpu")
+    places = torch.cuda.device_count() if has_gpu else num_cores()
     at_once = min(sum(alike.values()), places if jobs == "auto" else int(jobs), places)
-    speed = REACHED * rate(device)
-    took = (
+    speed = EFFICIENCY * rate(device)
+    seconds = (
         sum(
-            count * (TRAINING * flops_of(config) / speed + OVERHEAD)
+            count * (PASSES_PER_STEP * flops_of(config) / speed + OVERHEAD)
             for config, count in alike.items()
         )
         / at_once
     )
-    how = "by an estimate" if number is None else "by an estimate from the first one"
-    told = (
-        f"{took / 3600:,.1f} hours"
-        if took >= 3600
-        else f"{took / 60:.0f} minutes"
-        if took >= 90
-        else f"{took:.0f} s"
-    )
-    return f"{told} here, {how}"
+    return f"{rounded(seconds)} here, {how}"
+
+
+def rounded(seconds: float) -> str:
+    """Return a time as `3.4 hours`, `12 minutes` or `45 s`."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def flops_of(config: Config) -> float:
-    """What a run's forward passes in training cost."""
-    images = (
-        config.steps * config.batch_size
-        if config.steps
-        else config.epochs * config.dataset.train_images
-    )
+    """Return the FLOPs of a run's forward passes in training."""
+    images = config.epochs * config.dataset.train_images
+    if config.steps:
+        images = config.steps * config.batch_size
     images = min(images, (config.trainer.limit_steps or images) * config.batch_size)
     return images * build.summary_of(config, build.network(config, torch.device("cpu"))).flops
 
 
 def rate(device: torch.device) -> float:
-    """FLOP/s of a matrix product, on one core or GPU."""
+    """Measure the FLOP/s of a matrix product, on one core or GPU."""
     torch.set_num_threads(1)
     a = torch.ones(SIZE, SIZE, device=device)
     (a @ a)[0, 0].item()

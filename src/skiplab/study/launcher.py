@@ -1,4 +1,7 @@
-"""How a study runs on this machine: every cell is a process of its own, and what is finished stays so. Imports no torch."""
+"""Run a study on this machine: each cell in its own process; finished cells are not run again.
+
+Imports no torch.
+"""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -6,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skiplab.config.schema import Config
+from skiplab.machine.decisions import GO_ON
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders
 from skiplab.study import plan, progress_view, record, slots, supervisor
@@ -17,92 +21,102 @@ NAME = "skiplab"
 
 @dataclass
 class Sweep:
-    """A study's command, and what became of it."""
+    """A study's command as typed, and what became of its cells."""
 
-    # as one types it
     command: str
     ended: list[Job] = field(default_factory=list)
-    # the exit code that a signal has asked for
+    # This is the exit code that a signal has asked for, or 0.
     stopped: int = 0
 
 
 def run(
     sweep: Sweep, cells: Sequence[plan.Cell], folder: Path, *, repeated: int, options: Config
 ) -> None:
-    """Run the cells of a study and remember in `sweep` what became of each. A failed one is told and counted, not raised.
+    """Run the cells of a study and record in `sweep` what became of each.
 
-    `repeated`: how many combinations have dropped out as the same as others. `options`: a config
-    with the study's own keys.
+    A failed cell is printed and counted, not raised. `repeated` combinations have dropped out as
+    the same as others. `options` is a config with the study's own keys.
     """
     if repeated:
         print(
-            f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, to the bit; each is run once"
+            f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, "
+            "to the bit; each is run once"
         )
     places = slots.slots_for([cell.config for cell in cells], jobs=options.jobs)
     places = places[: max(1, sum(not cell.is_finished for cell in cells))]
     record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
     print(introduction(folder, cells, places), flush=True)
     jobs = [Job(cell, "finished", before=True) if cell.is_finished else Job(cell) for cell in cells]
-    shown = progress_view.of_terminal(slots=len(places))
+    view = progress_view.make_view(slots=len(places))
+    policy = supervisor.Policy(retries=options.retries, go_on=options.on_error == "continue")
     try:
-        # in place of the command's own, which ends the process
+        # The command's own StopSignal would end the process.
         with StopSignal() as stop_signal:
             stop_signal.advice = "stopped; the same command again goes on"
             with stop_signal.heeded():
-                goes_on = options.on_error == "continue"
-                code = supervisor.run(
-                    jobs, places, shown, stop_signal, retries=options.retries, go_on=goes_on
-                )
+                code = supervisor.run(jobs, places, view, stop_signal, policy)
                 sweep.stopped = sweep.stopped or code
-                # what is left is the table
-                stop_signal.asked = 0
+                # Only the table is left to print, so forget a late signal.
+                stop_signal.asked = GO_ON
     finally:
-        shown.close()
+        view.close()
         sweep.ended += jobs
 
 
 def introduction(folder: Path, cells: Sequence[plan.Cell], places: Sequence[slots.Slot]) -> str:
-    """What is about to happen."""
+    """Return what is about to happen: widths, how many cells, how many at a time, notes."""
     finished = sum(cell.is_finished for cell in cells)
     begun = sum(not cell.is_finished and folders.has_state(cell.folder) for cell in cells)
     words = f"study {folder}: {counted(len(cells), 'cell')}"
     if finished or begun:
-        words += f", {finished} done before" + (f", {begun} to go on with" if begun else "")
-    budgets = {without_seed(cell): cell.config for cell in cells if cell.config.match != "none"}
-    if budgets:
-        from skiplab import budget
-
-        words = "\n".join(
-            [
-                *(
-                    f"{name or 'every cell'}: {budget.in_words(config)}"
-                    for name, config in budgets.items()
-                ),
-                words,
-            ]
-        )
+        words += f", {finished} done before"
+    if begun:
+        words += f", {begun} to go on with"
     if finished < len(cells):
-        threads = places[0].threads
-        words += f"; {len(places)} at a time" + (
-            f", {threads} thread{'s' if threads > 1 else ''} each" if threads else ""
-        )
-    return "\n".join([words, *lacking(cells, folder)])
+        words += f"; {len(places)} at a time"
+        if threads := places[0].threads:
+            words += f", {threads} thread{'s' if threads > 1 else ''} each"
+    return "\n".join([*chosen_widths(cells), words, *missing_extras(cells, folder)])
 
 
-def lacking(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
-    """What is asked for now and was not when cells were run that are done: it changes no numbers, so they are not run again."""
+def chosen_widths(cells: Sequence[plan.Cell]) -> list[str]:
+    """Return a line for each width that a budget has chosen."""
+    budgets = {without_seed(cell): cell.config for cell in cells if cell.config.match != "none"}
+    if not budgets:
+        return []
+    from skiplab import budget
+
+    return [
+        f"{label or 'every cell'}: {budget.in_words(config)}" for label, config in budgets.items()
+    ]
+
+
+def missing_extras(cells: Sequence[plan.Cell], folder: Path) -> Iterator[str]:
+    """Yield a note on probes and pictures that finished cells lack and this command asks for.
+
+    They change no numbers, so these cells are not run again.
+    """
     done = [cell for cell in cells if cell.is_finished]
-    if number := sum(
-        cell.config.trainer.probe != "none" and not plan.was_probed(cell) for cell in done
-    ):
-        yield f"note: {counted(number, 'cell')} done before without this trainer.probe; another study=NAME runs all afresh, with it"
-    if number := sum(
-        cell.config.pictures == "always" and not (cell.folder / "curves.png").exists()
+    unprobed = [
+        cell for cell in done if cell.config.trainer.probe != "none" and not plan.was_probed(cell)
+    ]
+    if unprobed:
+        yield (
+            f"note: {counted(len(unprobed), 'cell')} done before without this trainer.probe; "
+            "another study=NAME runs all afresh, with it"
+        )
+    undrawn = [
+        cell
         for cell in done
-    ):
-        yield f"note: {counted(number, 'cell')} done before without pictures; skiplab draw {shlex.quote(str(folder))} makes them"
+        if cell.config.pictures == "always" and not (cell.folder / "curves.png").exists()
+    ]
+    if undrawn:
+        yield (
+            f"note: {counted(len(undrawn), 'cell')} done before without pictures; "
+            f"skiplab draw {shlex.quote(str(folder))} makes them"
+        )
 
 
 def without_seed(cell: plan.Cell) -> str:
-    """What a cell is called, whatever its seed."""
-    return " ".join(word for word in cell.words.split(" ") if not word.startswith("seed="))
+    """Return the cell's label without its seed."""
+    return " ".join(part for part in cell.label.split(" ") if not part.startswith("seed="))

@@ -1,11 +1,11 @@
-"""A study's cell under another of Hydra's launchers: in a process, on a machine of its choosing, with the same folder as under ours."""
+"""Run a study's cell under Slurm, Ray or joblib, in the same folder as under our launcher."""
 
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -18,12 +18,19 @@ from skiplab.runs import folders
 from skiplab.study import plan
 from skiplab.study.preemption import Preemption
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def task(stop_signal: StopSignal) -> Callable[[Any], None]:
-    """What Hydra calls for each cell. In a process of the launcher's own, a cell that fails raises, which the launcher passes on."""
+
+def task(stop_signal: StopSignal) -> "Callable[[DictConfig], None]":
+    """Make the function that Hydra calls for each cell.
+
+    In a process of the launcher's own, a cell that fails raises RuntimeError, which the launcher
+    passes on.
+    """
     here = os.getpid()
 
-    def run(cfg: Any) -> None:
+    def run(cfg: "DictConfig") -> None:
         if os.getpid() == here:
             code, is_stop = run_cell(cfg, stop_signal)
         else:
@@ -33,27 +40,27 @@ def task(stop_signal: StopSignal) -> Callable[[Any], None]:
             if code and not is_stop:
                 raise RuntimeError(f"exit code {code}")
         if is_stop:
-            # whoever stops a run of a sweep means the sweep
+            # Whoever stops a run of a sweep means the sweep.
             raise SystemExit(code)
 
     return run
 
 
-def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
-    """The cell's run, from where it stands; nothing if it is finished. Its exit code, and whether it was told to stop."""
+def run_cell(cfg: "DictConfig", stop_signal: StopSignal) -> tuple[int, bool]:
+    """Run a cell from where it stands, unless it is finished.
+
+    Returns its exit code, and whether it was told to stop.
+    """
     hydra_config = HydraConfig.get()
-    texts, fixed = (
-        list(hydra_config.overrides.task),
-        list(hydra_config.job.config.override_dirname.exclude_keys),
-    )
+    config = plan.within_budget(validate.check(compose.plain(cfg)))
     cell = plan.cell_of(
-        texts,
-        plan.within_budget(validate.check(compose.plain(cfg))),
+        list(hydra_config.overrides.task),
+        config,
         folder=Path(hydra_config.sweep.dir),
-        fixed=fixed,
+        fixed=list(hydra_config.job.config.override_dirname.exclude_keys),
     )
     if cell.is_finished:
-        print(f"done before: {cell.words}")
+        print(f"done before: {cell.label}")
         return 0, False
     try:
         config = settled(cell.config)
@@ -62,15 +69,17 @@ def run_cell(cfg: Any, stop_signal: StopSignal) -> tuple[int, bool]:
                 placement.record(folder, cfg, hydra_config)
             code = launch(config, folder, stop_signal)
     except SkiplabError as error:
-        say(cell, f"{error}" if isinstance(error, Stopped) else f"error: {error}")
-        return complain(error), isinstance(error, Stopped)
+        is_stop = isinstance(error, Stopped)
+        write_to_log(cell, str(error) if is_stop else f"error: {error}")
+        return complain(error), is_stop
     if code:
-        say(cell, f"error: exit code {code}; its traceback is in {folder / folders.LOG}")
+        log = folder / folders.LOG
+        write_to_log(cell, f"error: exit code {code}; its traceback is in {log}")
     return code, False
 
 
-def say(cell: plan.Cell, text: str) -> None:
-    """A line in the cell's log."""
+def write_to_log(cell: plan.Cell, text: str) -> None:
+    """Append a line to the cell's log; a log that cannot be written is no error."""
     with suppress(OSError):
         cell.log.parent.mkdir(parents=True, exist_ok=True)
         with cell.log.open("a", encoding="utf-8", errors="backslashreplace") as log:

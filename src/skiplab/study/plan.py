@@ -1,4 +1,7 @@
-"""What a study consists of: its name and folder, and for each cell of the grid a config and a run folder. Imports no torch."""
+"""Plan a study: its name and folder, and for each cell of the grid a config and a run folder.
+
+Imports no torch.
+"""
 
 import hashlib
 import os
@@ -17,9 +20,9 @@ from skiplab.errors import UsageError
 from skiplab.runs import folders
 
 STUDIES = placement.OUTPUTS / "studies"
-# characters of a folder's name
+# A folder's name has this many characters at most, for one value and in all.
 LONGEST_VALUE, LONGEST_NAME = 24, 120
-# of the sweep, and no part of any cell's name
+# These keys are the sweep's own and no part of any cell's name.
 BOOKKEEPING = (*overrides.OF_STUDIES, "resume")
 
 
@@ -27,30 +30,26 @@ BOOKKEEPING = (*overrides.OF_STUDIES, "resume")
 class Cell:
     """One run of a study."""
 
-    # block=conv depth=2 seed=0: what tells it from the others
-    words: str
-    # with `out`
+    # The label tells it from the other cells: block=conv depth=2 seed=0.
+    label: str
+    # Here `out` is the run's folder.
     config: Config
     folder: Path
-    # what it says, and its traceback if it fails
+    # The run's output goes here, and its traceback if it fails.
     log: Path
 
     @property
     def is_finished(self) -> bool:
-        """Whether its result is there; another run's in its folder (out=) is none.
-
-        A folder that is named by this identity may hold one with trainer.devices as it came out,
-        where that was auto or torchrun's.
-        """
+        """Whether its result is there. The result of another run in its folder does not count."""
         return is_own(self.folder, self.config) and folders.is_finished(self.folder)
 
 
 def is_own(folder: Path, config: Config) -> bool:
-    """Tell whether a folder holds the run of a cell's config, finished or not.
+    """Return whether a folder holds the run of a cell's config, finished or not.
 
-    A folder that is named by this identity may hold one with trainer.devices as it came out, where
-    that was auto or torchrun's; but not one that a command has changed on its way, which is another
-    run.
+    A folder that is named by this identity may hold a config with another trainer.devices: the
+    resolved number, where it was auto or torchrun's. It may not hold a run that a command has
+    changed on the way, which is another run.
     """
     identity, found = stored.identity(config), folders.identity_of(folder)
     if found is None or found == identity:
@@ -62,14 +61,18 @@ def is_own(folder: Path, config: Config) -> bool:
 
 
 def is_named(name: str, identity: str) -> bool:
-    """Tell whether a folder's name ends with the first digits of an identity, and a number where the first such name was taken."""
+    """Return whether a folder's name ends with the first digits of an identity.
+
+    A number may follow, where the first such name was taken.
+    """
     return re.fullmatch(rf".*_{identity[:8]}(-\d+)?", name) is not None
 
 
 def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) -> str:
-    """A study's name: `study=` if given, else its preset's, else the keys that are swept; fixed values that change numbers add a hash.
+    """Return a study's name: `study=` if given, else its preset's, else the keys that are swept.
 
-    So the same command, and one with a wider grid, find the same study.
+    Fixed values that change numbers add a hash. So the same command, and one with a wider grid,
+    find the same study.
     """
     if config.study is not None:
         return config.study
@@ -85,9 +88,9 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
 
 
 def changes_numbers(key: str) -> bool:
-    """Whether a group or key can change a run's numbers."""
+    """Return whether a group or key can change a run's numbers."""
     field = leaves().get(key)
-    # by the width that they choose
+    # They change numbers by the width that they choose.
     if key in ("match", "target"):
         return True
     return (
@@ -98,33 +101,43 @@ def changes_numbers(key: str) -> bool:
 
 
 def fixed_keys(parsed: Iterable[Override]) -> list[str]:
-    """The keys that have one value in the whole study."""
+    """Return the keys that have one value in the whole study."""
     return sorted({o.key_or_group for o in parsed if not o.is_sweep_override()})
 
 
 def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str]) -> list[Cell]:
-    """A cell for each list of overrides; those that describe the same run, to the bit, are one. Raises UsageError on a bad config."""
+    """Plan a cell for each list of overrides. Lists that describe the same run share one cell.
+
+    Raises UsageError on a bad config, and if two different runs would share a folder.
+    """
     found: dict[str, Cell] = {}
-    there = (
-        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    )
+    there = folders_in(folder)
     for texts, config in zip(jobs, compose.compose_all(jobs), strict=True):
         config = within_budget(config)
-        found.setdefault(
-            stored.identity(config),
-            cell_of(texts, config, folder=folder, fixed=fixed, there=there),
-        )
+        cell = cell_of(texts, config, folder=folder, fixed=fixed, there=there)
+        found.setdefault(stored.identity(config), cell)
     by_folder: dict[Path, Cell] = {}
     for cell in found.values():
         if (other := by_folder.setdefault(cell.folder, cell)) is not cell:
             raise UsageError(
-                f"out={cell.folder}: is the folder of both {other.words} and {cell.words}; tell them apart, or leave it out"
+                f"out={cell.folder}: is the folder of both {other.label} and {cell.label}; "
+                "tell them apart, or leave it out"
             )
     return list(found.values())
 
 
+def folders_in(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, which need not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
 def within_budget(config: Config) -> Config:
-    """The config with init_from's weights pinned, and the width that match= and target= ask for; torch is imported if they do."""
+    """Pin init_from's weights in the config, and set the width that match= and target= ask for.
+
+    Imports torch if they do.
+    """
     config = provenance.pinned(config)
     if config.match == "none":
         return config
@@ -141,49 +154,54 @@ def cell_of(
     fixed: Sequence[str],
     there: Sequence[str] | None = None,
 ) -> Cell:
-    """The cell of a study in `folder`, which holds the folders `there`, with these overrides.
+    """Plan the cell with these overrides of a study in `folder`, which holds the folders `there`.
 
-    Its run folder is `out=`, or the one there with its identity, or a new name:
-    `block-conv_depth-2_seed-0_1a2b3c4d`.
+    Its run folder is `out=`, or the one there with its identity, or a new one.
     """
     pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
-    identity = stored.identity(config)
-    words = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
-    parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
-    parts += [] if any(key == "seed" for key, _ in pairs) else [f"seed-{config.seed}"]
-    label = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
-    name = "_".join(
-        [*([label] if label else []), *(folders.slug(part) for part in parts), identity[:8]]
-    )
-    name = name[-LONGEST_NAME:].lstrip("_-.")
-    if there is None:
-        there = (
-            sorted(path.name for path in folder.iterdir() if path.is_dir())
-            if folder.is_dir()
-            else []
-        )
+    label = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
+    name = folder_name(pairs, config)
     if config.out is not None:
         run = locations.given(config.out, key="out")
     else:
-        named = [other for other in there if is_named(other, identity)]
-        taken = [
-            other
-            for other in named
-            if folders.identity_of(folder / other) and not is_own(folder / other, config)
-        ]
-        name = next(
-            (other for other in named if other not in taken),
-            f"{name}-{len(taken) + 1}" if taken else name,
-        )
+        names = folders_in(folder) if there is None else there
+        name = choose_name(name, names, folder, config)
         run = folder / name
-    config = replace(
-        config, out=str(run), pictures="never" if config.pictures == "auto" else config.pictures
-    )
-    return Cell(words, config, run, folder / "logs" / f"{name}.log")
+    pictures = "never" if config.pictures == "auto" else config.pictures
+    config = replace(config, out=str(run), pictures=pictures)
+    return Cell(label, config, run, folder / "logs" / f"{name}.log")
+
+
+def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
+    """Return a new run folder's name, of keys, values and identity.
+
+    An example is `block-conv_depth-2_seed-0_1a2b3c4d`. A `name=` stands in front.
+    """
+    parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
+    if all(key != "seed" for key, _ in pairs):
+        parts.append(f"seed-{config.seed}")
+    own_name = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
+    first = [own_name] if own_name else []
+    identity = stored.identity(config)
+    name = "_".join([*first, *map(folders.slug, parts), identity[:8]])
+    return name[-LONGEST_NAME:].lstrip("_-.")
+
+
+def choose_name(name: str, there: Sequence[str], folder: Path, config: Config) -> str:
+    """Choose a run folder's name among those `there`: the config's own run, else a new name."""
+    identity = stored.identity(config)
+    named = [other for other in there if is_named(other, identity)]
+    taken = [
+        other
+        for other in named
+        if folders.identity_of(folder / other) and not is_own(folder / other, config)
+    ]
+    fresh = f"{name}-{len(taken) + 1}" if taken else name
+    return next((other for other in named if other not in taken), fresh)
 
 
 def was_probed(cell: Cell) -> bool:
-    """Whether a run has recorded what its cell's config has the probe record."""
+    """Return whether a run has recorded what its cell's config has the probe record."""
     try:
         probed = stored.load(cell.folder / folders.CONFIG).trainer.probe
     except UsageError:
@@ -192,7 +210,7 @@ def was_probed(cell: Cell) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UsageError if a study's folder is something else: a file, or a run's."""
+    """Check a study's folder. Raises UsageError if it is something else: a file, or a run's."""
     if os.path.lexists(folder) and (rule := regular.no_folder(folder)) is not None:
         raise UsageError(f"study={folder.name}: {folder} is {rule}; take another name")
     if folders.identity_of(folder) is not None:

@@ -1,4 +1,7 @@
-"""Imported once, by the process that a study's cells are forked from: what each of them would import. Runs no operation."""
+"""Import what each cell of a study would import, once, in the server that they are forked from.
+
+Runs no operation.
+"""
 
 import gc
 import os
@@ -6,7 +9,7 @@ from contextlib import suppress
 
 from skiplab.machine.signals import keep_back
 
-# a signal to the whole group, a terminal's Ctrl-C above all, is for the sweep
+# A signal to the whole group is for the sweep, such as a terminal's Ctrl-C.
 keep_back()
 with suppress(OSError, AttributeError):
     os.setsid()
@@ -15,5 +18,5 @@ gc.disable()
 from skiplab import finish, launch, run  # noqa: E402, F401
 from skiplab.runs import plots  # noqa: E402, F401
 
-# what is shared stays shared: the collector would write into it
+# The garbage collector would write into memory that the forks share.
 gc.freeze()

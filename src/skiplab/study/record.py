@@ -1,4 +1,7 @@
-"""What a study's folder says of itself: the command that it goes on with, and the folders of its cells. Imports no torch."""
+"""study.json: the command that a study goes on with, and the run folders of its cells.
+
+Imports no torch.
+"""
 
 import json
 import os
@@ -16,31 +19,35 @@ RECORD = "study.json"
 
 @dataclass(frozen=True)
 class Record:
-    """The last command of a study, and the run folders of its cells, begun or not; none before they are planned."""
+    """The last command of a study, and the run folders of its cells, begun or not.
+
+    There are none before they are planned, and none for a search.
+    """
 
     command: str
     cells: tuple[Path, ...] = ()
 
 
 def write(folder: Path, *, command: str, cells: Iterable[Path] = ()) -> None:
-    """Note in the study's folder what `skiplab list` tells of it."""
-    told = {"command": command, "cells": [os.path.relpath(cell, folder) for cell in cells]}
-    checkpoint.write_atomically(folder / RECORD, json.dumps(told, indent=1).encode() + b"\n")
+    """Record in the study's folder what `skiplab list` prints of it."""
+    content = {"command": command, "cells": [os.path.relpath(cell, folder) for cell in cells]}
+    checkpoint.write_atomically(folder / RECORD, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def read(folder: Path) -> Record:
-    """What was noted in a study's folder. Raises UsageError if it is not there, or damaged."""
+    """Read a study's record. Raises UsageError if it is not there, or damaged."""
     path = folder / RECORD
     try:
         found = json.loads(regular.read(path, most=contents.LARGEST))
         texts = [str(found["command"]), *map(str, found["cells"])]
-        # raises ValueError on half a surrogate pair
+        # Half a surrogate pair raises ValueError here.
         if "\0" in "".join(texts).encode().decode():
             raise ValueError
         return Record(texts[0], tuple(Path(os.path.normpath(folder / cell)) for cell in texts[1:]))
     except OSError as error:
+        reason = regular.why(path, error)
         raise UsageError(
-            f"{path}: cannot be read ({regular.why(path, error)}); the study's own command writes it anew"
+            f"{path}: cannot be read ({reason}); the study's own command writes it anew"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
@@ -49,15 +56,18 @@ def read(folder: Path) -> Record:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunsAndStudies:
     """What lies under a folder: the runs, oldest first, and the folders of studies by name."""
 
     runs: list[Path]
     studies: list[Path]
 
 
-def under(folder: Path) -> Found:
-    """All run folders and studies under a folder; of a study also its cells that lie elsewhere (out=)."""
+def find(folder: Path) -> RunsAndStudies:
+    """Find all run folders and studies under a folder.
+
+    If it is a study's, add the runs of its cells that lie elsewhere (out=).
+    """
     runs: list[str] = []
     studies: list[Path] = []
     for path, names in folders.walk(folder):
@@ -74,15 +84,18 @@ def under(folder: Path) -> Found:
                 for cell in read(folder).cells
                 if os.path.abspath(cell) not in there and is_begun(cell)
             ]
-    return Found(found, sorted(studies))
+    return RunsAndStudies(found, sorted(studies))
 
 
 def is_begun(cell: Path) -> bool:
-    """Whether a cell's run has begun, in a folder wherever it is."""
+    """Return whether a cell's run has begun, wherever its folder is."""
     path, names = next(folders.walk(cell))
     return folders.is_run(path, names) and os.path.lexists(path)
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The run folders of a study: those that lie in it, and its cells that lie elsewhere (out=); of another folder those under it."""
-    return under(folder).runs
+    """Return the run folders under a folder.
+
+    If it is a study's, add the runs of its cells that lie elsewhere (out=).
+    """
+    return find(folder).runs

@@ -1,7 +1,11 @@
-"""What the jobs of a study run on: so many at once, each with its share of the cores, or a GPU of its own. Imports no torch."""
+"""Divide the machine among the jobs of a study: to each its share of the cores, or a GPU.
+
+Imports no torch.
+"""
 
 import ctypes
 import importlib.util
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -17,43 +21,41 @@ from skiplab.machine.threads import SHARE, given
 class Slot:
     """A place for one job at a time."""
 
-    # None: as the config says
+    # None leaves the number to the config.
     threads: int | None
-    # what CUDA_VISIBLE_DEVICES is set to; None: left alone
+    # CUDA_VISIBLE_DEVICES is set to it; None leaves it as it is.
     device: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a job in this slot finds in its environment: its device, and its share of the threads as its limit."""
+        """The environment of a job in this slot: its device, and its limit of threads."""
         found = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
         return found if self.threads is None else found | {SHARE: str(self.threads)}
 
 
 def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
-    """The slots of a study. `auto`: one a GPU, or on the CPU one a core (or as many as trainer.threads leaves room for).
+    """Return the slots of a study.
 
-    A number of jobs is spread over the GPUs, or divides the cores; jobs that train on several
-    devices come one at a time.
+    `auto` means one slot per GPU, or on the CPU one per core (fewer where trainer.threads asks for
+    more cores each). A number of jobs is spread over the GPUs, or divides the cores. Jobs that
+    train on several devices run one at a time; raises UsageError if `jobs` says otherwise.
     """
     if any(config.trainer.devices != 1 for config in configs):
         if jobs not in ("auto", 1):
             raise UsageError(
-                f"jobs={jobs}: a cell with trainer.devices other than 1 takes the whole machine; leave jobs out"
+                f"jobs={jobs}: a cell with trainer.devices other than 1 takes the whole machine; "
+                "leave jobs out"
             )
         return [Slot(None)]
     cores, _ = given()
-    gpus = (
-        visible_gpus()
-        if any(config.device == "auto" or config.device.startswith("cuda") for config in configs)
-        else []
-    )
+    may_use_gpu = any(each.device == "auto" or each.device.startswith("cuda") for each in configs)
+    gpus = visible_gpus() if may_use_gpu else []
     wanted = {config.device for config in configs if ":" in config.device}
     if gpus and not wanted:
         number = len(gpus) if jobs == "auto" else int(jobs)
         return [Slot(max(1, cores // number), gpus[i % len(gpus)]) for i in range(number)]
-    if wanted or any(
-        config.device == "mps" for config in configs
-    ):  # one device by name: one run at a time there, unless more are asked for
+    if wanted or any(config.device == "mps" for config in configs):
+        # A device chosen by name runs one job at a time unless jobs= says more.
         number = 1 if jobs == "auto" else int(jobs)
         return [Slot(max(1, cores // number))] * number
     stated = {config.trainer.threads for config in configs}
@@ -63,9 +65,10 @@ def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a job can be given, as CUDA_VISIBLE_DEVICES names them, counted through NVML: no CUDA context is made.
+    """Return the GPUs that a job can be given, as CUDA_VISIBLE_DEVICES names them.
 
-    None where PyTorch is a build without CUDA.
+    They are counted through NVML, which makes no CUDA context. Empty where PyTorch is a build
+    without CUDA.
     """
     if not torch_has_cuda():
         return []
@@ -76,20 +79,20 @@ def visible_gpus() -> list[str]:
     except (OSError, AttributeError):
         return []
     every = [str(i) for i in range(count.value)] if there else []
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is None or not every:
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is None or not every:
         return every
-    named = [name.strip() for name in told.split(",")]
-    usable = named[
-        : next(
-            (i for i, name in enumerate(named) if name == "" or name.startswith("-")), len(named)
-        )
-    ]
+    named = [name.strip() for name in stated.split(",")]
+    # CUDA ignores what follows an empty or a negative entry.
+    usable = itertools.takewhile(lambda name: name != "" and not name.startswith("-"), named)
     return [name for name in usable if not name.isdigit() or name in every]
 
 
 def torch_has_cuda() -> bool:
-    """Whether the installed PyTorch is a CUDA build, by the file that says so: importing it takes seconds."""
+    """Return whether the installed PyTorch is a CUDA build.
+
+    Its file version.py says so; importing torch would take seconds.
+    """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False

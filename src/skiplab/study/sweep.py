@@ -1,12 +1,16 @@
-"""`train -m ...` and `train sweep=...` as a command: plans the study, launches it, closes it with a table. Imports no torch."""
+"""`train -m ...` and `train sweep=...`: plan the study, launch it, close it with a table.
+
+Imports no torch.
+"""
 
 import shlex
 import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
@@ -21,169 +25,225 @@ from skiplab.study import launcher, other_launchers, plan, progress_view, record
 from skiplab.study.supervisor import Job
 from skiplab.words import counted
 
-HydraMain = Callable[[Sequence[str], Callable[[Any], None]], int]
-# cells; more are asked about
-MANY = 1_000
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HydraMain = Callable[[Sequence[str], Callable[["DictConfig"], None]], int]
+# A study of more cells needs force=true.
+MAX_CELLS = 1_000
 
 
-def planned(texts: Sequence[str]) -> tuple[list[Override], Path, Config]:
-    """The overrides of a sweep, its preset's included, the study's folder, and the config of its first cell.
+@dataclass(frozen=True)
+class Study:
+    """A study as its command asks for it; `first` is the config of its first cell."""
 
-    Raises UsageError for more cells than one means.
+    # These are the overrides as typed, in the order of the command line.
+    texts: Sequence[str]
+    # These are the overrides with those of the preset.
+    parsed: list[Override]
+    folder: Path
+    first: Config
+
+    @property
+    def num_combinations(self) -> int:
+        """How many combinations the grid has; some may describe the same run."""
+        return grid.count_cells(self.parsed)
+
+    def cells(self) -> list[plan.Cell]:
+        """Plan every cell, in the folder where each run lies or will lie."""
+        fixed = plan.fixed_keys(self.parsed)
+        return plan.cells_of(grid.combinations(self.parsed), folder=self.folder, fixed=fixed)
+
+
+def plan_study(texts: Sequence[str]) -> Study:
+    """Plan the study of checked overrides.
+
+    Raises UsageError for more than MAX_CELLS cells without force=true, and if the study's folder
+    is something else.
     """
-    parsed, sweep = grid.parsed(grid.with_preset(texts)), grid.preset_of(texts)
-    number, (first, *_) = grid.count_cells(parsed), compose.compose_all([grid.first_of(parsed)])
-    if number > MANY and not first.force:
-        # imports torch
+    parsed = grid.parsed(grid.with_preset(texts))
+    sweep = grid.preset_of(texts)
+    number = grid.count_cells(parsed)
+    (first,) = compose.compose_all([grid.first_of(parsed)])
+    if number > MAX_CELLS and not first.force:
+        # This imports torch.
         from skiplab.study import estimate
 
-        told = estimate.in_words([first], number=number)
+        time = estimate.in_words([first], number=number)
         raise UsageError(
-            f"{number:,} cells would take about {told}; with more than {MANY:,}, add force=true to run them all the same"
+            f"{number:,} cells would take about {time}; with more than {MAX_CELLS:,}, "
+            "add force=true to run them all the same"
         )
     folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)
-    return parsed, folder, first
+    return Study(texts, parsed, folder, first)
+
+
+# ---------------------------------------------------------------------------------------------
+# the preview
 
 
 def preview(texts: Sequence[str]) -> None:
-    """`train -m ... --cfg job`: the cells of a study, how each stands and how long they would take, without running any."""
-    parsed, folder, _ = planned(texts)
-    cells = all_cells(parsed, folder)
-    rows = [("state", "cell", "run folder")]
-    for cell in cells:
-        state = (
-            "done before"
-            if cell.is_finished
-            else "to go on with"
-            if folders.has_state(cell.folder)
-            else "not begun"
-        )
-        words = cell.words + (
-            f" (width {cell.config.width})" if cell.config.match != "none" else ""
-        )
-        rows.append((state, words, shlex.quote(str(cell.folder))))
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    print(
-        "\n".join(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[2]])
-            for row in rows
-        )
-    )
-    words = f"study {folder}: {counted(len(cells), 'cell')}"
+    """`train -m ... --cfg job`: print the cells, how each stands and how long they would take.
+
+    Nothing is run.
+    """
+    study = plan_study(texts)
+    cells = study.cells()
+    rows = [("state", "cell", "run folder"), *map(preview_row, cells)]
+    print(progress_view.align(rows))
+    words = f"study {study.folder}: {counted(len(cells), 'cell')}"
     if left := [cell.config for cell in cells if not cell.is_finished]:
-        # imports torch
+        # This imports torch.
         from skiplab.study import estimate
 
-        words += f", {len(left)} to run, about {estimate.in_words(left, jobs=cells[0].config.jobs)}"
-    one = [
-        text
-        for text in grid.first_of(parsed)
-        if text.partition("=")[0] not in ("sweep", *plan.BOOKKEEPING)
-    ]
-    one = [*grid.values_of_preset(texts), *one]
-    if cells[0].config.match != "none":
-        one = [text for text in one if text.partition("=")[0] not in ("match", "target")] + [
-            f"width={cells[0].config.width}"
-        ]
-    print(f"\n{words}\nthe config of one: train --cfg job {grid.for_people(one)}")
+        time = estimate.in_words(left, jobs=cells[0].config.jobs)
+        words += f", {len(left)} to run, about {time}"
+    one = grid.for_people(overrides_of_one(study, cells[0].config))
+    print(f"\n{words}\nthe config of one: train --cfg job {one}")
+
+
+def preview_row(cell: plan.Cell) -> tuple[str, str, str]:
+    """Return the texts of a cell's row in the preview."""
+    state = "not begun"
+    if cell.is_finished:
+        state = "done before"
+    elif folders.has_state(cell.folder):
+        state = "to go on with"
+    width = f" (width {cell.config.width})" if cell.config.match != "none" else ""
+    return state, cell.label + width, shlex.quote(str(cell.folder))
+
+
+def overrides_of_one(study: Study, config: Config) -> list[str]:
+    """Return the overrides of a study's first cell alone, whose config within budget is given."""
+    own = {"sweep", *plan.BOOKKEEPING}
+    texts = [text for text in grid.first_of(study.parsed) if text.partition("=")[0] not in own]
+    texts = [*grid.values_of_preset(study.texts), *texts]
+    if config.match == "none":
+        return texts
+    budget = ("match", "target")
+    texts = [text for text in texts if text.partition("=")[0] not in budget]
+    return [*texts, f"width={config.width}"]
+
+
+# ---------------------------------------------------------------------------------------------
+# the sweep
 
 
 def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bool) -> int:
-    """Run every combination of `texts`, which have passed their check; the exit code. `in_process`: torchrun has started the ranks."""
-    parsed, folder, first = planned(texts)
-    if grid.count_cells(parsed) == 1:
+    """Run every combination of checked overrides; return the exit code.
+
+    With `in_process`, torchrun has started this process as one of its ranks.
+    """
+    study = plan_study(texts)
+    if study.num_combinations == 1:
         print(
-            "no key was given several values, so this sweep is one run; several are written seed=0,1,2"
+            "no key was given several values, so this sweep is one run; "
+            "several are written seed=0,1,2"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        study.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise FolderError(f"{study.folder}: cannot be made ({error.strerror})") from None
     streams.spare()
     sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
-    is_ours = not in_process and all(
-        o.key_or_group != "hydra/launcher" or o.value() == launcher.NAME for o in parsed
-    )
-    # exit code of what nobody foresaw, once it is told
-    unforeseen = 0
-    with folders.locked(folder, instead="study="), StopSignal() as stop_signal:
-        try:
-            cells = all_cells(parsed, folder)
-            if is_ours:
-                launcher.run(
-                    sweep,
-                    cells,
-                    folder,
-                    repeated=grid.count_cells(parsed) - len(cells),
-                    options=first,
-                )
+    with folders.locked(study.folder, instead="study="), StopSignal() as stop_signal:
+
+        def launch() -> None:
+            if is_for_our_launcher(study.parsed, in_process=in_process):
+                launch_here(study, sweep)
             else:
-                record.write(folder, command=sweep.command, cells=[cell.folder for cell in cells])
-                hydra_main(
-                    by_hydra(texts, parsed, folder, in_process=in_process),
-                    other_launchers.task(stop_signal),
-                )
-        # who raised it has said why
-        except SystemExit as error:
-            if isinstance(error.code, int) and error.code in (*EXIT_CODES.values(), 7):
-                sweep.stopped = error.code
-            else:
-                unforeseen = 1
-        except SkiplabError:
-            forget(folder)
-            raise
-        except OSError as error:
-            forget(folder)
-            raise FolderError(f"{folder}: cannot be written ({error.strerror or error})") from None
-        # of another launcher, or of the cell that it ran
-        except Exception as error:
-            unforeseen = complain(
-                SkiplabError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            )
-        jobs = sweep.ended or [
-            of_folder(cell, is_stopped=sweep.stopped > 0) for cell in all_cells(parsed, folder)
-        ]
-        if (
-            not sweep.ended
-            and not sweep.stopped
-            and not any(job.cell.folder.exists() or job.cell.log.exists() for job in jobs)
-        ):
-            # nothing was even started; Hydra has said why
-            return 1
-    code = close(jobs, stopped=sweep.stopped) or unforeseen
-    if sum(job.state == "finished" for job in jobs) > 1:
-        told = answer(folder, missing=sum(job.state != "finished" for job in jobs), of=len(jobs))
-        code = code or told
+                cells = [cell.folder for cell in study.cells()]
+                record.write(study.folder, command=sweep.command, cells=cells)
+                task = other_launchers.task(stop_signal)
+                hydra_main(hydra_arguments(study, in_process=in_process), task)
+
+        unforeseen = survive(launch, sweep, study.folder)
+        jobs = sweep.ended
+        if not jobs:
+            is_stopped = sweep.stopped > 0
+            jobs = [job_from_folder(cell, is_stopped=is_stopped) for cell in study.cells()]
+            if not is_stopped and not any(has_left_files(job.cell) for job in jobs):
+                # Nothing was even started, and Hydra has said why.
+                return 1
+    code = print_closing_table(jobs, stopped=sweep.stopped) or unforeseen
+    missing = sum(job.state != "finished" for job in jobs)
+    if len(jobs) - missing > 1:
+        compared = print_comparison(study.folder, missing=missing, of=len(jobs))
+        code = code or compared
     return code
 
 
-def by_hydra(
-    texts: Sequence[str], parsed: Sequence[Override], folder: Path, *, in_process: bool
-) -> list[str]:
-    """The arguments by which Hydra runs a study under another launcher, the study's folder and its fixed keys among them."""
-    excluded = ",".join(map(grid.quoted, plan.fixed_keys(parsed)))
-    own = [f"hydra.sweep.dir={grid.quoted(str(folder))}", "hydra.sweep.subdir=."]
-    own += [
+def is_for_our_launcher(parsed: Sequence[Override], *, in_process: bool) -> bool:
+    """Return whether the study runs under our launcher, and not another one of Hydra's."""
+    chosen = [o for o in parsed if o.key_or_group == "hydra/launcher"]
+    return not in_process and all(o.value() == launcher.NAME for o in chosen)
+
+
+def launch_here(study: Study, sweep: launcher.Sweep) -> None:
+    """Run the study under our launcher."""
+    cells = study.cells()
+    repeated = study.num_combinations - len(cells)
+    launcher.run(sweep, cells, study.folder, repeated=repeated, options=study.first)
+
+
+def survive(launch: Callable[[], None], sweep: launcher.Sweep, folder: Path) -> int:
+    """Launch a study; return the exit code of an error that was not foreseen, once it is printed.
+
+    A signal's exit code goes into `sweep`. Raises SkiplabError if the study cannot be run.
+    """
+    try:
+        launch()
+    # Who raised it has said why.
+    except SystemExit as error:
+        if not isinstance(error.code, int) or error.code not in (*EXIT_CODES.values(), 7):
+            return 1
+        sweep.stopped = error.code
+    except SkiplabError:
+        remove_if_empty(folder)
+        raise
+    except OSError as error:
+        remove_if_empty(folder)
+        raise FolderError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    # Another launcher failed, or a cell that it ran.
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        return complain(SkiplabError(f"{type(error).__name__}: {text}"))
+    return 0
+
+
+def hydra_arguments(study: Study, *, in_process: bool) -> list[str]:
+    """Return the arguments by which Hydra runs a study under another launcher.
+
+    They name the study's folder and its fixed keys.
+    """
+    excluded = ",".join(map(grid.quoted, plan.fixed_keys(study.parsed)))
+    own = [
+        f"hydra.sweep.dir={grid.quoted(str(study.folder))}",
+        "hydra.sweep.subdir=.",
         f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]",
-        *(["hydra/launcher=basic"] if in_process else []),
     ]
-    return ["-m", *map(grammar.evaluated, grid.with_preset(texts)), *own]
+    if in_process:
+        own.append("hydra/launcher=basic")
+    return ["-m", *map(grammar.evaluated, grid.with_preset(study.texts)), *own]
 
 
-def forget(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Remove a study's folder in which nothing was run."""
     if {path.name for path in folder.iterdir()} <= {".lock", "multirun.yaml", record.RECORD}:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def all_cells(parsed: Sequence[Override], folder: Path) -> list[plan.Cell]:
-    """Every cell of a study, as another launcher has run them."""
-    return plan.cells_of(grid.combinations(parsed), folder=folder, fixed=plan.fixed_keys(parsed))
+def has_left_files(cell: plan.Cell) -> bool:
+    """Return whether a cell has left a folder or a log."""
+    return cell.folder.exists() or cell.log.exists()
 
 
-def of_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
-    """What a cell's folder says became of it; `is_stopped`: the whole sweep was, so that one without a word was not run to its end."""
+def job_from_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
+    """Return what a cell's folder says became of it.
+
+    With `is_stopped`, the whole sweep was stopped, so a cell without a log was not run to its end.
+    """
     if cell.is_finished:
         return Job(cell, "finished")
     try:
@@ -194,55 +254,63 @@ def of_folder(cell: plan.Cell, *, is_stopped: bool) -> Job:
         return Job(cell, "failed", reason=reason.removeprefix("error: "))
     if not reason and not cell.folder.exists():
         return Job(cell, "not begun")
-    return (
-        Job(cell, "stopped", reason=reason)
-        if is_stopped or reason
-        else Job(cell, "failed", reason="it left no word")
-    )
+    if is_stopped or reason:
+        return Job(cell, "stopped", reason=reason)
+    return Job(cell, "failed", reason="it left no word")
 
 
-def answer(folder: Path, *, missing: int, of: int) -> int:
-    """What the study says so far: the comparison of all that is finished in it, as `skiplab compare` makes it.
+# ---------------------------------------------------------------------------------------------
+# the end
 
-    The exit code: 0 also where the runs cannot be compared, as long as that is foreseen and said.
+
+def print_comparison(folder: Path, *, missing: int, of: int) -> int:
+    """Print the comparison of all that is finished, as `skiplab compare` does; the exit code.
+
+    It is 0 also where the runs cannot be compared, as long as the reason is known and printed.
     """
-    print(
-        f"\nwhat {of - missing} of {of} cells say (the others are not finished):" if missing else ""
-    )
+    if missing:
+        print(f"\nwhat {of - missing} of {of} cells say (the others are not finished):")
+    else:
+        print()
     again = f"skiplab compare {shlex.quote(str(folder))}"
     try:
-        # SciPy: a second
+        # SciPy takes a second to import.
         from skiplab.study.compare import results, tables
 
         found = results.read([folder])
-        sealed = all(result.config.evaluator.split == "val" for result in found.results)
-        tables.command(
-            found, folder, by=None, metric="val.accuracy" if sealed else "test.accuracy", x=None
-        )
+        is_sealed = all(result.config.evaluator.split == "val" for result in found.results)
+        metric = "val.accuracy" if is_sealed else "test.accuracy"
+        tables.command(found, folder, by=None, metric=metric, x=None)
     except UsageError as error:
         print(f"no comparison: {str(error).splitlines()[0]}")
     except SkiplabError as error:
         return complain(error)
     except KeyboardInterrupt:
         print(f"left out: {again} makes the comparison")
-    # the study is done, whatever becomes of what it says
+    # The study is done, whatever becomes of its comparison.
     except Exception as error:
         traceback.print_exc()
         print(
-            f"error: the cells are done, but not their comparison: {in_words(error)}; {again} tries again",
+            f"error: the cells are done, but not their comparison: {in_words(error)}; "
+            f"{again} tries again",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def close(jobs: Sequence[Job], *, stopped: int) -> int:
-    """The table of all cells and a line below it; the exit code."""
+def print_closing_table(jobs: Sequence[Job], *, stopped: int) -> int:
+    """Print the table of all cells and a line below it; return the exit code."""
     print(f"\n{progress_view.closing_table(jobs, lambda job: folders.state_of(job.cell.folder))}\n")
-    print(progress_view.closing_words(jobs))
-    if any(job.state != "finished" for job in jobs):
+    print(progress_view.closing_line(jobs))
+    states = {job.state for job in jobs}
+    if states - {"finished"}:
         print(
-            "the same command again goes on: what is done stays done, what was broken off is resumed"
+            "the same command again goes on: what is done stays done, "
+            "what was broken off is resumed"
         )
-    is_open = any(job.state in ("stopped", "not begun") for job in jobs)
-    return stopped or (1 if any(job.state == "failed" for job in jobs) else 7 if is_open else 0)
+    if stopped:
+        return stopped
+    if "failed" in states:
+        return 1
+    return 7 if states & {"stopped", "not begun"} else 0

@@ -1,4 +1,7 @@
-"""The processes that the cells of a study run in: forked from one that has imported all they need and never ran an operation."""
+"""Start the processes that the cells of a study run in.
+
+They are forked from a server that has imported all they need and never ran an operation.
+"""
 
 import faulthandler
 import multiprocessing
@@ -12,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -23,14 +26,20 @@ from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, kept_back, let_through
 from skiplab.runs import checkpoint
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 PRELOADED = ["skiplab.study.preload"]
-# bytes, which leaves room for multiprocessing's own folder and file
+# A longer path, in bytes, leaves no room for multiprocessing's own folder and file.
 LONGEST_TMPDIR = 70
 SHORT_TMPDIRS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
-def context(preloaded: Sequence[str]) -> Any:
-    """Where processes come from: a server that has imported these modules and forks, or (Windows) a fresh start each."""
+def context(preloaded: Sequence[str]) -> "ForkServerContext | SpawnContext":
+    """Return the context of processes: a server that has imported these modules and forks.
+
+    On Windows each process starts fresh.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     shorten_temporary_folder()
@@ -40,7 +49,10 @@ def context(preloaded: Sequence[str]) -> Any:
 
 
 def shorten_temporary_folder() -> None:
-    """Have multiprocessing put its sockets where their paths fit, if $TMPDIR is too long: the system takes 107 bytes at most."""
+    """Have multiprocessing put its sockets into a short folder, if $TMPDIR is too long.
+
+    The system takes paths of 107 bytes at most.
+    """
     usual = tempfile.tempdir
     if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR:
         return
@@ -48,7 +60,7 @@ def shorten_temporary_folder() -> None:
         if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             try:
                 tempfile.tempdir = folder
-                # made at the first call, kept for the next ones
+                # The first call makes the folder; the next ones return the same.
                 multiprocessing.util.get_temp_dir()
             finally:
                 tempfile.tempdir = usual
@@ -58,29 +70,32 @@ def shorten_temporary_folder() -> None:
 def start(
     config: Config, *, log: Path, environment: Mapping[str, str], texts: Sequence[str] = ()
 ) -> BaseProcess:
-    """The run of a config with `out`, in a process of its own; its words go to the end of `log`, `texts` into its .hydra/."""
+    """Start the run of a config with `out` in its own process.
+
+    Its output is appended to `log`; `texts` are the overrides that go into its .hydra/.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context(PRELOADED).Process(
-        target=run_in, args=(config, str(log), dict(environment), list(texts))
-    )
-    # from the server for good: a signal to the whole group is for the sweep, which passes it on
+    arguments = (config, str(log), dict(environment), list(texts))
+    process = context(PRELOADED).Process(target=run_in, args=arguments)
+    # The server keeps signals blocked for good: one to the whole group is for the sweep, which
+    # passes it on.
     with kept_back():
         process.start()
     return process
 
 
 def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequence[str]) -> None:
-    """What the process does: `train` with a config that is checked already. Exits with its code."""
+    """Train with a config that is checked already, and exit with the run's code."""
     os.environ.update(environment)
     if hasattr(signal, "SIGUSR1"):
-        # a wish for a save, before there is anything to save
+        # A save may be asked for before there is anything to save.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(os, "setsid"):
-        # a terminal's Ctrl-C is for the sweep, which passes it on once
+        # A terminal's Ctrl-C is for the sweep, which passes it on once.
         os.setsid()
     let_through()
     streams.to_log(log)
-    # a crash in native code leaves a traceback too
+    # With it, a crash in native code leaves a traceback too.
     faulthandler.enable()
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
@@ -88,7 +103,7 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
         ready = settled(config)
         with StopSignal() as stop_signal, placement.held(ready, Path(), "") as (folder, is_new):
             if is_new:
-                record(folder, texts)
+                record_overrides(folder, texts)
             return launch(ready, folder, stop_signal)
 
     code = guarded(run)
@@ -96,16 +111,18 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
     sys.exit(code)
 
 
-def record(folder: Path, texts: Sequence[str]) -> None:
-    """The overrides that the cell was started with, as Hydra records them; never read back."""
+def record_overrides(folder: Path, texts: Sequence[str]) -> None:
+    """Record the overrides that the cell was started with, as Hydra does. Nothing reads them."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    checkpoint.write_atomically(
-        folder / ".hydra/overrides.yaml", yaml.safe_dump(list(texts)).encode()
-    )
+    content = yaml.safe_dump(list(texts)).encode()
+    checkpoint.write_atomically(folder / ".hydra/overrides.yaml", content)
 
 
 def stop_with_parent() -> None:
-    """Save and stop when the sweep is gone, however it went: nobody would start what comes next, or know of this run."""
+    """Save and stop when the sweep has ended, for whatever reason.
+
+    Nobody would start the next run, or know of this one.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None and hasattr(parent, "sentinel"):
         multiprocessing.connection.wait([parent.sentinel])

@@ -1,1 +1,1 @@
-"""The loop and the weight update, and what surrounds them: optimizers, averages, evaluation, selection, probe."""
+"""The loop and the weight update, with optimizers, averages, evaluation, selection and probe."""

@@ -1,4 +1,4 @@
-"""What travels through a run together: where it writes, what it computes on, what it says, and who computes with it."""
+"""What travels through a run together: its folder, device, log, stop signal and ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from skiplab.machine.decisions import GO_ON, Decision
 from skiplab.machine.ranks import ALONE, Ranks
 from skiplab.runs.log import Log
 
@@ -17,6 +18,6 @@ class Context:
     folder: Path
     device: torch.device
     log: Log
-    # The signal that asks the run to stop, as an exit code: -1 to save and go on, 0 for none.
-    stop_signal: Callable[[], int] = lambda: 0
+    # Tells what a signal has asked for since the last call.
+    stop_signal: Callable[[], Decision] = lambda: GO_ON
     ranks: Ranks = ALONE

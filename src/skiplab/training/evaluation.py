@@ -6,16 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skiplab.data.batches import Normalize, Split, in_order
+from skiplab.data.batches import Normalize, in_order
+from skiplab.data.splits import Split
 from skiplab.machine.ranks import ALONE, Ranks
 
-# of evaluation: bounds its memory, whatever the training batch
-BATCH_SIZE = 500
+# Images that an evaluation takes at once, whatever the training batch. A GPU needs more to be busy.
+BATCH_SIZE, GPU_BATCH_SIZE = 500, 2000
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts over one split: `confusion` int64 (K, K), rows true classes, columns predictions; mean cross-entropy in nats."""
+    """Counts over one split, and its mean cross-entropy `loss` in nats.
+
+    `confusion`: int64 (K, K), rows are true classes, columns predictions.
+    """
 
     confusion: Tensor
     loss: float
@@ -26,18 +30,23 @@ class Scores:
         return self.confusion.diagonal().sum().item() / self.confusion.sum().item()
 
 
-def first_batch(split: Split) -> Split:
-    """So many images of a split as an evaluation takes at once."""
-    return Split(split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE])
+def largest_batch(device: torch.device) -> int:
+    """Return how many images an evaluation takes at once on a device."""
+    return GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
+
+
+def first_batch(split: Split, size: int) -> Split:
+    """Return the first `size` images of a split."""
+    return Split(split.images[:size], split.labels[:size])
 
 
 class Predictor:
-    """A network in evaluation mode under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
+    """A network under the trainer's precision: images (B, C, H, W) -> logits float32 (B, K).
 
     `tta` (test-time augmentation) takes means of logits: `flip` of the image and its mirror image;
     `multicrop` (Jordan 2024) of that, by one half, and of the same for the image moved by one pixel
     up and left, and down and right, by a quarter each. `batch_size`: images that an evaluation
-    takes at once.
+    takes at once. The caller sets evaluation mode.
     """
 
     def __init__(
@@ -51,27 +60,38 @@ class Predictor:
                 return self.model(images).float()
             logits = self.mirrored(images)
             if self.tta == "multicrop":
-                height, width = images.shape[2:]
-                # (B, C, H + 2, W + 2)
-                padded = F.pad(images, (1, 1, 1, 1), "reflect")
-                moved = self.mirrored(padded[:, :, :height, :width]) + self.mirrored(
-                    padded[:, :, 2:, 2:]
-                )
-                logits = (logits + moved / 2) / 2
+                moved = [self.mirrored(view) for view in moved_by_one_pixel(images)]
+                logits = (logits + (moved[0] + moved[1]) / 2) / 2
         return logits
 
     def mirrored(self, images: Tensor) -> Tensor:
-        """The mean of the logits of the images and of their mirror images."""
-        # a recorded graph writes its next output where this one was
+        """Return the mean of the logits of the images and of their mirror images."""
+        # A recorded graph writes its next output where this one is.
         logits = self.model(images).float().clone()
         return (logits + self.model(images.flip(3)).float()) / 2
+
+
+def moved_by_one_pixel(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images moved down and right, and up and left, mirrored at the border.
+
+    Each is (B, C, H, W).
+    """
+    height, width = images.shape[2:]
+    # (B, C, H + 2, W + 2)
+    padded = F.pad(images, (1, 1, 1, 1), "reflect")
+    views = padded[:, :, :height, :width], padded[:, :, 2:, 2:]
+    if not images.is_cuda:
+        return views
+    # Compiled code is made for one layout in memory, so give it the layout of the images.
+    first, second = (torch.empty_like(images).copy_(view) for view in views)
+    return first, second
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """Scores the weights that count, the average where there is one, on a run's own splits."""
 
-    predictor: "Predictor"
+    predictor: Predictor
     training: Split
     validation: Split | None
     normalize: Normalize
@@ -94,44 +114,46 @@ def evaluate(
     num_classes: int,
     ranks: Ranks = ALONE,
 ) -> Scores:
-    """Confusion matrix and mean loss over `split`; the model is set to evaluation mode and back. One wait for the device.
+    """Return the scores over `split`. Sets the model to evaluation mode and back.
 
-    Several ranks share the batches among them: each is computed whole, so every number is that of
-    one process, to the bit.
+    Several ranks share the batches among them. Each batch is computed whole, so every number is bit
+    for bit that of one process. Waits for the device once, at the end.
     """
     was_training = predictor.model.training
     predictor.model.eval()
-    confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=normalize.device)
-    # of each batch; on one rank alone not zero
-    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=normalize.device)
+    device, num_cells = normalize.device, num_classes * num_classes
+    # Each image's cell of the matrix. They are counted at the end: bincount waits for the device.
+    cells = [torch.empty(0, dtype=torch.int64, device=device)]
+    # Each batch's loss. The batches of other ranks stay zero.
+    losses = torch.zeros(-(-len(split) // predictor.batch_size), device=device)
     own, size = ranks.place.rank, ranks.size
     for number, (images, labels) in enumerate(
         in_order(split, normalize, batch_size=predictor.batch_size, rank=own, ranks=size)
     ):
         logits = predictor(images)
         losses[own + number * size] = F.cross_entropy(logits, labels, reduction="sum")
-        confusion += torch.bincount(
-            labels * num_classes + logits.argmax(1), minlength=num_classes * num_classes
-        )
+        cells.append(labels * num_classes + logits.argmax(1))
     predictor.model.train(was_training)
-    losses, confusion = ranks.sum(losses), ranks.sum(confusion)
-    loss = losses.double().sum().item() if normalize.device.type != "mps" else losses.sum().item()
+    confusion = ranks.sum(torch.bincount(torch.cat(cells), minlength=num_cells))
+    losses = ranks.sum(losses)
+    loss = losses.double().sum().item() if device.type != "mps" else losses.sum().item()
     return Scores(confusion.cpu().view(num_classes, num_classes), loss / len(split))
 
 
 @torch.inference_mode()
 def predict(predictor: Predictor, split: Split, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """Over `split`, on the CPU: class probabilities, float32 (N, K), and each image's cross-entropy in nats, float64 (N,).
+    """Return class probabilities, float32 (N, K), and cross-entropies in nats, float64 (N,).
 
-    The latter from the logits: a probability below 1e-38 is 0 in float32. The model is set to
-    evaluation mode and back.
+    Both are of the images of `split`, on the CPU. The latter come from the logits, since a
+    probability below 1e-38 is 0 in float32. Sets the model to evaluation mode and back.
     """
     was_training = predictor.model.training
     predictor.model.eval()
-    probabilities, losses = [], []
-    for images, labels in in_order(split, normalize, batch_size=predictor.batch_size):
-        logits = predictor(images)
-        probabilities.append(logits.softmax(1).cpu())
-        losses.append(F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="none"))
+    batches = in_order(split, normalize, batch_size=predictor.batch_size)
+    # A recorded graph writes its next output where this one is, so keep copies.
+    found = [(predictor(images).clone(), labels) for images, labels in batches]
     predictor.model.train(was_training)
-    return torch.cat(probabilities), torch.cat(losses)
+    logits = torch.cat([each for each, _ in found])
+    labels = torch.cat([each for _, each in found])
+    losses = F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="none")
+    return logits.softmax(1).cpu(), losses

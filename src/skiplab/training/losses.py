@@ -1,4 +1,7 @@
-"""The losses of the steps since the last log point. They stay on the device, because reading them waits for it."""
+"""The losses of the steps since the last log point.
+
+They stay on the device, because reading them waits for it.
+"""
 
 from typing import NamedTuple
 
@@ -9,11 +12,12 @@ from skiplab.machine.ranks import Ranks
 
 
 class StepLoss(NamedTuple):
-    """What one optimizer step has left: its learning rate, its images, the mean loss, that without label smoothing, the correct ones."""
+    """Figures of one optimizer step. The losses are means over its images, in nats."""
 
     lr: float
     num_images: int
     loss: float
+    # Without label smoothing.
     plain_loss: float
     num_correct: int
 
@@ -36,19 +40,24 @@ class LossBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next step would find no slot."""
+        """Whether there is no slot for another step."""
         return len(self) == self.size
 
     def begin(self, *, counts: bool) -> None:
-        """Make room for a step. Without `counts` its losses go where nobody reads them."""
+        """Make room for a step. Without `counts` its losses go to the slot that is never read."""
         slot = len(self)
-        self.losses[slot], self.corrects[slot] = 0.0, 0
+        # A number assigned to a device's tensor is copied to it, which waits for the device.
+        self.losses[slot].zero_()
+        self.corrects[slot].zero_()
         if self.smoothed:
-            self.plain_losses[slot] = 0.0
+            self.plain_losses[slot].zero_()
         self.slot = slot if counts else -1
 
     def add(self, loss: Tensor, num_correct: Tensor) -> None:
-        """Add one part of the step's batch: its share of the mean loss, and how many images were right; tensors ()."""
+        """Add one part of the step's batch: its share of the mean loss, and its correct images.
+
+        Both are tensors ().
+        """
         self.losses[self.slot] += loss
         self.corrects[self.slot] += num_correct
 
@@ -57,17 +66,18 @@ class LossBuffer:
         self.plain_losses[self.slot] += loss
 
     def end(self, *, lr: float, num_images: int) -> None:
-        """Finish the step: its learning rate, and the images of its whole batch."""
+        """Finish the step. `num_images` is the size of its whole batch."""
         self.rates.append(lr)
         self.images.append(num_images)
 
     def read(self, ranks: Ranks) -> list[StepLoss]:
-        """Return the steps in order. Waits for the device; several ranks add up what each has of a batch."""
+        """Return the steps in order. Waits for the device.
+
+        Several ranks add up what each has of a batch.
+        """
         count = len(self)
-        losses, corrects = (
-            ranks.mean(self.losses[:count]).tolist(),
-            ranks.sum(self.corrects[:count]).tolist(),
-        )
+        losses = ranks.mean(self.losses[:count]).tolist()
+        corrects = ranks.sum(self.corrects[:count]).tolist()
         plain = ranks.mean(self.plain_losses[:count]).tolist() if self.smoothed else losses
         return [
             StepLoss(*step)

@@ -1,20 +1,20 @@
 """Muon: steepest descent under the spectral norm, for filters (Jordan et al. 2024)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# a s + b s^3 + c s^5 pulls every singular value s of (0, 1] towards 1, the small ones fast
+# a, b, c: a s + b s^3 + c s^5 pulls every singular value s of (0, 1] towards 1, small ones fast.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
 
 
 def orthogonalize(matrix: Tensor, *, iterations: int) -> Tensor:
-    """About U V^T of matrix = U S V^T, (M, N): Newton-Schulz with a quintic; after 3 to 5 iterations singular values near 1, not at it.
+    """Return about U V^T of matrix = U S V^T, (M, N), by Newton-Schulz with a quintic.
 
-    On CUDA in bfloat16, as the iteration allows; elsewhere in the matrix's own precision.
+    After 3 to 5 iterations the singular values are near 1, not at it. On CUDA it computes in
+    bfloat16, as the iteration allows; elsewhere in the matrix's own precision.
     """
     a, b, c = QUINTIC
     x = matrix.bfloat16() if matrix.is_cuda else matrix
@@ -30,7 +30,11 @@ def orthogonalize(matrix: Tensor, *, iterations: int) -> Tensor:
 def muon_rule(
     *, momentum: float, nesterov: bool, iterations: int, compiled: bool
 ) -> Callable[..., None]:
-    """b <- momentum b + g; w <- sqrt(out_channels) w / |w| - lr orthogonalize(b, or with Nesterov g + momentum b), as (out, in * H * W)."""
+    """Make Muon: b <- momentum b + g; w <- sqrt(out) w / |w| - lr orthogonalize(b).
+
+    With Nesterov g + momentum b is orthogonalized. Filters are (out, in, H, W), and as matrices
+    (out, in * H * W).
+    """
 
     whiten = torch.compile(orthogonalize, dynamic=False) if compiled else orthogonalize
 
@@ -40,9 +44,9 @@ def muon_rule(
         *,
         lr: float,
         grad_scale: Tensor | None,
-        **_: Any,
+        **_: object,
     ) -> None:
-        assert grad_scale is None, "the gradients are unscaled before"
+        assert grad_scale is None, "the scaler has unscaled the gradients before"
         for p, state in zip(params, states, strict=True):
             gradient = p.grad
             assert gradient is not None

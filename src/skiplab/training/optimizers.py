@@ -1,12 +1,15 @@
-"""Optimizers, and the learning rate as a function of the step.
+"""Optimizers: rules that update parameters in place, and which rule a parameter gets.
 
 The update rules are torch's own functions, fused. Its optimizer classes are not used: to construct
 one imports torch._dynamo, which takes half as long as torch itself.
+
+A new optimizer is a function that returns a Rule, and a row in OPTIMIZERS.
 """
 
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,11 @@ State = dict[str, Tensor]
 
 
 class Rule(Protocol):
-    """How a group is updated in place, from gradients that are scaled by `grad_scale`, unless `found_inf` (both None without a scaler)."""
+    """Updates parameters in place from their gradients.
+
+    Under a GradScaler the gradients are multiplied by `grad_scale`, and nothing is updated where
+    `found_inf` is 1. Both are None without a scaler, or if it has unscaled the gradients before.
+    """
 
     def __call__(
         self,
@@ -34,46 +41,61 @@ class Rule(Protocol):
     ) -> None: ...
 
 
-class Optimizer:
-    """Groups of parameters and their state; `step` updates each group by its rule, learning rate and decay.
+class ParamGroup(TypedDict):
+    """Parameters that share a rule and its values; a dict, since GradScaler reads "params"."""
 
-    A group is {params, rule, weight_decay, lr, lr_scale, ends}: its learning rate is the schedule's
-    times `lr_scale`, or, where it `ends` at a step, falls linearly from the peak to zero there;
-    from then on its parameters are frozen.
+    params: list[nn.Parameter]
+    rule: Rule
+    weight_decay: float
+    # Of the step under way.
+    lr: float
+    # The group's learning rate is the schedule's times this.
+    lr_scale: float
+    # The step at which the learning rate, falling linearly from the peak, is zero. From then on the
+    # parameters are frozen. None: follow the schedule.
+    ends: int | None
+
+
+class Optimizer:
+    """Groups of parameters and their state; `step` updates each group by its rule.
+
+    `lr` is the peak of the schedule. `takes_scaled`: all rules take gradients that a GradScaler has
+    scaled. The names `param_groups` and `_step_supports_amp_scaling` are those that torch's
+    GradScaler asks for; it sets the attributes `grad_scale` and `found_inf`.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, lr: float, fused: bool):
-        self.param_groups = (
-            # this name and `_step_supports_amp_scaling` are torch's GradScaler's, which sets
-            # grad_scale and found_inf
-            groups
-        )
+    def __init__(self, groups: list[ParamGroup], *, lr: float, takes_scaled: bool):
+        self.param_groups = groups
         self.state: dict[nn.Parameter, State] = {}
         self.peak = lr
-        # a reducer of gradients wants all of them
+        # False where gradients are reduced over ranks: the reducer waits for all of them.
         self.can_freeze = True
-        self._step_supports_amp_scaling = fused
+        self._step_supports_amp_scaling = takes_scaled
 
     def set_rate(self, lr: float, step: int) -> None:
-        """The learning rates of step `step`, at which the schedule gives `lr`."""
+        """Set the groups' learning rates for step `step`, at which the schedule gives `lr`."""
         for group in self.param_groups:
             group["lr"] = lr * group["lr_scale"]
             if group["ends"] is not None:
-                left = max(0.0, 1 - step / group["ends"])
+                left = max(0.0, 1 - step / group["ends"]) if group["ends"] > 0 else 0.0
                 group["lr"] = self.peak * left * group["lr_scale"]
-                for parameter in group["params"] if self.can_freeze else ():
-                    parameter.requires_grad_(left > 0)
+                if self.can_freeze:
+                    for parameter in group["params"]:
+                        parameter.requires_grad_(left > 0)
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        scaling = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                states = [self.state.setdefault(p, {}) for p in params]
                 group["rule"](
-                    params, states, lr=group["lr"], weight_decay=group["weight_decay"], **scaling
+                    params,
+                    [self.state.setdefault(p, {}) for p in params],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    grad_scale=getattr(self, "grad_scale", None),
+                    found_inf=getattr(self, "found_inf", None),
                 )
 
     def zero_grad(self) -> None:
@@ -83,13 +105,20 @@ class Optimizer:
                 parameter.grad = None
 
 
+# --------------------------------------------------------------------------------------------------
+# Rules
+
+
 def gradients(params: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The parameters' gradients, all of which are there."""
+    """Return the parameters' gradients, all of which are there."""
     return [p.grad for p in params if p.grad is not None]
 
 
 def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
-    """torch's SGD: b <- momentum b + g; w <- w - lr b (Nesterov: g + momentum b), g the gradient + weight_decay w."""
+    """Make torch's SGD: b <- momentum b + g; w <- w - lr b.
+
+    With Nesterov w <- w - lr (g + momentum b). g is the gradient + weight_decay w.
+    """
 
     def update(
         params: Sequence[nn.Parameter],
@@ -97,25 +126,24 @@ def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
         *,
         lr: float,
         weight_decay: float,
-        **scaling: Any,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
     ) -> None:
         buffers = [state.get("momentum_buffer") for state in states]
-        options = {
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "dampening": 0.0,
-            "maximize": False,
-            "foreach": False,
-            "fused": fused,
-        }
         sgd(
             list(params),
             gradients(params),
             buffers,
             lr=lr,
             weight_decay=weight_decay,
-            **options,
-            **scaling,
+            momentum=momentum,
+            nesterov=nesterov,
+            dampening=0.0,
+            maximize=False,
+            foreach=False,
+            fused=fused,
+            grad_scale=grad_scale,
+            found_inf=found_inf,
         )
         for state, buffer in zip(states, buffers, strict=True):
             if buffer is not None:
@@ -127,7 +155,7 @@ def sgd_rule(*, momentum: float, nesterov: bool = False, fused: bool) -> Rule:
 def adam_rule(
     *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, decoupled: bool, fused: bool
 ) -> Rule:
-    """torch's Adam, and with `decoupled` its AdamW."""
+    """Make torch's Adam, or with `decoupled` weight decay its AdamW."""
 
     def update(
         params: Sequence[nn.Parameter],
@@ -135,43 +163,135 @@ def adam_rule(
         *,
         lr: float,
         weight_decay: float,
-        **scaling: Any,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
     ) -> None:
         for p, state in zip(params, states, strict=True):
             if not state:
                 state["step"] = torch.zeros((), device=p.device if fused else None)
                 state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        averages, squares, steps = (
-            [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
-        )
-        options = {
-            "beta1": betas[0],
-            "beta2": betas[1],
-            "eps": eps,
-            "amsgrad": False,
-            "maximize": False,
-            "foreach": False,
-            "fused": fused,
-        }
         rule = adamw if decoupled else adam
         rule(
             list(params),
             gradients(params),
-            averages,
-            squares,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
-            steps,
+            [state["step"] for state in states],
             lr=lr,
             weight_decay=weight_decay,
-            **options,
-            **scaling,
+            beta1=betas[0],
+            beta2=betas[1],
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+            foreach=False,
+            fused=fused,
+            grad_scale=grad_scale,
+            found_inf=found_inf,
         )
 
     return update
 
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+# --------------------------------------------------------------------------------------------------
+# Which rule a parameter gets
+
+
+class Treatment(NamedTuple):
+    """How a parameter is updated. `lr_scale`: its learning rate over the schedule's."""
+
+    rule: Rule
+    weight_decay: float
+    lr_scale: float
+
+
+Treat = Callable[[nn.Parameter], Treatment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every row of OPTIMIZERS is told, whatever its own hyperparameters are."""
+
+    # Peak of the schedule.
+    lr: float
+    # Of weights, and of norms and biases, which have one dimension.
+    weight_decay: float
+    small_decay: float
+    # The parameters of norms, by id.
+    norms: frozenset[int]
+    # Whether torch has fused rules for the parameters' device.
+    fused: bool
+    # Whether a rule shall compile what it can.
+    compiled: bool
+
+
+def same_rule(rule: Callable[..., Rule]) -> Callable[..., Treat]:
+    """Give every parameter the rule that `rule(fused=..., **hyperparameters)` makes.
+
+    Norms learn `norm_scale` times as fast, and decay no faster for it.
+    """
+
+    def prepare(setup: Setup, *, norm_scale: float = 1.0, **hyperparameters: object) -> Treat:
+        update = rule(fused=setup.fused, **hyperparameters)
+
+        def treat(p: nn.Parameter) -> Treatment:
+            if id(p) in setup.norms:
+                return Treatment(update, setup.small_decay / norm_scale, norm_scale)
+            return Treatment(update, setup.weight_decay if p.ndim > 1 else setup.small_decay, 1.0)
+
+        return treat
+
+    return prepare
+
+
+def muon_for_filters(
+    setup: Setup,
+    *,
+    momentum: float,
+    nesterov: bool,
+    iterations: int,
+    head_lr: float,
+    bias_lr: float,
+    sgd_momentum: float,
+) -> Treat:
+    """Give filters Muon, and the rest SGD with Nesterov momentum.
+
+    Matrices (the head), and norms and biases, have learning rates of their own. The weight decays
+    are the shares that these lose in a step at the peak of the schedule, whatever their rates are.
+    """
+    rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=setup.fused)
+    filters = muon.muon_rule(
+        momentum=momentum, nesterov=nesterov, iterations=iterations, compiled=setup.compiled
+    )
+
+    def treat(p: nn.Parameter) -> Treatment:
+        if p.ndim > 2:
+            return Treatment(filters, 0.0, 1.0)
+        if p.ndim == 2:
+            return Treatment(rest, setup.weight_decay / head_lr, head_lr / setup.lr)
+        return Treatment(rest, setup.small_decay / bias_lr, bias_lr / setup.lr)
+
+    return treat
+
+
+class Row(NamedTuple):
+    """An optimizer: from a Setup and its hyperparameters to the Treatment of each parameter."""
+
+    prepare: Callable[..., Treat]
+    # Whether its rules, where fused, divide gradients by `grad_scale` and heed `found_inf`. If not,
+    # the GradScaler does so before, for which it waits for the device.
+    takes_scaled: bool = False
+
+
+# An optimizer by its name in the config.
+OPTIMIZERS = {
+    "sgd": Row(same_rule(sgd_rule), takes_scaled=True),
+    "adam": Row(same_rule(functools.partial(adam_rule, decoupled=False)), takes_scaled=True),
+    "adamw": Row(same_rule(functools.partial(adam_rule, decoupled=True)), takes_scaled=True),
+    "muon": Row(muon_for_filters),
+}
 
 
 def build(
@@ -181,217 +301,72 @@ def build(
     lr: float,
     weight_decay: float,
     decay_norm_and_bias: bool,
-    device: torch.device,
     ends: Mapping[str, int] | None = None,
     compiled: bool = False,
-    **hyperparameters: Any,
+    **hyperparameters: object,
 ) -> Optimizer:
-    """Optimizer `name` over the parameters that take a gradient; norms and biases (one dimension) decay only if asked to.
+    """Build optimizer `name` over the parameters that take a gradient, on the device they are on.
 
-    `ends` names parameters that are trained up to a step, their learning rate falling linearly to
-    zero there.
+    Norms and biases (one dimension) decay only with `decay_norm_and_bias`. `ends` names parameters
+    that are trained up to a step, while their learning rate falls linearly to zero.
     """
-    fused = device.type in ("cpu", "cuda")
-    norms = {
-        id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
-    }
-    decay = weight_decay if decay_norm_and_bias else 0.0
-    if name == "muon":
-        kind = muon_groups(
-            lr=lr,
-            weight_decay=weight_decay,
-            decay=decay,
-            fused=fused,
-            compiled=compiled,
-            **hyperparameters,
-        )
-    else:
-        scale = hyperparameters.pop("norm_scale", 1.0)
-        rule = (
-            sgd_rule(fused=fused, **hyperparameters)
-            if name == "sgd"
-            else adam_rule(fused=fused, decoupled=name == "adamw", **hyperparameters)
-        )
-        kind = norm_groups(rule, norms, weight_decay=weight_decay, decay=decay, scale=scale)
-    groups: dict[Any, list[nn.Parameter]] = {}
+    row = OPTIMIZERS[name]
+    setup = Setup(
+        lr=lr,
+        weight_decay=weight_decay,
+        small_decay=weight_decay if decay_norm_and_bias else 0.0,
+        norms=frozenset(
+            id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+        ),
+        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
+        compiled=compiled,
+    )
+    treat = row.prepare(setup, **hyperparameters)
+    ends = ends or {}
+    groups: dict[tuple[Treatment, int | None], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((*kind(parameter), (ends or {}).get(path)), []).append(parameter)
+            groups.setdefault((treat(parameter), ends.get(path)), []).append(parameter)
     return Optimizer(
         [
-            {
-                "params": params,
-                "rule": rule,
-                "weight_decay": decay,
-                "lr": lr * scale,
-                "lr_scale": scale,
-                "ends": end,
-            }
-            for (rule, decay, scale, end), params in groups.items()
+            ParamGroup(params=params, lr=lr * treatment.lr_scale, ends=end, **treatment._asdict())
+            for (treatment, end), params in groups.items()
         ],
         lr=lr,
-        fused=fused and name != "muon",
+        takes_scaled=setup.fused and row.takes_scaled,
     )
 
 
-# a parameter's rule, decay, and learning rate as a multiple of `lr`
-Kind = Callable[[nn.Parameter], tuple[Rule, float, float]]
-
-
-def norm_groups(
-    rule: Rule, norms: set[int], *, weight_decay: float, decay: float, scale: float
-) -> Kind:
-    """One rule for all; norms (by id) have `scale` times the learning rate and decay no faster for it."""
-
-    def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
-        if id(p) in norms:
-            return rule, decay / scale, scale
-        return rule, weight_decay if p.ndim > 1 else decay, 1.0
-
-    return kind
-
-
-def muon_groups(
-    *,
-    lr: float,
-    weight_decay: float,
-    decay: float,
-    fused: bool,
-    compiled: bool,
-    momentum: float,
-    nesterov: bool,
-    iterations: int,
-    head_lr: float,
-    bias_lr: float,
-    sgd_momentum: float,
-) -> Kind:
-    """Muon for filters, SGD with Nesterov momentum for the rest.
-
-    Matrices (the head), and norms and biases, have learning rates of their own. `weight_decay` and
-    `decay` are the shares that they lose in a step at the peak of the schedule, whatever these are.
-    """
-    rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=fused)
-    filters = muon.muon_rule(
-        momentum=momentum, nesterov=nesterov, iterations=iterations, compiled=compiled
-    )
-
-    def kind(p: nn.Parameter) -> tuple[Rule, float, float]:
-        if p.ndim > 2:
-            return filters, 0.0, 1.0
-        return (
-            (rest, weight_decay / head_lr, head_lr / lr)
-            if p.ndim == 2
-            else (rest, decay / bias_lr, bias_lr / lr)
-        )
-
-    return kind
+# --------------------------------------------------------------------------------------------------
+# State
 
 
 def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's tensors by parameter name, `conv1.weight/momentum_buffer`: no hyperparameters, no numbering."""
-    state = optimizer.state
+    """Return the optimizer's tensors by parameter name, such as `conv1.weight/momentum_buffer`.
+
+    No hyperparameters, and no numbering of parameters.
+    """
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
-        for key, value in state.get(parameter, {}).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
 
 
 def load_state(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `state_of` gave into a fresh optimizer over an equal model. Raises KeyError for a parameter it does not have."""
+    """Put what `state_of` returned into a fresh optimizer over an equal model.
+
+    Raises KeyError for a parameter that the model does not have.
+    """
     parameters = dict(model.named_parameters())
     for path, value in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            # into the parameter's own strides: a fused CPU kernel pairs wrong elements of a
-            # channels_last weight and a contiguous buffer, and raises nothing
+            # Copy into the parameter's own strides: a fused CPU kernel pairs wrong elements of a
+            # channels_last weight and a contiguous buffer, and raises nothing.
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         elif key == "step":
             value = value.clone() if parameter.device.type == "cpu" else value.to(parameter.device)
         optimizer.state.setdefault(parameter, {})[key] = value
-
-
-Schedule = Callable[[int], float]
-
-
-def warmed_up(num_steps: int, warmup: float, after: Schedule) -> Schedule:
-    """Linear from 1/W to 1 over the first W = round(warmup * num_steps) steps, then `after(step - W)`."""
-    num_warmup = round(warmup * num_steps)
-    return lambda step: (step + 1) / num_warmup if step < num_warmup else after(step - num_warmup)
-
-
-def constant(num_steps: int, *, warmup: float) -> Schedule:
-    """1."""
-    return warmed_up(num_steps, warmup, lambda step: 1.0)
-
-
-def cosine(num_steps: int, *, warmup: float, final: float) -> Schedule:
-    """final + (1 - final) (1 + cos(pi s / S)) / 2 over the S steps after the warm-up (torch's CosineAnnealingLR)."""
-    num_after = max(1, num_steps - round(warmup * num_steps))
-    return warmed_up(
-        num_steps,
-        warmup,
-        lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / num_after)) / 2,
-    )
-
-
-def multistep(
-    num_steps: int,
-    *,
-    warmup: float,
-    milestones: tuple[float, ...],
-    gamma: float,
-    low: float,
-    low_until: float,
-) -> Schedule:
-    """gamma ** (milestones passed), each at round(fraction * num_steps) (torch's MultiStepLR); times `low` before `low_until`."""
-    num_warmup, num_low = round(warmup * num_steps), round(low_until * num_steps)
-    passed_at = [round(fraction * num_steps) for fraction in milestones]
-
-    def factor(step: int) -> float:
-        return gamma ** sum(step >= at for at in passed_at) * (low if step < num_low else 1.0)
-
-    return warmed_up(num_steps, warmup, lambda step: factor(step + num_warmup))
-
-
-def onecycle(num_steps: int, *, warmup: float, start: float, final: float) -> Schedule:
-    """Linear from `start` to 1, reached `warmup` into the run, then linear to `final` at the last step.
-
-    torch's OneCycleLR with anneal_strategy="linear" and cycle_momentum=False (Smith & Topin 2018).
-    """
-    peak = max(0.0, warmup * num_steps - 1)
-    descent = max(1.0, num_steps - 1 - peak)
-
-    def factor(step: int) -> float:
-        if step <= peak and peak > 0:
-            return start + (1 - start) * step / peak
-        return 1 + (final - 1) * (step - peak) / descent
-
-    return factor
-
-
-def linear(num_steps: int, *, warmup: float, start: float, final: float) -> Schedule:
-    """start + (1 - start) s / W over the first W = int(warmup * num_steps) steps, then linear to `final` at step num_steps, the end."""
-    num_warmup = int(warmup * num_steps)
-    return lambda step: (
-        start + (1 - start) * step / num_warmup
-        if step < num_warmup
-        else final + (1 - final) * (num_steps - step) / (num_steps - num_warmup)
-    )
-
-
-SCHEDULERS: dict[str, Callable[..., Schedule]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "multistep": multistep,
-    "onecycle": onecycle,
-    "linear": linear,
-}
-
-
-def learning_rate(name: str, *, lr: float, num_steps: int, **options: Any) -> Schedule:
-    """The learning rate at each step 0 .. num_steps - 1 under scheduler `name`, which gives a multiple of `lr`."""
-    factor = SCHEDULERS[name](num_steps, **options)
-    return lambda step: lr * factor(step)

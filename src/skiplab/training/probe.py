@@ -1,4 +1,4 @@
-"""What flows through a network while it trains: per layer the gradient's norm, the activation's deviation, the update against the weight.
+"""Per layer of a network in training: gradient norm, activation deviation and update ratio.
 
 A layer is a convolution or a linear layer. Everything is computed on the device and read at the log
 points, with the losses.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# -> key of metrics.jsonl
+# A kind of figure, and its key in metrics.jsonl.
 KINDS = {
     "gradients": "gradient_norm",
     "activations": "activation_deviation",
@@ -22,7 +22,9 @@ KINDS = {
 
 
 class Probe:
-    """Measures `kinds` of KINDS in step 0, whose weights are the initial ones, and in every `every`-th after it; no kinds: does nothing.
+    """Measures `kinds` of KINDS in steps 0, `every`, 2 `every` ...; without kinds it does nothing.
+
+    Step 0 has the initial weights.
 
     gradient_norm: L2 norm of the loss's gradient with respect to the layer's weight, before
     clipping; activation_deviation: standard deviation of the layer's output over batch, channels
@@ -30,31 +32,27 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, *, kinds: Sequence[str], every: int):
-        layers = (
-            [
-                (name, m)
-                for name, m in model.named_modules()
-                if isinstance(m, (nn.Conv2d, nn.Linear))
-            ]
-            if kinds
-            else []
-        )
-        self.layers = [(name, layer) for name, layer in layers if layer.weight.requires_grad]
         self.kinds, self.every = kinds, every
-        # step and figures (layers,), on the device
+        self.layers: list[tuple[str, nn.Conv2d | nn.Linear]] = []
+        if kinds:
+            self.layers = [
+                (name, layer)
+                for name, layer in model.named_modules()
+                if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.weight.requires_grad
+            ]
+        # Steps and their figures by kind, (layers,), on the device.
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        # of the step under way
+        # Figures of the step under way, and its weights before the update.
         self.found: dict[str, Tensor] = {}
-        # its weights
         self.before: list[Tensor] = []
 
     def is_due(self, step: int) -> bool:
-        """Whether step `step`, counted from 0, is measured."""
+        """Return whether step `step`, counted from 0, is measured."""
         return bool(self.layers) and step % self.every == 0
 
     @contextmanager
     def forward(self, step: int) -> Iterator[None]:
-        """Around the forward and backward passes of a step: the activations."""
+        """Measure activations while entered, around the forward and backward passes of a step."""
         if not (self.is_due(step) and "activations" in self.kinds):
             yield
             return
@@ -72,24 +70,19 @@ class Probe:
 
     @torch.no_grad()
     def after_backward(self, step: int, *, scaler: torch.amp.GradScaler) -> None:
-        """The gradients, taken back to their scale, and a copy of the weights."""
+        """Measure the gradients, divided by the scaler's scale, and copy the weights."""
         if not self.is_due(step):
             return
         if "gradients" in self.kinds:
-            norms = [
-                torch.zeros((), device=m.weight.device)
-                if m.weight.grad is None
-                else norm_of(m.weight.grad)
-                for _, m in self.layers
-            ]
-            # under fp16 this waits for the device
+            norms = [norm_of(layer.weight.grad, like=layer.weight) for _, layer in self.layers]
+            # Under fp16 the scale is on the device, so this waits for it.
             self.found["gradients"] = torch.stack(norms) / scaler.get_scale()
         if "updates" in self.kinds:
             self.before = [layer.weight.detach().clone() for _, layer in self.layers]
 
     @torch.no_grad()
     def after_update(self, step: int) -> None:
-        """The change of the weights."""
+        """Measure the change of the weights."""
         if not self.is_due(step):
             return
         if "updates" in self.kinds:
@@ -101,34 +94,51 @@ class Probe:
         self.pending.append((step, self.found))
         self.found = {}
 
-    def behind(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The rows of steps, each with the probe's own behind it: an order that does not depend on when they are written."""
-        own = {row["step"]: row for row in self.rows()}
-        for row in rows:
-            yield row
-            if row["step"] in own:
-                yield own[row["step"]]
+    def merge(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return step rows, each followed by its probe row, and forget the pending figures.
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The pending figures as rows of metrics.jsonl, in one transfer: {step, gradient_norm: {layer: value}, ...}; steps count from 1."""
+        So their order does not depend on when they are written.
+        """
+        own = {row["step"]: row for row in self.take_rows()}
+        merged = []
+        for row in rows:
+            merged.append(row)
+            if row["step"] in own:
+                merged.append(own[row["step"]])
+        return merged
+
+    def take_rows(self) -> list[dict[str, Any]]:
+        """Return the pending figures as rows of metrics.jsonl, in one transfer, and forget them.
+
+        A row is {step, gradient_norm: {layer: value}, ...}; its steps count from 1.
+        """
         if not self.pending:
             return []
         flat = torch.cat(
             [figures for _, found in self.pending for figures in found.values()]
         ).tolist()
-        # JSON knows no infinity
+        # JSON knows no infinity.
         values = (value if math.isfinite(value) else None for value in flat)
         rows = [
             {"step": step + 1}
             | {KINDS[kind]: {name: next(values) for name, _ in self.layers} for kind in found}
             for step, found in self.pending
         ]
-        self.pending.clear()
+        self.clear()
         return rows
 
+    def clear(self) -> None:
+        """Forget the pending figures."""
+        self.pending.clear()
 
-def norm_of(gradient: Tensor) -> Tensor:
-    """Its L2 norm, float32 (): of its values over the largest one, for the squares of values below 1e-23 are 0."""
+
+def norm_of(gradient: Tensor | None, *, like: Tensor) -> Tensor:
+    """Return the L2 norm of a gradient of `like`, float32 (); 0 if there is none.
+
+    The values are divided by the largest one before: the square of a value below 1e-23 is 0.
+    """
+    if gradient is None:
+        return torch.zeros((), device=like.device)
     gradient = gradient.float()
     largest = gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     return (gradient / largest).norm() * largest
@@ -141,5 +151,5 @@ def note_deviation(
     _inputs: tuple[Tensor, ...],
     output: Tensor,
 ) -> None:
-    """A forward hook: the standard deviation of a layer's output, on the device."""
+    """Record the standard deviation of a layer's output, on the device: a forward hook."""
     deviations[name] = output.detach().float().std()

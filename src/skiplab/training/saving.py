@@ -1,4 +1,8 @@
-"""The checkpoints of a run: written behind the loop, best before last, and read back with the generation before as a reserve."""
+"""The checkpoints of a run.
+
+They are written in the background, best before last. If the newest is damaged, the one before it is
+read.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +20,7 @@ from skiplab.runs.log import Log
 
 @dataclass(kw_only=True)
 class Saver:
-    """Writes and reads a run's `best` and `last`. While entered, it has a thread that writes."""
+    """Writes and reads a run's `best` and `last`; `writer`, while entered, has a thread for it."""
 
     folder: Path
     log: Log
@@ -37,7 +41,10 @@ class Saver:
     def write(
         self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, is_best: bool
     ) -> None:
-        """Write a state's files, in an order in which no crash leaves a `last` that lacks its best or its metrics."""
+        """Write a state's files. No crash leaves a `last` that lacks its best or its metrics.
+
+        Raises Diverged, before anything is written, if a tensor is not finite.
+        """
         if problem := checkpoint.not_finite(tensors):
             raise Diverged(
                 f"the state cannot be saved at step {facts['progress']['step']:,} ({problem})"
@@ -59,7 +66,7 @@ class Saver:
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return `last`, or the generation before it if it is damaged.
 
-        Raises CheckpointError if neither is whole, since a run never starts afresh unasked;
+        Raises CheckpointError if neither is whole, since a run never starts again unasked;
         UsageError if it is of another network.
         """
         path = self.folder / LAST

@@ -1,4 +1,4 @@
-"""The tensors of a run's whole state by name: what a checkpoint holds beside its facts."""
+"""The tensors of a run's whole state by name: what a checkpoint holds next to its facts."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,17 @@ from skiplab.training.step import Step
 
 
 def tensors_of(step: Step) -> dict[str, Tensor]:
-    """Return everything that optimizer steps change, as `part/name`; the tensors themselves, not copies."""
+    """Return all tensors that optimizer steps change, by `part/name`.
+
+    They are the tensors themselves, not copies.
+    """
+    average: Mapping[str, Tensor] = {}
+    if step.average.model is not step.model:
+        average = step.average.model.state_dict()
     parts: dict[str, Mapping[str, Tensor]] = {
         "model": step.model.state_dict(),
         "optimizer": optimizers.state_of(step.optimizer, step.model),
-        "average": step.average.model.state_dict() if step.average.model is not step.model else {},
+        "average": average,
         "lookahead": step.lookahead.slow,
         "selection": step.selection.state(),
     }
@@ -26,7 +32,7 @@ def tensors_of(step: Step) -> dict[str, Tensor]:
 
 
 def load_tensors(step: Step, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what `tensors_of` gave. Raises KeyError or RuntimeError where it is no such state."""
+    """Take over what `tensors_of` returned. Raises KeyError or RuntimeError if it is not that."""
     step.model.load_state_dict(under("model/", tensors))
     if step.average.model is not step.model:
         step.average.model.load_state_dict(under("average/", tensors))

@@ -1,4 +1,4 @@
-"""The weight update: w <- w - lr(step) * update(gradient of the mean loss over the step's batch)."""
+"""The weight update: w <- w - lr(step) * update(gradient of the batch's mean loss)."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,12 +16,13 @@ from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.training.averages import Average, Lookahead
 from skiplab.training.losses import LossBuffer
-from skiplab.training.optimizers import Optimizer, Schedule
+from skiplab.training.optimizers import Optimizer
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
+from skiplab.training.schedules import Schedule
 from skiplab.training.selection import Selection
 
-# steps whose losses wait on the device to be read, whatever trainer.log_every says
+# Steps whose losses may wait on the device to be read, whatever trainer.log_every says.
 MOST_PENDING = 2**16
 
 
@@ -46,7 +47,7 @@ class Step:
     # The model as it is called: with several ranks it takes the mean of their gradients.
     replica: nn.Module = field(init=False)
     autocast: torch.autocast = field(init=False)
-    # torch.amp.GradScaler
+    # A torch.amp.GradScaler. It is typed for optimizers of torch's classes, which ours is not.
     scaler: Any = field(init=False)
     losses: LossBuffer = field(init=False)
     parameters: list[nn.Parameter] = field(init=False)
@@ -65,11 +66,14 @@ class Step:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device that computes."""
         return self.batches.normalize.device
 
     def update(self, step: int, *, lr_factor: float = 1.0) -> None:
-        """Do optimizer step `step`, counted from 0, at the schedule's learning rate times `lr_factor`."""
+        """Do optimizer step `step`, counted from 0.
+
+        Its learning rate is the schedule's times `lr_factor`.
+        """
         lr = self.learning_rate(step) * lr_factor
         self.optimizer.set_rate(lr, step)
         with self.probe.forward(step):
@@ -85,7 +89,10 @@ class Step:
         self.losses.end(lr=lr, num_images=num_images)
 
     def add_gradients(self, step: int) -> int:
-        """Compute the gradient of the mean loss over the step's batch, of which each rank has its part. Returns the batch's size."""
+        """Add up the gradient of the mean loss over the step's batch. Returns the batch's size.
+
+        Each rank computes its part of the batch, in as many parts as `accumulate` says.
+        """
         seed_default(self.settings.seed, "dropout", step, *self.ranks.position, device=self.device)
         smoothing, chosen = self.settings.label_smoothing, self.selection.at(step)
         num_images = len(self.batches.index(step) if chosen is None else chosen)
@@ -95,6 +102,8 @@ class Step:
         # BatchNorm cannot normalise one value, so a part has at least two images.
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
         self.losses.begin(counts=weight > 0)
+        if parts > 1 and self.settings.compiled:
+            self.allocate_gradients()
         for number, (x, y) in enumerate(
             zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True), 1
         ):
@@ -110,8 +119,18 @@ class Step:
                 self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * share)
         return num_images
 
+    def allocate_gradients(self) -> None:
+        """Let gradients start as zeros of their own, to which each part is added.
+
+        Otherwise the first part's gradients lie in the memory of a recorded CUDA graph, and the
+        next part overwrites them.
+        """
+        for parameter in self.parameters:
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
     def clip_gradients(self) -> None:
-        """Scale the gradient down to norm `clip`. A clip of inf leaves it, and its norm is not even computed."""
+        """Scale the gradient down to norm `clip`; with inf not even its norm is computed."""
         if self.settings.clip < math.inf:
             self.scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.parameters, self.settings.clip)

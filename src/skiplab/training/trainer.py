@@ -1,14 +1,19 @@
-"""The training loop: `fit` is the loop, `advance` one turn of it, `step.Step.update` the weight update."""
+"""The training loop: `fit` is the loop, `advance` one turn of it.
+
+The weight update is `step.Step.update`.
+"""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from skiplab.errors import CheckpointError, Stopped
 from skiplab.machine import devices
+from skiplab.machine.decisions import GO_ON, Decision, stop_with
+from skiplab.machine.ranks import Ranks
 from skiplab.runs import checkpoint
 from skiplab.runs.folders import BEST, LAST
 from skiplab.training import state
@@ -19,9 +24,11 @@ from skiplab.training.progress import Progress, Settings
 from skiplab.training.saving import Saver
 from skiplab.training.step import Step
 
+TIME_IS_UP = stop_with(7)
+
 
 class Trainer:
-    """One run, or one rank of it: trains from wherever its state stands to the last step, and keeps `best` and `last`."""
+    """One run, or one rank of it: trains from where its state stands, keeps `best` and `last`."""
 
     def __init__(
         self,
@@ -32,30 +39,41 @@ class Trainer:
         pace: Pace,
         context: Context,
     ):
-        self.settings, self.context = settings, context
-        self.step, self.evaluator, self.saver, self.pace = step, evaluator, saver, pace
+        self.settings = settings
+        self.step = step
+        self.evaluator = evaluator
+        self.saver = saver
+        self.pace = pace
+        self.context = context
         self.progress = Progress()
-        # The steps that rollbacks went back to, and where the run went on on another machine: step,
-        # and what differed.
+        # The steps that rollbacks went back to.
         self.rolled_back: list[int] = []
+        # Where the run went on on another machine: the step, and what differed.
         self.moved: list[dict[str, Any]] = []
-        # Seconds of training and images, over all sessions; when they would have begun, and when
-        # this session has to stop.
-        self.seconds, self.images = 0.0, 0
+        # Seconds of training and images, over all sessions.
+        self.seconds = 0.0
+        self.images = 0
+        # When training would have begun, had it been one session.
         self.began = 0.0
+        # When this session has to stop; None before it starts.
         self.deadline: float | None = None
-        # of the last evaluation, to show
+        # Accuracy of the last evaluation, for the progress bar.
         self.val_accuracy: float | None = None
-        # whether these weights became the best since the last save
+        # Whether these weights became the best since the last save.
         self.is_best = False
-        # by a signal, until it is done
-        self.asked = 0
+        # What a signal or the time limit has asked for. It stays until it is done, since a rollback
+        # may come between.
+        self.decision = GO_ON
 
-    # -------------------------------------------------------------------------------------------------------
-    # the loop
+    # ----------------------------------------------------------------------------------------------
+    # The loop
 
     def fit(self) -> None:
-        """Train to the last step. Raises Diverged on a loss that is not finite, Stopped after saving on a signal or max_time."""
+        """Train to the last step.
+
+        Raises Diverged on a loss that is not finite; Stopped, after saving, on a signal or at
+        max_time.
+        """
         progress, settings, log = self.progress, self.settings, self.context.log
         self.step.model.train()
         if self.deadline is None:
@@ -66,7 +84,7 @@ class Trainer:
         log.start_bar(step=progress.step, num_steps=settings.stop_at)
         with self.saver.writer:
             if progress.step == 0:
-                # of a start that died before it had saved
+                # A start that died before its first save may have left rows.
                 log.truncate_metrics(0)
                 self.save()
             while (
@@ -74,11 +92,11 @@ class Trainer:
                 and progress.evaluations_since_best < settings.early_stop
             ):
                 self.advance()
-            # the run was told to end where it already stood
+            # The run was told to end where it already stood.
             if progress.num_seen:
                 self.evaluate()
-            # stopped early
-            if progress.step < settings.stop_at or self.is_best:
+            has_stopped_early = progress.step < settings.stop_at
+            if has_stopped_early or self.is_best:
                 self.save()
         log.stop_bar()
 
@@ -88,44 +106,53 @@ class Trainer:
         self.step.update(progress.step, lr_factor=progress.lr_factor)
         progress.step += 1
         self.context.log.advance()
-        if self.due(settings.log_every) or self.step.losses.is_full:
+        if self.is_due(settings.log_every) or self.step.losses.is_full:
             self.report_losses()
         self.pace.after(progress.step, is_synced=not self.step.losses)
-        if self.due(settings.eval_every):
+        if self.is_due(settings.eval_every):
             self.evaluate()
         self.seconds = time.monotonic() - self.began
-        self.asked = ranks.agreed(self.decide)
-        if self.due(settings.save_every) or self.is_best or self.asked:
+        self.decision = agree(ranks, self.decide)
+        if self.is_due(settings.save_every) or self.is_best or self.decision.saves:
             self.save()
-        if self.asked > 0 or progress.step == settings.stop_at:
+        if self.decision.is_stop or progress.step == settings.stop_at:
             ranks.agreed(self.saver.writer.wait)
-        if self.asked > 0:
+        if self.decision.is_stop:
             raise Stopped(
                 f"stopped and saved at step {progress.step:,} of {settings.num_steps:,}",
-                exit_code=self.asked,
+                exit_code=self.decision.exit_code,
             )
-        self.asked = 0
+        self.decision = GO_ON
 
-    def due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
         """Return whether the step just done is a multiple of `every`, or the last."""
         return self.progress.step % every == 0 or self.progress.step == self.settings.stop_at
 
-    def decide(self) -> int:
-        """Return what to do after this step: 0 go on, -1 save, else the exit code to stop with. Raises what the last save has raised."""
+    def decide(self) -> Decision:
+        """Return what to do after this step. Raises what the last save has raised."""
         self.saver.writer.check()
+        if decision := self.context.stop_signal() or self.decision:
+            return decision
         is_late = self.deadline is not None and time.monotonic() > self.deadline
-        return self.context.stop_signal() or self.asked or (7 if is_late else 0)
+        return TIME_IS_UP if is_late else GO_ON
 
     def check_stop(self) -> None:
-        """Raise Stopped if the run is told to stop before its first step: then nothing is there to be saved."""
-        if (code := self.context.ranks.agreed(self.decide)) > 0:
-            raise Stopped(f"stopped before step 1 of {self.settings.num_steps:,}", exit_code=code)
+        """Raise Stopped if the run is told to stop before its first step: nothing is saved then."""
+        decision = agree(self.context.ranks, self.decide)
+        if decision.is_stop:
+            raise Stopped(
+                f"stopped before step 1 of {self.settings.num_steps:,}",
+                exit_code=decision.exit_code,
+            )
 
     # ----------------------------------------------------------------------------------------------
-    # what is due after it
+    # What is due after a step
 
     def report_losses(self) -> None:
-        """Bring the pending steps' losses to the host (this waits for the device), check them and write them down."""
+        """Read the losses of the steps since the last log point, check them and record them.
+
+        Reading waits for the device. Raises Diverged if a loss is not finite.
+        """
         progress, losses, log = self.progress, self.step.losses, self.context.log
         if not losses:
             return
@@ -138,7 +165,7 @@ class Trainer:
             {"step": number, "lr": each.lr, "loss": each.loss}
             for number, each in enumerate(found, first)
         ]
-        log.metric(self.step.probe.behind(rows))
+        log.metric(self.step.probe.merge(rows))
         for each in found:
             progress.count(
                 each.num_images,
@@ -153,66 +180,71 @@ class Trainer:
             loss=found[-1].loss,
             smoothed=losses.smoothed,
         )
-        shown |= {"val": f"{self.val_accuracy:.1%}"} if self.val_accuracy is not None else {}
-        shown |= {"img/s": f"{self.images / self.seconds:.0f}"} if self.seconds else {}
+        if self.val_accuracy is not None:
+            shown["val"] = f"{self.val_accuracy:.1%}"
+        if self.seconds:
+            shown["img/s"] = f"{self.images / self.seconds:.0f}"
         log.show(shown, always=self.settings.log_every == 1)
 
     def evaluate(self) -> None:
-        """Score validation, write the row, keep the weights if they are the best so far (accuracy; loss breaks ties)."""
+        """Score validation, record the row, and note whether these weights are the best so far.
+
+        Accuracy counts, loss breaks ties. Without a validation set the last weights are the best.
+        Raises Diverged if a mean loss is not finite.
+        """
         self.report_losses()
         progress, evaluator, log = self.progress, self.evaluator, self.context.log
         lr = self.step.learning_rate(progress.step - 1) * progress.lr_factor
-        # BatchNorm statistics: each rank's are of its own parts of the batches.
+        # Each rank's BatchNorm statistics are those of its own parts of the batches.
         self.context.ranks.share(evaluator.predictor.model.buffers())
-        row: dict[str, Any] = {
+        row: dict[str, float] = {
             "step": progress.step,
             "epoch": progress.step / self.step.batches.steps_per_epoch,
         }
         row |= progress.take_means(smoothed=self.step.losses.smoothed)
-        scored = {
-            "train_eval": evaluator.training if self.settings.eval_train else None,
-            "val": evaluator.validation,
-        }
-        scores: dict[str, Scores] = {}
-        for name, split in scored.items():
-            if split is None:
-                continue
-            scores[name] = evaluator.score(split)
-            if not math.isfinite(scores[name].loss):
+        for name, scores in score_splits(evaluator, with_training=self.settings.eval_train):
+            if not math.isfinite(scores.loss):
                 raise self.step.diverged(
-                    f"the evaluation's loss is {scores[name].loss} at step {progress.step:,}", lr=lr
+                    f"the evaluation's loss is {scores.loss} at step {progress.step:,}", lr=lr
                 )
-            row |= {f"{name}_loss": scores[name].loss, f"{name}_accuracy": scores[name].accuracy}
-        # then the last weights are the best
-        if (held := scores.get("val")) is None:
-            progress.best_step, progress.evaluations_since_best, self.is_best = (
-                progress.step,
-                0,
-                True,
-            )
+            row |= {f"{name}_loss": scores.loss, f"{name}_accuracy": scores.accuracy}
+        if evaluator.validation is None:
+            progress.note_no_score()
+            self.is_best = True
         else:
-            self.val_accuracy = held.accuracy
-            self.is_best |= progress.note_score(held.accuracy, held.loss)
+            self.val_accuracy = row["val_accuracy"]
+            self.is_best |= progress.note_score(row["val_accuracy"], row["val_loss"])
         log.metric([row])
         log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
-        is_best = progress.best_step == progress.step and held is not None
         log.evaluation(
-            row, lr=lr, images_per_second=self.images / max(self.seconds, 1e-9), is_best=is_best
+            row,
+            lr=lr,
+            images_per_second=self.images / max(self.seconds, 1e-9),
+            is_best=evaluator.validation is not None and progress.best_step == progress.step,
         )
 
     def save(self) -> None:
-        """Write `last`, and before it `best` if these weights are: in the background, from a copy of this moment; the first rank's."""
+        """Write `last`, and before it `best` if these weights are the best so far.
+
+        Only the first rank writes: in the background, from a copy of this moment.
+        """
         self.report_losses()
         ranks = self.context.ranks
-        # at most one copy at a time
+        # At most one copy exists at a time.
         ranks.agreed(self.saver.writer.wait)
         is_best, self.is_best = self.is_best, False
         if ranks.is_main:
             self.progress.metrics_size = self.context.log.metrics_size()
             self.saver.submit(*self.state(), is_best=is_best)
 
+    # ----------------------------------------------------------------------------------------------
+    # The state
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the run's whole state: named tensors and JSON facts. `history` alone may differ between a straight and a resumed run."""
+        """Return the run's whole state: named tensors and JSON facts.
+
+        Only `history` may differ between a straight and a resumed run.
+        """
         facts: dict[str, Any] = {
             "network": self.saver.network,
             "num_steps": self.settings.num_steps,
@@ -227,23 +259,30 @@ class Trainer:
                 "moved": self.moved,
             },
         }
-        return state.tensors_of(self.step), facts | (
-            {"rolled_back": self.rolled_back} if self.rolled_back else {}
-        )
+        if self.rolled_back:
+            facts["rolled_back"] = self.rolled_back
+        return state.tensors_of(self.step), facts
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Take over what `state` gave. Raises KeyError, TypeError, ValueError or RuntimeError where it is no such state."""
+        """Take over what `state` returned.
+
+        Raises KeyError, TypeError, ValueError or RuntimeError if it is not such a state.
+        """
         state.load_tensors(self.step, tensors)
-        # none where the run began without fp16
+        # The scaler's facts are empty where the run began without fp16.
         if facts["scaler"]:
             self.step.scaler.load_state_dict(facts["scaler"])
         self.progress.load(facts["progress"])
         self.rolled_back = [int(number) for number in facts.get("rolled_back", [])]
-        self.seconds, self.images = facts["history"]["seconds"], facts["history"]["images"]
+        self.seconds = facts["history"]["seconds"]
+        self.images = facts["history"]["images"]
         self.moved = list(facts["history"].get("moved", []))
 
     def resume(self) -> None:
-        """Take over the newest checkpoint that is whole. Raises CheckpointError if none is, UsageError if it is of another network."""
+        """Take over the newest checkpoint that is whole.
+
+        Raises CheckpointError if there is none, UsageError if it is of another network.
+        """
         folder, log, ranks = self.context.folder, self.context.log, self.context.ranks
         with ranks.main_first():
             tensors, facts = self.saver.newest()
@@ -251,15 +290,30 @@ class Trainer:
             self.load(tensors, facts)
             made_on = dict(facts["history"]["machine"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{folder / LAST}: not a checkpoint of this run ({' '.join(str(error).split())[:200]})"
+                f"{folder / LAST}: not a checkpoint of this run ({reason})"
             ) from None
         for difference in devices.differences(made_on, self.saver.machine):
             self.moved.append({"step": self.progress.step, "what": difference})
             log.line(
-                f"{difference}: the end will not be equal to the bit to that of an uninterrupted run"
+                f"{difference}: the end will not be equal to the bit "
+                "to that of an uninterrupted run"
             )
         if not log.truncate_metrics(self.progress.metrics_size):
             log.line(f"warning: {folder / 'metrics.jsonl'} lacks rows, and curves.png will")
         if ranks.is_main:
             checkpoint.restore(folder / BEST, step=self.progress.best_step)
+
+
+def agree(ranks: Ranks, decide: Callable[[], Decision]) -> Decision:
+    """Return on all ranks what the first decides."""
+    return Decision.from_number(ranks.agreed(lambda: decide().to_number()))
+
+
+def score_splits(evaluator: Evaluator, *, with_training: bool) -> Iterator[tuple[str, Scores]]:
+    """Yield the scores of the training images if asked for, and of validation if there is one."""
+    if with_training:
+        yield "train_eval", evaluator.score(evaluator.training)
+    if evaluator.validation is not None:
+        yield "val", evaluator.score(evaluator.validation)

@@ -1,1 +1,1 @@
-"""What finished runs say when they are held against each other: groups, tests, tables, pictures, a page."""
+"""Compare finished runs: groups, tests, tables, pictures, a page."""

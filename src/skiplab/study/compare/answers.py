@@ -1,4 +1,7 @@
-"""What a run got right, from its predictions.npz: just the two arrays of a split, and of thousands of runs in a second. No torch."""
+"""Read what a run predicted rightly from its predictions.npz, for thousands of runs in a second.
+
+Only the two arrays of a split are read. Imports no torch.
+"""
 
 import functools
 import io
@@ -15,13 +18,13 @@ from numpy.typing import NDArray
 from skiplab import regular
 
 MAGIC = b"\x93NUMPY\x01\x00"
-# bytes of an array of labels
+# An array of labels has this many bytes at most.
 LARGEST = 2**28
-# of a zip archive: of its directory the number of entries, size and offset
+# This ends a zip archive: number of entries, size and offset of its directory.
 END = struct.Struct("<4s4H2LH")
-# of the directory
+# This is an entry of the directory.
 ENTRY = struct.Struct("<4s4B4HL2L5H2L")
-# before a member
+# This stands before a member.
 LOCAL = struct.Struct("<4s2B4HL2L2H")
 DAMAGED = (
     OSError,
@@ -37,7 +40,10 @@ DAMAGED = (
 
 
 def correct(path: Path, split: str) -> NDArray[np.bool_] | None:
-    """Return which images of a split were predicted rightly, bool (N,); None where the file or its arrays are missing or damaged."""
+    """Return which images of a split were predicted rightly, bool (N,).
+
+    None where the file or its arrays are missing or damaged.
+    """
     names = [f"{split}_{kind}.npy" for kind in ("predictions", "labels")]
     try:
         with regular.opened(path) as file:
@@ -52,7 +58,10 @@ def correct(path: Path, split: str) -> NDArray[np.bool_] | None:
 
 
 def members(file: BinaryIO, names: list[str]) -> list[bytes] | None:
-    """Return members of a zip archive as NumPy writes it, in a tenth of zipfile's time; None where anything is other than there."""
+    """Return members of a zip archive as NumPy writes it, in a tenth of zipfile's time.
+
+    None where the archive differs from such a one in anything, or a member is missing.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - END.size))
     signature, *_, count, length, start, comment = END.unpack(file.read())
@@ -108,7 +117,7 @@ def whole(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def array_of(content: bytes) -> NDArray[Any]:
-    """Return the array, (N,), that the content of a .npy file holds. Raises ValueError if it holds none such."""
+    """Return the array (N,) in the content of a .npy file. Raises ValueError for any other."""
     length = len(MAGIC) + 2 + int.from_bytes(content[len(MAGIC) : len(MAGIC) + 2], "little")
     shape, _, dtype = header_of(content[:length])
     if dtype.hasobject or len(shape) != 1:
@@ -118,7 +127,10 @@ def array_of(content: bytes) -> NDArray[Any]:
 
 @functools.lru_cache(maxsize=1_024)
 def header_of(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order and type of an array, from the first bytes of a .npy file, which all runs of a study share."""
+    """Return shape, order and type of an array, from the first bytes of a .npy file.
+
+    They are cached, since all runs of a study share them.
+    """
     if not head.startswith(MAGIC):
         raise ValueError(head[: len(MAGIC)])
     return np.lib.format.read_array_header_1_0(io.BytesIO(head[len(MAGIC) :]))

@@ -1,4 +1,7 @@
-"""Runs in groups: by what differs between them but for the seed; mean, deviation and interval of each group. Imports no torch."""
+"""Group runs by what differs between them but for the seed; mean, deviation, interval of each.
+
+Imports no torch.
+"""
 
 import functools
 import json
@@ -11,10 +14,10 @@ from scipy import stats
 
 from skiplab.config.keys import leaves
 from skiplab.errors import UsageError
-from skiplab.study.compare.results import OF_RUNS, Result, is_share
+from skiplab.study.compare.results import RUN_KEYS, Result, is_share
 
-# in a group's name
-FIRST = (
+# These keys stand first in a group's label, in this order.
+PLAIN_KEYS = (
     "model.name",
     "block.name",
     "depth",
@@ -25,19 +28,22 @@ FIRST = (
     "optimizer.lr",
 )
 CONFIDENCE = 0.95
-# what a run reports on: its numbers until then are the same
+# It chooses what a run reports on; the numbers of its training are the same.
 SPLIT = "evaluator.split"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone; `values` of a share lie within 0 and 1, and so does their interval."""
+    """Runs that differ in the seed alone.
 
-    # the values of what the groups differ in
+    The values of a share lie within 0 and 1, and so does their interval.
+    """
+
+    # These are the values of the keys that the groups differ in.
     key: tuple[Any, ...]
     label: str
     results: tuple[Result, ...]
-    # of the metric, one a run
+    # These are the metric's values, one per run.
     values: tuple[float, ...]
     is_share: bool = False
 
@@ -51,16 +57,14 @@ class Group:
 
     @functools.cached_property
     def deviation(self) -> float | None:
-        """Of the sample, over seeds; None of one run."""
-        return (
-            None
-            if self.n < 2
-            else math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
-        )
+        """The sample's standard deviation over seeds; None for one run."""
+        if self.n < 2:
+            return None
+        return math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
 
     @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
-        """Of the mean over seeds, 95 %, by Student's t; None of one run."""
+        """The 95 % interval of the mean over seeds, by Student's t; None for one run."""
         if self.deviation is None:
             return None
         if self.deviation == 0:
@@ -70,7 +74,7 @@ class Group:
         return (max(0.0, low), min(1.0, high)) if self.is_share else (low, high)
 
     def cost(self, name: str) -> float:
-        """The mean of params, macs or seconds."""
+        """Return the mean of params, macs or seconds."""
         if name not in self._costs:
             self._costs[name] = sum(result.metric(name) for result in self.results) / self.n
         return self._costs[name]
@@ -82,7 +86,7 @@ class Group:
 
 @functools.cache
 def student(freedom: int) -> tuple[float, float]:
-    """What 95 % of Student's t lie between."""
+    """Return the ends between which 95 % of Student's t lie."""
     low, high = stats.t.interval(CONFIDENCE, freedom)
     return float(low), float(high)
 
@@ -90,13 +94,13 @@ def student(freedom: int) -> tuple[float, float]:
 def partition(
     results: Sequence[Result], *, metric: str, by: Sequence[str] | None
 ) -> tuple[list[str], list[Group]]:
-    """The keys that tell the groups apart, and the groups, in the order of their keys.
+    """Return the keys that tell the groups apart, and the groups, in the order of their keys.
 
     `by` are keys by their full paths; None: what differs. Raises UsageError where a group would
     hold the same seed twice.
     """
     candidates = varying(results)
-    keys = telling(results, candidates) if by is None else list(by)
+    keys = distinguishing(results, candidates) if by is None else list(by)
     held: dict[str, list[Result]] = {}
     for result in results:
         held.setdefault(json.dumps([result.values.get(key) for key in keys]), []).append(result)
@@ -107,55 +111,30 @@ def partition(
         members = sorted(members, key=lambda result: result.seed)
         values = tuple(result.metric(metric) for result in members)
         key = tuple(members[0].values.get(key) for key in keys)
-        groups.append(
-            Group(
-                key,
-                label(keys, key) + chosen_width(members, keys),
-                tuple(members),
-                values,
-                is_share(metric),
-            )
-        )
+        label = make_label(keys, key) + chosen_width(members, keys)
+        groups.append(Group(key, label, tuple(members), values, is_share(metric)))
     groups.sort(key=lambda group: [sortable(value) for value in group.key])
     return keys, groups
 
 
-def sortable(value: Any) -> tuple[int, float, str]:
-    """Values of any kind in an order: null, numbers, texts."""
+def sortable(value: object) -> tuple[int, float, str]:
+    """Return a sort key for values of any kind: null, then numbers, then texts."""
     if value is None:
         return 0, 0.0, ""
-    return (
-        (1, float(value), "")
-        if isinstance(value, (int, float))
-        else (2, 0.0, value if isinstance(value, str) else json.dumps(value))
-    )
+    if isinstance(value, (int, float)):
+        return 1, float(value), ""
+    return 2, 0.0, value if isinstance(value, str) else json.dumps(value)
 
 
-def differing(results: Sequence[Result], candidates: Sequence[str] | None = None) -> list[str]:
-    """The keys that tell these runs apart. `candidates`: what differs between some of them and others."""
-    return telling(
-        results,
-        varying(results)
-        if candidates is None
-        else [key for key in candidates if differs(key, results)],
-    )
+def distinguishing(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
+    """Return which of the keys that differ tell the runs apart, the plainest first.
 
-
-def telling(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
-    """What tells runs apart that differ in more than the seed, the plainest first; what follows from a choice is left out.
-
-    That is a value that is the same wherever an option is (a block's bias follows from block.name,
-    a data set's epochs from dataset.name), and a width that was chosen to meet a budget.
+    What follows from a choice is left out: a value that is the same wherever an option is (a
+    block's bias follows from block.name, a data set's epochs from dataset.name), and a width that
+    was chosen to meet a budget.
     """
-    rest = [key for key in keys if key != "width"]
-    # chosen, if one budget was met
-    if rest and all(result.config.match != "none" for result in results):
-        of_rest: dict[str, set[int]] = {}
-        for result in results:
-            of_rest.setdefault(json.dumps([result.values.get(key) for key in rest]), set()).add(
-                result.config.width
-            )
-        keys = rest if all(len(widths) == 1 for widths in of_rest.values()) else keys
+    if follows_from_budget(results, keys):
+        keys = [key for key in keys if key != "width"]
     names = [key for key in keys if key.endswith(".name")]
     return [
         key
@@ -164,31 +143,54 @@ def telling(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     ]
 
 
+def follows_from_budget(results: Sequence[Result], keys: Sequence[str]) -> bool:
+    """Return whether each width was chosen to meet one budget, and so follows from other keys."""
+    rest = [key for key in keys if key != "width"]
+    if not rest or any(result.config.match == "none" for result in results):
+        return False
+    widths: dict[str, set[int]] = {}
+    for result in results:
+        others = json.dumps([result.values.get(key) for key in rest])
+        widths.setdefault(others, set()).add(result.config.width)
+    return all(len(each) == 1 for each in widths.values())
+
+
 def varying(results: Sequence[Result]) -> list[str]:
-    """The keys that change the numbers and are not the same in all runs, but for the seed, the plainest first."""
+    """Return the keys that change the numbers and differ between runs, the plainest first.
+
+    The seed is none of them.
+    """
     known = leaves()
     paths = {path for result in results for path in result.values} - {"seed", SPLIT}
-    paths = {path for path in paths if path in OF_RUNS or known[path].metadata["changes_numbers"]}
-    return sorted(
-        filter(lambda path: differs(path, results), paths), key=lambda path: (rank(path), path)
-    )
+    differing = [
+        path
+        for path in paths
+        if (path in RUN_KEYS or known[path].metadata["changes_numbers"]) and differs(path, results)
+    ]
+    return sorted(differing, key=lambda path: (rank(path), path))
 
 
 def differs(key: str, results: Sequence[Result]) -> bool:
-    """Whether a value is not the same in all runs. Most runs share the object, which is quicker told than its text."""
+    """Return whether a value is not the same in all runs.
+
+    Most runs share the object, which is quicker to compare than its text.
+    """
     first = results[0].values.get(key)
     others = [value for result in results if (value := result.values.get(key)) is not first]
     return bool(others) and len({json.dumps(value) for value in [first, *others]}) > 1
 
 
-# keys at the root that an option's file sets too
-OWN = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}
+# An option's file also sets these keys at the root.
+ROOT_KEYS = {"dataset": ("epochs", "batch_size"), "model": ("depth", "width", "init")}
 
 
 def follows(key: str, name: str, results: Sequence[Result]) -> bool:
-    """Whether a value comes with an option: a key that the option's file sets, and the same in all runs with that option."""
+    """Return whether a value follows from an option.
+
+    The option's file sets such a key, and it is the same in all runs with that option.
+    """
     group = name.removesuffix(".name")
-    if not key.startswith(f"{group}.") and key not in OWN.get(group, ()):
+    if not key.startswith(f"{group}.") and key not in ROOT_KEYS.get(group, ()):
         return False
     found: dict[str, str] = {}
     return all(
@@ -198,84 +200,90 @@ def follows(key: str, name: str, results: Sequence[Result]) -> bool:
 
 
 def rank(path: str) -> int:
-    """Where a key stands in a group's name."""
-    return FIRST.index(path) if path in FIRST else len(FIRST) + (not path.endswith(".name"))
+    """Return where a key stands in a group's label."""
+    if path in PLAIN_KEYS:
+        return PLAIN_KEYS.index(path)
+    return len(PLAIN_KEYS) + (not path.endswith(".name"))
 
 
 def check_seeds(members: Sequence[Result], keys: Sequence[str], candidates: Sequence[str]) -> None:
-    """Raise UsageError if runs of one group differ in more than the seed: --by has left it out. `candidates`: what differs between any."""
-    more = [key for key in differing(members, candidates) if key not in keys]
+    """Check that runs of one group differ in the seed alone; `candidates` differ between any runs.
+
+    Raises UsageError if they do not, since --by has left a key out.
+    """
+    differing = [key for key in candidates if differs(key, members)]
+    more = [key for key in distinguishing(members, differing) if key not in keys]
     if not more and len({result.seed for result in members}) == len(members):
         return
-    given, missing = (",".join(key.removesuffix(".name") for key in each) for each in (keys, more))
+    given = ",".join(key.removesuffix(".name") for key in keys)
+    missing = ",".join(key.removesuffix(".name") for key in more)
     raise UsageError(
         f"--by {given}: runs of one group differ in {missing}; add it: --by {given},{missing}"
     )
 
 
-def label(keys: Sequence[str], values: Sequence[Any]) -> str:
-    """`block=residual depth=6`; of the whole set, `all runs`."""
-    return " ".join(parts_of(keys, values)) or "all runs"
+def make_label(keys: Sequence[str], values: Sequence[object]) -> str:
+    """Return `block=residual depth=6`, or `all runs` where there are no keys."""
+    return " ".join(label_parts(keys, values)) or "all runs"
 
 
 def chosen_width(members: Sequence[Result], keys: Sequence[str]) -> str:
-    """` (width 38)`, where a budget has chosen it."""
+    """Return ` (width 38)` where a budget has chosen it, else nothing."""
     widths = {result.config.width for result in members if result.config.match != "none"}
     return f" (width {widths.pop()})" if len(widths) == 1 and "width" not in keys else ""
 
 
-def parts_of(keys: Sequence[str], values: Sequence[Any]) -> list[str]:
-    """The words of a group's name, one for each key."""
+def label_parts(keys: Sequence[str], values: Sequence[object]) -> list[str]:
+    """Return the parts of a group's label, one for each key."""
     return [
-        f"{key.removesuffix('.name')}={worded(value)}"
+        f"{key.removesuffix('.name')}={format_value(value)}"
         for key, value in zip(keys, values, strict=True)
     ]
 
 
-def worded(value: Any) -> str:
-    """A value as a command line has it."""
+def format_value(value: object) -> str:
+    """Return a value as a command line has it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return (
-        f"{value:.12g}"
-        if isinstance(value, float)
-        else ",".join(map(worded, value))
-        if isinstance(value, (tuple, list))
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(format_value, value))
+    return str(value)
 
 
 def numeric_keys(groups: Sequence[Group], keys: Sequence[str]) -> list[str]:
-    """The keys that hold a number in every group."""
+    """Return the keys that hold a number in every group."""
 
-    def is_numeric(key: str) -> bool:
+    def is_numeric(at: int) -> bool:
+        values = [group.key[at] for group in groups]
         return all(
-            isinstance(value := group.key[keys.index(key)], (int, float))
-            and not isinstance(value, bool)
-            for group in groups
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
         )
 
-    return [key for key in keys if is_numeric(key)]
+    return [key for at, key in enumerate(keys) if is_numeric(at)]
 
 
 def main_axis(groups: Sequence[Group], keys: Sequence[str]) -> str | None:
-    """The key to draw along: depth, else width, else the first that holds numbers; None where none does."""
+    """Return the key to draw along: depth, else width, else the first that holds numbers.
 
+    None where no key does.
+    """
     numeric = numeric_keys(groups, keys)
-    return next(
-        (key for key in ("depth", "width") if key in numeric), numeric[0] if numeric else None
-    )
+    for key in ("depth", "width"):
+        if key in numeric:
+            return key
+    return numeric[0] if numeric else None
 
 
 def lines_along(groups: Sequence[Group], keys: Sequence[str], x: str) -> dict[str, list[Group]]:
-    """The groups that differ in `x` alone, in its order, by what they share."""
+    """Return the groups that differ in `x` alone, in its order, by the label that they share."""
     at = keys.index(x)
+    others = [key for key in keys if key != x]
     found: dict[str, list[Group]] = {}
     for group in groups:
-        shared = [pair for i, pair in enumerate(zip(keys, group.key, strict=True)) if i != at]
-        found.setdefault(
-            label([key for key, _ in shared], [value for _, value in shared]), []
-        ).append(group)
+        shared = [value for i, value in enumerate(group.key) if i != at]
+        found.setdefault(make_label(others, shared), []).append(group)
     return {
         name: sorted(members, key=lambda group: sortable(group.key[at]))
         for name, members in found.items()

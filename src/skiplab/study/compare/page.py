@@ -1,4 +1,7 @@
-"""compare.html: a comparison as one file that needs nothing else: a sortable table, pictures that tell values, links to the runs."""
+"""Make compare.html, a comparison as one file that needs nothing else.
+
+It has a sortable table, pictures with tips at their marks, and links to the runs.
+"""
 
 import html
 import json
@@ -12,33 +15,43 @@ from skiplab.study.compare.groups import Group
 from skiplab.words import now
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #20252c; --soft: #5c6673; --line: #d9dee5; --ground: #ffffff; --mark: #eef3fa; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a2abb8; --line: #3a424d; --ground: #171b21; --mark: #232b37; } }
+:root { color-scheme: light dark; --ink: #20252c; --soft: #5c6673; --line: #d9dee5; --ground: \
+#ffffff; --mark: #eef3fa; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a2abb8; --line: #3a424d; \
+--ground: #171b21; --mark: #232b37; } }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
   margin: 0 auto; padding: 1.2rem; max-width: 76rem; }
 h1 { font-size: 1.35rem; margin: 0 0 .2rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
 .soft { color: var(--soft); font-size: .9rem; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; \
+white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td.runs { text-align: left; }
-th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-th[aria-sort=ascending] button::after { content: " \\25b2"; } th[aria-sort=descending] button::after { content: " \\25bc"; }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; \
+padding: 0; cursor: pointer; }
+th[aria-sort=ascending] button::after { content: " \\25b2"; } th[aria-sort=descending] \
+button::after { content: " \\25bc"; }
 tbody tr:hover { background: var(--mark); }
-figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .4rem; }
-figure { overflow-x: auto; } figure svg { width: 100%; min-width: 34rem; height: auto; display: block; }
-#tip { position: fixed; pointer-events: none; background: #20252c; color: #fff; padding: .35rem .55rem; border-radius: 4px;
+figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: 6px; \
+padding: .4rem; }
+figure { overflow-x: auto; } figure svg { width: 100%; min-width: 34rem; height: auto; display: \
+block; }
+#tip { position: fixed; pointer-events: none; background: #20252c; color: #fff; padding: .35rem \
+.55rem; border-radius: 4px;
   font-size: .85rem;  max-width: min(26rem, 90vw); z-index: 9; } #tip[hidden] { display: none; }
 li { margin: .25rem 0; }
 """
 
 SCRIPT = """
-const tips = JSON.parse(document.getElementById("tips").textContent), tip = document.getElementById("tip");
+const tips = JSON.parse(document.getElementById("tips").textContent), tip = \
+document.getElementById("tip");
 function show(mark, x, y) {
   tip.textContent = tips[mark.id]; tip.hidden = false;
   const box = tip.getBoundingClientRect();
   tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - box.width - 8)) + "px";
-  tip.style.top = Math.max(4, y + 14 + box.height > innerHeight ? y - box.height - 8 : y + 14) + "px";
+  tip.style.top = Math.max(4, y + 14 + box.height > innerHeight ? y - box.height - 8 : y + 14) + \
+"px";
 }
 for (const id of Object.keys(tips)) {
   const mark = document.getElementById(id);
@@ -48,8 +61,10 @@ for (const id of Object.keys(tips)) {
   mark.addEventListener("pointerdown", e => show(mark, e.clientX, e.clientY));
   mark.addEventListener("pointerleave", () => { tip.hidden = true; });
 }
-for (const head of document.querySelectorAll("th")) head.querySelector("button")?.addEventListener("click", () => {
-  const up = head.getAttribute("aria-sort") !== "ascending", at = head.cellIndex, body = head.closest("table").tBodies[0];
+for (const head of document.querySelectorAll("th")) \
+head.querySelector("button")?.addEventListener("click", () => {
+  const up = head.getAttribute("aria-sort") !== "ascending", at = head.cellIndex, body = \
+head.closest("table").tBodies[0];
   for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   const key = row => row.cells[at].dataset.value, rows = [...body.rows];
@@ -71,9 +86,10 @@ def as_html(
     pictures: Sequence[tuple[str, str]],
     tips: Mapping[str, str],
 ) -> str:
-    """The page, to lie in a folder. `table` holds the headings and a row of words a group, `values` what each row is sorted by.
+    """Return the page, to lie in a folder.
 
-    `pictures` are titles and <svg> elements, `tips` what is told at their marks, by id.
+    `table` holds the headings and a row of texts per group, `values` what each row is sorted by.
+    `pictures` are titles and <svg> elements, `tips` the texts at their marks, by id.
     """
     heads = "".join(
         f'<th scope="col"><button type="button">{html.escape(head)}</button></th>'
@@ -91,27 +107,31 @@ def as_html(
     drawn = [f"<h2>{html.escape(title)}</h2><figure>{svg}</figure>" for title, svg in pictures]
     number = sum(group.n for group in groups)
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, \
+initial-scale=1">
 <title>Skiplab: {html.escape(folder.name)}</title><style>{STYLE}</style></head><body>
 <h1>{html.escape(folder.name)}</h1>
 <p class="soft">{number} runs in {len(groups)} groups; skiplab {__version__}, {now()}</p>
 <ul id="verdict">{"".join(f"<li>{html.escape(line)}</li>" for line in lines)}</ul>
-<div class="wide"><table><thead><tr>{heads}<th scope="col">runs by seed</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>
+<div class="wide"><table><thead><tr>{heads}<th scope="col">runs by seed</th></tr></thead><tbody>\
+{"".join(rows)}</tbody></table></div>
 {"".join(drawn)}
-<p class="soft">Point at a mark, or touch it, for its values; a heading sorts the table. Bands: 95 % over seeds; in learning curves from
+<p class="soft">Point at a mark, or touch it, for its values; a heading sorts the table. Bands: \
+95 % over seeds; in learning curves from
 the least to the best seed.</p>
 <div id="tip" role="status" hidden></div>
-<script type="application/json" id="tips">{json.dumps(dict(tips)).replace("<", chr(92) + "u003c")}</script>
+<script type="application/json" id="tips">\
+{json.dumps(dict(tips)).replace("<", chr(92) + "u003c")}</script>
 <script>{SCRIPT}</script></body></html>
 """
 
 
 def links(group: Group, folder: Path) -> str:
-    """A link to each run folder, named by its seed."""
+    """Return a link to each run folder, named by its seed."""
     paths = [
         os.path.relpath(result.folder, folder).replace(os.sep, "/") for result in group.results
     ]
-    # the bytes: a folder's name may be no text
+    # A folder's name may hold bytes that are no UTF-8.
     quoted = [urllib.parse.quote(os.fsencode(path)) for path in paths]
     return " ".join(
         f'<a href="{html.escape(path)}/">{result.seed}</a>'

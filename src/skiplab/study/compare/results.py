@@ -1,4 +1,7 @@
-"""Finished runs as a comparison reads them: config, figures, stored predictions. Refuses what cannot be compared. Imports no torch."""
+"""Read finished runs for a comparison: config, figures, stored predictions.
+
+What cannot be compared is refused. Imports no torch.
+"""
 
 import functools
 import json
@@ -6,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from skiplab.study import record
 from skiplab.study.compare import answers
 from skiplab.words import counted
 
-# name -> what it is called, and whether more of it is better
+# Each metric has a name for people, and whether more of it is better.
 METRICS = {
     "test.accuracy": ("test accuracy", True),
     "test.loss": ("test loss", False),
@@ -36,60 +39,57 @@ METRICS = {
     "train.loss": ("training loss without label smoothing, last epoch", False),
     "train.seconds": ("seconds of training", False),
 }
-# what tells runs apart beside the keys that a user sets
-OF_RUNS = ("changed", "init_sha256")
-# what a run costs
+# These tell runs apart, next to the keys that a user sets.
+RUN_KEYS = ("changed", "init_sha256")
+# These are a run's costs.
 FIGURES = ("params", "macs", "seconds")
-# what must be the same in all runs, or the figures are not of the same question
-PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
 
 
 def keys_of(text: str) -> list[str]:
-    """What `--by block,depth` names, by full paths, a group's name standing for its option. Raises UsageError for an unknown key."""
+    """Return the full paths of the keys in `--by block,depth`; a group's name is its option.
+
+    Raises UsageError for an unknown key.
+    """
     known = leaves()
     found: list[str] = []
     for word in re.split(r"[,\s]+", text.strip(", ")):
         if word == "seed":
             raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
-        path = next(
-            (path for path in (word, f"{word}.name") if path in known or path in OF_RUNS), None
-        )
-        if path is None:
+        paths = [path for path in (word, f"{word}.name") if path in known or path in RUN_KEYS]
+        if not paths:
             raise UsageError(f"--by {unknown_key(word)}")
-        found.append(path)
+        found.append(paths[0])
     return list(dict.fromkeys(found))
 
 
 def check_x(x: str) -> None:
-    """Raise UsageError if `--x` names neither a key nor a cost."""
+    """Check `--x`. Raises UsageError if it names neither a key nor a cost."""
     if f"{x}.name" in leaves():
         raise UsageError(
-            f"--x {x}: holds no numbers; a key that does is expected, such as depth, or {', '.join(FIGURES)}"
+            f"--x {x}: holds no numbers; a key that does is expected, such as depth, "
+            f"or {', '.join(FIGURES)}"
         )
     if x not in leaves() and x not in FIGURES:
-        if (told := nearest(x, FIGURES)).startswith("did you mean"):
-            raise UsageError(f"--x {x}: no such key; {told}")
+        if (advice := nearest(x, FIGURES)).startswith("did you mean"):
+            raise UsageError(f"--x {x}: no such key; {advice}")
         raise UsageError(f"--x {unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
 
 
-def home(paths: Sequence[Path]) -> Path:
-    """Where a comparison of these folders goes: into the study, if it is one, else to outputs/compare."""
-    return (
-        paths[0]
-        if len(paths) == 1 and folders.identity_of(paths[0]) is None
-        else placement.OUTPUTS / "compare"
-    )
+def output_folder(paths: Sequence[Path]) -> Path:
+    """Return where a comparison goes: into the study, if it is of one, else outputs/compare."""
+    is_study = len(paths) == 1 and folders.identity_of(paths[0]) is None
+    return paths[0] if is_study else placement.OUTPUTS / "compare"
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share of 1, shown in percent."""
+    """Return whether a metric is a share of 1, shown in percent."""
     return metric.endswith(("accuracy", "error", "f1_macro"))
 
 
-# bytes of metrics.jsonl
+# metrics.jsonl has this many bytes at most.
 LARGEST = 2**30
-# keys of its rows
-READ = re.compile('"(?:train_loss|gradient_norm|activation_deviation|update_ratio)"')
+# A row with one of these keys is of an evaluation or a probe.
+READ_ROW = re.compile('"(?:train_loss|gradient_norm|activation_deviation|update_ratio)"')
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Result:
 
     folder: Path
     config: Config
-    # of its config, by full path
+    # These are the config's values, by full path.
     values: dict[str, Any]
     result: dict[str, Any]
     identity: str
@@ -109,11 +109,11 @@ class Result:
 
     @property
     def changed(self) -> str:
-        """What was changed on the way, in words; empty if nothing was."""
+        """What was changed on the way, in a text; empty if nothing was."""
         return provenance.told(self.result.get("changed"))
 
     def metric(self, name: str) -> float:
-        """A figure of METRICS or FIGURES. Raises UsageError where the run has none such."""
+        """Return a figure of METRICS or FIGURES. Raises UsageError where the run has none."""
         try:
             found = self._figure(name)
         except (LookupError, TypeError, ValueError):
@@ -143,16 +143,21 @@ class Result:
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl that a comparison reads: of evaluations and probes. Those of single steps are a hundred to one."""
+        """The rows of metrics.jsonl of evaluations and probes.
+
+        A comparison does not read the rows of single steps, which are a hundred to one. Raises
+        UsageError if the file is missing or damaged.
+        """
         path = self.folder / contents.METRICS
         try:
             lines = regular.read_text(path, most=LARGEST).splitlines()
             if not all(line.startswith("{") and line.endswith("}") for line in lines):
                 raise ValueError
-            return json.loads(f"[{','.join(line for line in lines if READ.search(line))}]")
+            return json.loads(f"[{','.join(line for line in lines if READ_ROW.search(line))}]")
         except OSError as error:
+            reason = regular.why(path, error)
             raise UsageError(
-                f"{self.folder}: its metrics.jsonl is missing or damaged ({regular.why(path, error)})"
+                f"{self.folder}: its metrics.jsonl is missing or damaged ({reason})"
             ) from None
         except (ValueError, RecursionError):
             raise UsageError(f"{self.folder}: its metrics.jsonl is missing or damaged") from None
@@ -164,18 +169,24 @@ class Result:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether its train.loss is label-smoothed: the run is of a version that recorded none without."""
+        """Whether its train.loss is label-smoothed: an earlier version recorded no other."""
         return (
             self.config.trainer.label_smoothing > 0
             and not {"train_eval_loss", "train_plain_loss"} & self.evaluations[-1].keys()
         )
 
     def probed(self, key: str) -> dict[int, dict[str, float]]:
-        """What a probe has recorded under `gradient_norm`, `activation_deviation` or `update_ratio`: by step, a value a layer in order."""
+        """Return what a probe has recorded by step: a value per layer, in order.
+
+        `key` is `gradient_norm`, `activation_deviation` or `update_ratio`.
+        """
         return {row["step"]: row[key] for row in self.rows if key in row}
 
     def correct(self, split: str) -> NDArray[np.bool_] | None:
-        """Which images of `test` or `val` were predicted rightly, bool (N,), in the data set's order; None without stored predictions."""
+        """Return which images of `test` or `val` were predicted rightly, bool (N,).
+
+        They are in the data set's order. None without stored predictions.
+        """
         if split not in self._answers:
             self._answers[split] = answers.correct(self.folder / contents.PREDICTIONS, split)
         return self._answers[split]
@@ -185,83 +196,87 @@ class Result:
         return {}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
-    """What lay under the folders: the runs that count, and notes on those that do not."""
+    """What lies under some folders: the runs that count, and notes on those that do not."""
 
-    results: list[Result] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    results: list[Result]
+    notes: list[str]
 
 
 def read(paths: Sequence[Path]) -> Found:
-    """The finished runs under the folders. Raises UsageError for a folder without any, and for runs that were tampered with."""
-    found = Found()
-    seen: dict[Path, None] = {}
+    """Read the finished runs under the folders.
+
+    Raises UsageError for a folder without any, and for runs that were tampered with.
+    """
+    results: list[Result] = []
     unfinished: list[Path] = []
     problems: list[str] = []
-    for path in paths:
-        if (rule := regular.no_folder(path)) is not None:
-            raise UsageError(
-                f"{path}: {rule}; `skiplab list` shows the runs, a study lies under outputs/studies"
-            )
-        runs = record.runs_of(path)
-        if not runs:
-            raise UsageError(
-                f"{path}: holds no run of ours; `skiplab list` shows the runs, a study lies under outputs/studies"
-            )
-        seen |= dict.fromkeys(resolved(runs))
-    for folder in map(shown, seen):
+    for folder in run_folders(paths):
         if (result := folders.result_of(folder)) is None:
-            # nobody knows how far it came
-            if (
-                problem := folders.problem_of(folder, [folders.CONFIG, folders.RESULT])
-            ) is not None:
+            # Nobody knows how far a damaged run came.
+            problem = folders.problem_of(folder, [folders.CONFIG, folders.RESULT])
+            if problem is not None:
                 problems.append(f"{folder}: {problem}; leave it out or run it anew")
             unfinished.append(folder)
             continue
         try:
-            found.results.append(held_together(folder, result))
+            results.append(held_together(folder, result))
         except UsageError as error:
             problems += str(error).split("\n")
     if problems:
         raise UsageError("\n".join(problems))
+    notes: list[str] = []
     if unfinished:
         more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
-        found.notes.append(f"left out, since not finished: {unfinished[0]}{more}")
-    if not found.results:
+        notes.append(f"left out, since not finished: {unfinished[0]}{more}")
+    if not results:
         raise UsageError(
-            f"{', '.join(map(str, paths))}: no run there is finished; `skiplab list` shows how to go on with them"
+            f"{', '.join(map(str, paths))}: no run there is finished; "
+            "`skiplab list` shows how to go on with them"
         )
-    keep_apart(found)
-    once(found)
-    return found
+    return without_repeats(without_changed(Found(results, notes)))
 
 
-def keep_apart(found: Found) -> None:
-    """Leave out runs that were changed on the way (a command on resume, a rollback): they are not what their values alone give.
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders under some folders, each once. Raises UsageError if one has none."""
+    found: dict[Path, None] = {}
+    advice = "`skiplab list` shows the runs, a study lies under outputs/studies"
+    for path in paths:
+        if (rule := regular.no_folder(path)) is not None:
+            raise UsageError(f"{path}: {rule}; {advice}")
+        runs = record.runs_of(path)
+        if not runs:
+            raise UsageError(f"{path}: holds no run of ours; {advice}")
+        found |= dict.fromkeys(resolve(runs))
+    return [relative(folder) for folder in found]
 
-    Where every run was, they stay, and what was changed tells their groups apart.
+
+def without_changed(found: Found) -> Found:
+    """Leave out runs that were changed on the way: by a command on resume, or a rollback.
+
+    They are not what their values alone give. If all runs were changed, they stay, and what was
+    changed tells their groups apart: it becomes a value of theirs.
     """
     changed = [result for result in found.results if result.changed]
     if not changed:
-        return
-    if len(changed) < len(found.results):
-        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-        told = f"{changed[0].folder} ({changed[0].changed}){more}"
-        found.notes.append(
-            f"left out, since changed on the way and so no run of these values: {told}"
-        )
-        found.results = [result for result in found.results if not result.changed]
-    else:
-        found.notes.append(
-            "all of these runs were changed on the way; what was changed tells them apart"
-        )
+        return found
+    if len(changed) == len(found.results):
         for result in changed:
             result.values["changed"] = result.changed
+        note = "all of these runs were changed on the way; what was changed tells them apart"
+        return Found(found.results, [*found.notes, note])
+    more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+    note = (
+        "left out, since changed on the way and so no run of these values: "
+        f"{changed[0].folder} ({changed[0].changed}){more}"
+    )
+    kept = [result for result in found.results if not result.changed]
+    return Found(kept, [*found.notes, note])
 
 
-def resolved(folders_found: Iterable[Path]) -> Iterator[Path]:
-    """Paths without links; most share their parent with others, which is looked up once."""
+def resolve(folders_found: Iterable[Path]) -> Iterator[Path]:
+    """Yield paths without links. Most share their parent, which is looked up once."""
     parents: dict[Path, Path] = {}
     for folder in folders_found:
         if folder.is_symlink() or folder.name in ("", ".."):
@@ -272,8 +287,8 @@ def resolved(folders_found: Iterable[Path]) -> Iterator[Path]:
         yield parents[folder.parent] / folder.name
 
 
-def shown(folder: Path) -> Path:
-    """A path as short as it can be told from here."""
+def relative(folder: Path) -> Path:
+    """Return a path relative to the working folder, if it lies in it."""
     try:
         return folder.relative_to(os.getcwd())
     except ValueError:
@@ -281,14 +296,17 @@ def shown(folder: Path) -> Path:
 
 
 def result_of(folder: Path) -> Result:
-    """A finished run. Raises UsageError if its files do not belong together or are of another format."""
+    """Read a finished run.
+
+    Raises UsageError if its files do not belong together or are of another format.
+    """
     return held_together(folder, folders.result_of(folder) or {})
 
 
 def held_together(folder: Path, result: dict[str, Any]) -> Result:
-    """A finished run, `result` being what its result.json holds. Raises UsageError as `result_of` does."""
+    """Make a Result of what a run's result.json holds. Raises UsageError as `result_of` does."""
     config = provenance.load(folder)
-    # which `load` has found to be that of the config
+    # `load` has checked that it is the config's.
     identity = folders.identity_of(folder) or ""
     try:
         told = str(result["identity"])
@@ -305,83 +323,62 @@ def held_together(folder: Path, result: dict[str, Any]) -> Result:
         )
     except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"{folder}: its {folders.RESULT} is damaged or of another version of the format; run it anew"
+            f"{folder}: its {folders.RESULT} is damaged or of another version of the format; "
+            "run it anew"
         ) from None
     if told != identity:
         raise UsageError(
-            f"{folder}: its {folders.CONFIG} is not what it was run with (identity {identity[:8]}, its result says {told[:8]}): "
+            f"{folder}: its {folders.CONFIG} is not what it was run with "
+            f"(identity {identity[:8]}, its result says {told[:8]}): "
             "edited by hand, or of another version; leave it out or run it anew"
         )
     begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
     return Result(folder, config, stored.flat(config) | begun_from, result, identity)
 
 
-def once(found: Found) -> None:
-    """Keep one run of each identity on each data: a second one is the same numbers again, and would count a seed twice.
+def without_repeats(found: Found) -> Found:
+    """Keep one run of each identity on each data: a second one would count a seed twice.
 
-    A run that has left the test set sealed (evaluator.split=val) is the same as one that has not;
-    of both the latter stays.
+    A run that has left the test set sealed (evaluator.split=val) is the same as one that has not.
+    Of both, the latter stays.
     """
     by_identity: dict[tuple[str, str, str], Result] = {}
-    # test, then val
+    # Runs with split=test come before those with split=val.
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):
-        identity = (
-            provenance.training(result.config)
-            if result.config.evaluator.split == "val"
-            else result.identity
-        )
+        is_sealed = result.config.evaluator.split == "val"
+        identity = provenance.training(result.config) if is_sealed else result.identity
         key = identity, result.changed, str(result.result.get("data_sha256"))
         by_identity.setdefault(key, result)
-    if (twice := len(found.results) - len(by_identity)) > 0:
-        found.notes.append(
-            f"{twice} of {len(found.results)} runs repeat another with the same seed; each is counted once"
-        )
     kept = {id(result) for result in by_identity.values()}
-    found.results = [result for result in found.results if id(result) in kept]
+    results = [result for result in found.results if id(result) in kept]
+    notes = list(found.notes)
+    if (repeats := len(found.results) - len(results)) > 0:
+        notes.append(
+            f"{repeats} of {len(found.results)} runs repeat another with the same seed; "
+            "each is counted once"
+        )
+    return Found(results, notes)
 
 
 def with_metric(found: Found, metric: str) -> Found:
-    """What is found, of a metric on the test set without the runs that left it sealed, if others have not."""
+    """Leave out the runs that do not have a metric on the test set, if others have it.
+
+    They have left the test set sealed. A note says where train.loss is label-smoothed.
+    """
     if metric == "train.loss" and (
         old := [result for result in found.results if result.evaluations and result.is_smoothed]
     ):
-        note = f"train.loss is label-smoothed in {counted(len(old), 'run')}, as an earlier version recorded it: {old[0].folder} the first"
+        note = (
+            f"train.loss is label-smoothed in {counted(len(old), 'run')}, "
+            f"as an earlier version recorded it: {old[0].folder} the first"
+        )
         return Found(found.results, [*found.notes, note])
     sealed = [result for result in found.results if result.config.evaluator.split == "val"]
     if not metric.startswith("test.") or len(sealed) in (0, len(found.results)):
         return found
-    note = f"left out, since the test set stays sealed in them (evaluator.split=val): {len(sealed)} runs, {sealed[0].folder} the first"
-    return Found([result for result in found.results if result not in sealed], [*found.notes, note])
-
-
-def check_protocol(results: Iterable[Result], *, by: Sequence[str]) -> None:
-    """Raise UsageError if data, split or protocol differ between runs, unless they are what is compared."""
-    results, problems = list(results), []
-    for key in PROTOCOL:
-        values = {json.dumps(result.values[key]): result for result in results}
-        if (
-            len(values) > 1
-            and key not in by
-            and not (key.startswith("dataset.") and "dataset.name" in by)
-        ):
-            told = ", ".join(
-                f"{text} in {result.folder}" for text, result in list(values.items())[:3]
-            )
-            problems.append(
-                f"{key} differs ({told}): these runs answer different questions; compare them apart, or by it: --by {key}"
-            )
-    for name in (
-        sorted({result.values["dataset.name"] for result in results}) if not problems else ()
-    ):
-        sums = {
-            result.result.get("data_sha256"): result
-            for result in results
-            if result.values["dataset.name"] == name
-        }
-        if len(sums) > 1:
-            one, other = list(sums.values())[:2]
-            problems.append(
-                f"the files of {name} differ between {one.folder} and {other.folder} (data_sha256); compare them apart"
-            )
-    if problems:
-        raise UsageError("\n".join(problems))
+    note = (
+        "left out, since the test set stays sealed in them (evaluator.split=val): "
+        f"{len(sealed)} runs, {sealed[0].folder} the first"
+    )
+    kept = [result for result in found.results if result not in sealed]
+    return Found(kept, [*found.notes, note])

@@ -1,4 +1,7 @@
-"""`skiplab compare`: runs in groups, averaged over seeds; a table, a verdict, pictures and a page. Imports no torch."""
+"""`skiplab compare`: runs in groups, averaged over seeds; a table, a verdict, pictures, a page.
+
+Imports no torch.
+"""
 
 import csv
 import io
@@ -7,72 +10,74 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from skiplab.errors import FolderError, UsageError, in_words
 from skiplab.runs import checkpoint
-from skiplab.study.compare import page, results, statistics
+from skiplab.study.compare import page, protocol, results, sentences, statistics
 from skiplab.study.compare.groups import Group, numeric_keys, partition
 from skiplab.study.compare.results import FIGURES, METRICS, Found, is_share
 from skiplab.study.compare.statistics import Difference
 from skiplab.words import now
 
-# of the table on the terminal
+if TYPE_CHECKING:
+    from skiplab.study.compare.drawing import Picture
+
+# The table on the terminal shows this many groups at most.
 MAX_ROWS = 60
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found: the groups, what they differ in, their differences, all in words."""
+    """The groups, the keys that they differ in, their differences, and notes on the runs."""
 
     metric: str
     keys: list[str]
     groups: list[Group]
     differences: list[Difference]
     notes: list[str]
-    # the same groups by their training accuracy, where the test or validation accuracy is compared
+    # Where test or validation accuracy is compared, these are the groups by training accuracy.
     trained: list[Group]
 
     def lines(self) -> list[str]:
-        """The verdict, then what to know of the runs."""
-        told = statistics.sentences(self.groups, self.differences, metric=self.metric)
-        told += statistics.trends(self.groups, self.keys, self.differences, metric=self.metric)
+        """Return the verdict, then the notes on the runs."""
+        lines = sentences.sentences(self.groups, self.differences, metric=self.metric)
+        lines += sentences.trends(self.groups, self.keys, self.differences, metric=self.metric)
         ends = [
             (members[-1], members[0])
             for members in statistics.lines_of(self.trained, self.keys).values()
         ]
-        trained = statistics.compared(ends, metric="train.accuracy")
-        told += statistics.trends(self.trained, self.keys, trained, metric="train.accuracy")
-        return [*told, *self.notes]
+        trained = statistics.compare_pairs(ends, metric="train.accuracy")
+        lines += sentences.trends(self.trained, self.keys, trained, metric="train.accuracy")
+        return [*lines, *self.notes]
 
 
 def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Comparison:
-    """The comparison of runs; `by` are keys by their full paths, None: what differs. Raises UsageError for what cannot be compared."""
+    """Compare runs; `by` are keys by their full paths, None: what differs.
+
+    Raises UsageError for what cannot be compared.
+    """
     found = results.with_metric(found, metric)
-    results.check_protocol(found.results, by=by or [])
+    protocol.check(found.results, by=by or [])
     keys, groups = partition(found.results, metric=metric, by=by)
-    trained = (
-        partition(found.results, metric="train.accuracy", by=keys)[1]
-        if metric in statistics.SPLITS
-        else []
-    )
-    return Comparison(
-        metric,
-        keys,
-        groups,
-        statistics.differences(groups, keys, metric=metric),
-        found.notes,
-        trained,
-    )
+    trained: list[Group] = []
+    if metric in statistics.SPLIT_OF:
+        _, trained = partition(found.results, metric="train.accuracy", by=keys)
+    differences = statistics.differences(groups, keys, metric=metric)
+    return Comparison(metric, keys, groups, differences, found.notes, trained)
 
 
 def command(
     found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None
 ) -> None:
-    """`skiplab compare`: the table and the verdict on stdout, everything in a folder; a picture that fails is a warning."""
+    """Print the table and the verdict, and write everything into a folder.
+
+    `x` is the key or cost to draw along, or None. A picture that fails is a warning. Raises
+    UsageError for what cannot be compared, FolderError if the folder cannot be written.
+    """
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
-        x = checked_x(x, made)
+        x = check_x(x, made)
     print(text(made))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,58 +88,54 @@ def command(
         ) from None
     print(f"\nwritten: {', '.join(str(path) for path in written)}")
     if warnings:
+        what = "it" if len(warnings) == 1 else "them"
         print(
-            f"warning: {'; '.join(warnings)}; skiplab compare draws {'it' if len(warnings) == 1 else 'them'} again",
+            f"warning: {'; '.join(warnings)}; skiplab compare draws {what} again",
             file=sys.stderr,
         )
 
 
-def checked_x(x: str, made: Comparison) -> str:
-    """The key that --x means. Raises UsageError if the groups do not differ in it, or it holds no numbers."""
+def check_x(x: str, made: Comparison) -> str:
+    """Return the key that --x means.
+
+    Raises UsageError if the groups do not differ in it, or it holds no numbers.
+    """
     choices = numeric_keys(made.groups, made.keys)
     if x not in choices:
-        rule = (
-            "holds no numbers"
-            if x in made.keys or f"{x}.name" in made.keys
-            else "the groups do not differ in it"
-        )
+        differs = x in made.keys or f"{x}.name" in made.keys
+        rule = "holds no numbers" if differs else "the groups do not differ in it"
         raise UsageError(f"--x {x}: {rule}; choices: {', '.join([*choices, *FIGURES])}")
     return x
 
 
-# -------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # the table
 
 
 def headings(made: Comparison) -> list[str]:
-    """Of the table's columns."""
+    """Return the headings of the table's columns."""
     unit = ", %" if is_share(made.metric) else ""
-    return [
-        "group",
-        "n",
-        f"{made.metric}{unit}",
-        "deviation",
-        "95 % interval",
-        "best",
-        "params",
-        "M MACs",
-        "seconds",
-    ]
+    figures = [f"{made.metric}{unit}", "deviation", "95 % interval", "best"]
+    return ["group", "n", *figures, "params", "M MACs", "seconds"]
+
+
+def best_of(group: Group, metric: str) -> float:
+    """Return a group's best value."""
+    _, more_is_better = METRICS[metric]
+    return max(group.values) if more_is_better else min(group.values)
 
 
 def row(group: Group, metric: str) -> list[str]:
-    """A group as words."""
-    interval = group.interval
-    best = (max if METRICS[metric][1] else min)(group.values)
+    """Return the texts of a group's row."""
+    ends = [sentences.bare(end, metric) for end in group.interval or ()]
+    deviation = group.deviation
     return [
         group.label,
         str(group.n),
-        statistics.bare(group.mean, metric),
-        "-" if group.deviation is None else statistics.bare(group.deviation, metric),
-        "-"
-        if interval is None
-        else f"{statistics.bare(interval[0], metric)} to {statistics.bare(interval[1], metric)}",
-        statistics.bare(best, metric),
+        sentences.bare(group.mean, metric),
+        "-" if deviation is None else sentences.bare(deviation, metric),
+        " to ".join(ends) or "-",
+        sentences.bare(best_of(group, metric), metric),
         f"{group.cost('params'):,.0f}",
         f"{group.cost('macs') / 1e6:,.2f}",
         f"{group.cost('seconds'):,.1f}",
@@ -142,8 +143,7 @@ def row(group: Group, metric: str) -> list[str]:
 
 
 def sort_keys(group: Group, metric: str) -> list[float | str]:
-    """What a row of the page is sorted by, column by column."""
-    best = (max if METRICS[metric][1] else min)(group.values)
+    """Return what a row of the page is sorted by, column by column."""
     low = group.interval[0] if group.interval else group.mean
     return [
         group.label,
@@ -151,47 +151,43 @@ def sort_keys(group: Group, metric: str) -> list[float | str]:
         group.mean,
         group.deviation or 0.0,
         low,
-        best,
+        best_of(group, metric),
         *(group.cost(name) for name in FIGURES),
     ]
 
 
 def table(made: Comparison) -> list[list[str]]:
-    """Headings, then a row for each group."""
+    """Return the headings, then a row for each group."""
     return [headings(made), *(row(group, made.metric) for group in made.groups)]
 
 
 def text(made: Comparison) -> str:
-    """The table, aligned, and the verdict."""
+    """Return the table with aligned columns, and the verdict."""
     rows = table(made)
     cut = rows[: MAX_ROWS + 1]
     widths = [max(len(cells[i]) for cells in cut) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [
-                cells[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)),
-            ]
-        )
-        for cells in cut
-    ]
+    lines: list[str] = []
+    for first, *others in cut:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
     if len(rows) > len(cut):
         lines.append(f"... and {len(rows) - len(cut)} more; compare.csv holds all")
     return "\n".join([*lines, "", *made.lines()])
 
 
-# -------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------
 # the files
 
 
 def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path], list[str]]:
-    """compare.csv, .json, .md, then the pictures, then .html; of another metric than the test accuracy compare_METRIC.csv ...
+    """Write compare.csv, .json and .md, then the pictures, then .html.
 
-    Returns what was written, and what could not be drawn. No picture stands in the way of a table.
+    The files of another metric than the test accuracy are named compare_METRIC. Returns what was
+    written, and what could not be drawn. A picture that fails does not prevent a table.
     """
-    base = (
-        "compare" if made.metric == "test.accuracy" else f"compare_{made.metric.replace('.', '_')}"
-    )
+    base = "compare"
+    if made.metric != "test.accuracy":
+        base = f"compare_{made.metric.replace('.', '_')}"
     contents = {
         ".csv": as_csv(made),
         ".json": json.dumps(as_json(made), indent=1) + "\n",
@@ -199,8 +195,10 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path],
     }
     for ending, content in contents.items():
         put(folder / f"{base}{ending}", content)
-    drawn, warnings = pictures_of(made, x=x)
-    paths, figures, tips = [], [], {}
+    drawn, warnings = draw(made, x=x)
+    paths: list[Path] = []
+    figures: list[tuple[str, str]] = []
+    tips: dict[str, str] = {}
     for picture in list(drawn):
         picture.name = picture.name.replace("compare", base)
         try:
@@ -219,19 +217,18 @@ def write(made: Comparison, folder: Path, *, x: str | None) -> tuple[list[Path],
     return [folder / f"{base}{ending}" for ending in (".html", *contents)] + paths, warnings
 
 
-def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str]]:
-    """The pictures, each made by itself, and what could not be made."""
-    drawn, warnings = [], []
+def draw(made: Comparison, *, x: str | None) -> "tuple[list[Picture], list[str]]":
+    """Draw the pictures, each on its own; return them, and what could not be drawn."""
+    drawn: list[Picture] = []
+    warnings: list[str] = []
     try:
-        # matplotlib: half a second, and it may fail
+        # matplotlib takes half a second to import, and may fail.
         from skiplab.study.compare import layer_plots, pictures
     except Exception as error:
         return [], [f"no picture drawn ({in_words(error)})"]
-    groups = made.groups[: pictures.MOST]
-    for make in (
-        *pictures.makers(groups, made.keys, metric=made.metric, x=x),
-        *layer_plots.makers(groups, made.keys),
-    ):
+    groups = made.groups[: pictures.MAX_GROUPS]
+    makers = pictures.makers(groups, made.keys, metric=made.metric, x=x)
+    for make in (*makers, *layer_plots.makers(groups, made.keys)):
         try:
             if (picture := make()) is not None:
                 drawn.append(picture)
@@ -242,77 +239,72 @@ def pictures_of(made: Comparison, *, x: str | None) -> tuple[list[Any], list[str
 
 def put(path: Path, content: str) -> None:
     """Write a text file, whole or not at all."""
-    # a folder's name may be no text
+    # A folder's name may hold bytes that are no UTF-8.
     checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))
 
 
 def as_csv(made: Comparison) -> str:
-    """A row a group, in plain numbers."""
+    """Return a row per group, in plain numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
         [*made.keys, "metric", "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES]
     )
     for group in made.groups:
-        best = (max if METRICS[made.metric][1] else min)(group.values)
         spread = [group.deviation, *(group.interval or (None, None))]
-        writer.writerow(
-            [
-                *group.key,
-                made.metric,
-                group.n,
-                group.mean,
-                *spread,
-                best,
-                *(group.cost(name) for name in FIGURES),
-            ]
-        )
+        figures = [group.n, group.mean, *spread, best_of(group, made.metric)]
+        costs = [group.cost(name) for name in FIGURES]
+        writer.writerow([*group.key, made.metric, *figures, *costs])
     return buffer.getvalue()
 
 
-def as_json(made: Comparison) -> dict[str, Any]:
-    """Everything, every run's value included."""
+def as_json(made: Comparison) -> dict[str, object]:
+    """Return everything, every run's value included."""
     return {
         "metric": made.metric,
         "keys": made.keys,
         "made": now(),
-        "groups": [
-            {
-                "label": group.label,
-                "key": dict(zip(made.keys, group.key, strict=True)),
-                "mean": group.mean,
-                "deviation": group.deviation,
-                "interval_95": group.interval,
-                "runs": [
-                    {"folder": str(result.folder), "seed": result.seed, "value": value}
-                    for result, value in zip(group.results, group.values, strict=True)
-                ],
-            }
-            | {name: group.cost(name) for name in FIGURES}
-            for group in made.groups
-        ],
-        "differences": [
-            {
-                "a": each.a.label,
-                "b": each.b.label,
-                "mean": each.mean,
-                "n": each.seeds,
-                "paired_by_seed": each.is_paired,
-                "interval_over_seeds_95": each.over_seeds,
-                "interval_over_images_95": each.over_images,
-                "mcnemar_p": each.mcnemar,
-                "p": each.p,
-                "p_corrected": each.corrected,
-                "is_real": each.is_real,
-            }
-            for each in made.differences
-        ],
+        "groups": [group_as_json(group, made.keys) for group in made.groups],
+        "differences": [difference_as_json(each) for each in made.differences],
         "verdict": made.lines(),
     }
 
 
-def as_markdown(made: Comparison, drawn: Sequence[Any]) -> str:
-    """The table, the verdict and the pictures."""
+def group_as_json(group: Group, keys: Sequence[str]) -> dict[str, object]:
+    """Return a group with its runs and costs."""
+    return {
+        "label": group.label,
+        "key": dict(zip(keys, group.key, strict=True)),
+        "mean": group.mean,
+        "deviation": group.deviation,
+        "interval_95": group.interval,
+        "runs": [
+            {"folder": str(result.folder), "seed": result.seed, "value": value}
+            for result, value in zip(group.results, group.values, strict=True)
+        ],
+        **{name: group.cost(name) for name in FIGURES},
+    }
+
+
+def difference_as_json(each: Difference) -> dict[str, object]:
+    """Return a difference with its intervals and p-values."""
+    return {
+        "a": each.a.label,
+        "b": each.b.label,
+        "mean": each.mean,
+        "n": each.seeds,
+        "paired_by_seed": each.is_paired,
+        "interval_over_seeds_95": each.over_seeds,
+        "interval_over_images_95": each.over_images,
+        "mcnemar_p": each.mcnemar,
+        "p": each.p,
+        "p_corrected": each.corrected,
+        "is_real": each.is_real,
+    }
+
+
+def as_markdown(made: Comparison, drawn: "Sequence[Picture]") -> str:
+    """Return the table, the verdict and the pictures."""
     rows = table(made)
     lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     lines.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")

@@ -1,4 +1,4 @@
-"""The cache of decoded data sets: what it gives is what decoding gives, and nothing that happens to it is more than a second decoding."""
+"""The cache of decoded data sets: it returns what decoding returns, whatever happens to it."""
 
 import errno
 import json
@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from skiplab.data import batches, cache
-from skiplab.data.batches import hold_out
-from skiplab.data.formats import Arrays
+from skiplab.data import cache, splits
+from skiplab.data.arrays import Arrays
+from skiplab.data.catalog import DATASETS, Dataset
+from skiplab.data.splits import Expected, hold_out
 from skiplab.locations import cache_folder
 
 SHAPE = (40, 4, 4, 3)
@@ -49,7 +50,7 @@ def entry() -> Path:
 
 
 def assert_right(source: Source, *, times: int) -> None:
-    """Reading gives what decoding gives, and that it took `times` decodings up to now."""
+    """Reading returns what decoding returns, and it took `times` decodings up to now."""
     arrays, digest = source.read()
     assert source.times == times
     expected = source.decode()
@@ -200,11 +201,11 @@ def test_two_runs_at_once(source: Source) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: Source) -> None:
-    old, young = (cache_folder() / f"{cache.PRIVATE}{name}" for name in ("old", "young"))
+    old, young = (cache_folder() / f"{cache.PRIVATE_PREFIX}{name}" for name in ("old", "young"))
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / entry().name).write_bytes(b"half")
-    long_ago = time.time() - 2 * cache.ABANDONED
+    long_ago = time.time() - 2 * cache.ABANDONED_AFTER
     os.utime(old, (long_ago, long_ago))
     source.read()
     assert not old.exists()
@@ -214,17 +215,16 @@ def test_what_a_killed_run_left_is_cleared_but_not_what_another_writes(source: S
 def test_a_data_set_of_official_files_is_loaded_from_its_entry(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(batches.DATASETS, "made_up", lambda _root, _split: source.decode())
-    monkeypatch.setitem(batches.FILES, "made_up", lambda _root, _split: [source.path])
+    made_up = Dataset(
+        lambda _root, _split: source.decode(), find_files=lambda _root, _split: [source.path]
+    )
+    monkeypatch.setitem(DATASETS, "made_up", made_up)
     loaded = [
-        batches.load(
+        splits.load(
             "made_up",
             "train",
             root=Path(),
-            channels=3,
-            size=4,
-            num_classes=10,
-            num_images=40,
+            expected=Expected(channels=3, size=4, num_classes=10, num_images=40),
             resize=resize,
         )
         for resize in (None, None, 8)

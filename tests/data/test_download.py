@@ -1,4 +1,4 @@
-"""The official files: what is verified and remembered, unpacked and fetched. Every host in here is this machine."""
+"""Files are verified and remembered, unpacked and fetched. Every host here is this machine."""
 
 import gzip
 import hashlib
@@ -16,18 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 
-from skiplab.data import download as files
-from skiplab.data.download import Published, download, extract, host_of, verify
+from datafiles import EDITS, FUZZ, edited, little_memory, md5, survive, tar_of
+from skiplab.data import download
+from skiplab.data.download import Published, extract, host_of, verify
 from skiplab.errors import UsageError
-from skiplab.locations import cache_folder
+from skiplab.locations import cache_folder, default_root
 
-# 102,400 bytes: more than one piece of any buffer on the way
+# 102,400 bytes, more than any buffer on the way holds.
 CONTENT = bytes(range(256)) * 400
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -36,7 +34,10 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _by_ourselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cache of its own, no mirror, no data folder and no proxy from outside, and the sockets' default timeout put back."""
+    """Every test has a cache of its own, no mirror, data folder or proxy from outside.
+
+    The sockets' default timeout is put back.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("SKIPLAB_MIRROR", raising=False)
@@ -48,7 +49,7 @@ def _by_ourselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @contextmanager
 def as_plain_user() -> Iterator[None]:
-    """Tests in containers often run as root, to whom nothing is read-only: be somebody else for a moment."""
+    """Be another user for a moment: nothing is read-only for root, as whom containers often run."""
     if os.geteuid() != 0:
         yield
         return
@@ -70,24 +71,24 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# -------------------------------------------------------------------------------------------------------------
-# the folders
+# --------------------------------------------------------------------------------------------------
+# The folders
 
 
 def test_the_data_root_is_ours_unless_the_environment_names_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cache_folder() == files.default_root() == tmp_path / "cache/skiplab"
+    assert cache_folder() == default_root() == tmp_path / "cache/skiplab"
     monkeypatch.setenv("SKIPLAB_DATA", "/data")
-    assert files.default_root() == Path("/data")
+    assert default_root() == Path("/data")
     assert cache_folder() == tmp_path / "cache/skiplab"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache/skiplab"
 
 
-# -------------------------------------------------------------------------------------------------------------
-# verification
+# --------------------------------------------------------------------------------------------------
+# Verification
 
 
 @pytest.fixture
@@ -98,14 +99,14 @@ def data_file(tmp_path: Path) -> Path:
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What is hashed from now on."""
+    """The files that are hashed from now on."""
     seen: list[Path] = []
 
-    def counted(path: Path, of_old: Callable[[Path], str] = files.md5_of) -> str:
+    def counted(path: Path, of_old: Callable[[Path], str] = download.md5_of) -> str:
         seen.append(path)
         return of_old(path)
 
-    monkeypatch.setattr(files, "md5_of", counted)
+    monkeypatch.setattr(download, "md5_of", counted)
     return seen
 
 
@@ -120,13 +121,14 @@ def assert_damaged(path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         verify(path, md5(CONTENT))
     assert str(caught.value) == (
-        f"{path}: damaged: its MD5 is {md5(path.read_bytes())}, the published one is {md5(CONTENT)}; "
+        f"{path}: damaged: its MD5 is {md5(path.read_bytes())}, "
+        f"the published one is {md5(CONTENT)}; "
         "delete the file and it is fetched again"
     )
 
 
 def test_md5_of_a_file(data_file: Path) -> None:
-    assert files.md5_of(data_file) == md5(CONTENT)
+    assert download.md5_of(data_file) == md5(CONTENT)
 
 
 def test_a_good_verdict_is_remembered_and_the_file_not_read_again(
@@ -136,14 +138,14 @@ def test_a_good_verdict_is_remembered_and_the_file_not_read_again(
     for _ in range(3):
         verify(data_file, md5(CONTENT))
     assert read == [data_file]
-    verify(data_file, md5(CONTENT), afresh=True)
+    verify(data_file, md5(CONTENT), reread=True)
     assert len(read) == 2
 
 
 def test_a_file_that_is_overwritten_under_the_same_size_and_mtime_is_found_out(
     data_file: Path,
 ) -> None:
-    """At once after the verdict, too, within one step of the file system's clock."""
+    """This holds even within one step of the file system's clock after the verdict."""
     for _ in range(20):
         verify(data_file, md5(CONTENT))
         changed_under_its_times(data_file)
@@ -181,7 +183,7 @@ def test_what_a_gzip_file_holds_may_be_verified_instead(tmp_path: Path) -> None:
             with pytest.raises(UsageError, match="damaged"):
                 verify(path, md5(b"the published archive"), unpacked=(md5(CONTENT), len(CONTENT)))
     path.write_bytes(gzip.compress(CONTENT)[:-20])
-    assert files.md5_unpacked(path, size=len(CONTENT)) is None
+    assert download.md5_unpacked(path, size=len(CONTENT)) is None
 
 
 def test_a_changed_mtime_or_size_is_checked_again(data_file: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_verdict_counts_for_its_md5_only(data_file: Path) -> None:
 def test_a_bad_verdict_is_not_remembered(data_file: Path) -> None:
     changed_under_its_times(data_file)
     assert_damaged(data_file)
-    # back again
+    # The second change undoes the first.
     changed_under_its_times(data_file)
     verify(data_file, md5(CONTENT))
 
@@ -222,7 +224,7 @@ def test_verdicts_of_several_files_live_side_by_side_under_resolved_paths(
     for path in (link, other):
         verify(path, md5(CONTENT))
     read = reads(monkeypatch)
-    # was verified by its other name
+    # The file was verified by its other name.
     verify(data_file, md5(CONTENT))
     assert read == []
     assert set(json.loads((cache_folder() / "verified.json").read_text())) == {
@@ -274,8 +276,8 @@ def test_verify_names_a_file_that_cannot_be_read(tmp_path: Path, open_folder: Pa
         verify(secret, md5(CONTENT))
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# unpacking
+# --------------------------------------------------------------------------------------------------
+# Unpacking
 
 
 def member(
@@ -302,7 +304,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def assert_refused(archive: Path, folder: Path, wanted: list[str], said: str) -> None:
-    """One line that names the archive, and no temporary file left."""
+    """The archive is refused in one line that names it, and no temporary file is left."""
     with pytest.raises(UsageError) as caught:
         extract(archive, folder, wanted)
     message = str(caught.value)
@@ -325,7 +327,7 @@ def test_extract_writes_the_wanted_members_only(tmp_path: Path, target: Path) ->
     assert names_in(target) == ["one.bin", "two.bin"]
     assert (target / "one.bin").read_bytes() == CONTENT
     assert (target / "two.bin").read_bytes() == b"two"
-    # the archive's set-user-id and execute bits are not taken over
+    # The archive's set-user-id and execute bits are not taken over.
     assert (target / "one.bin").stat().st_mode & 0o7111 == 0
 
 
@@ -409,7 +411,7 @@ def test_extract_takes_regular_files_only(tmp_path: Path, target: Path, kind: by
 def test_extract_does_not_follow_a_link_member_to_a_later_file(
     tmp_path: Path, target: Path
 ) -> None:
-    """A link called `folder` to elsewhere, then a file below it: the classical way out."""
+    """A link called `folder` leads elsewhere, and a file below it would be written there."""
     outside = tmp_path / "outside"
     outside.mkdir()
     archive = archive_of(
@@ -431,7 +433,7 @@ def test_extract_names_all_that_is_missing(tmp_path: Path, target: Path) -> None
 
 GOOD = io.BytesIO()
 with tarfile.open(fileobj=GOOD, mode="w:gz") as _tar:
-    # 64 KiB that compress badly at first
+    # 64 KiB that compress badly at first.
     _noise = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 8
     for _info, _content in (member("one.bin", _noise), member("two.bin", _noise)):
         _tar.addfile(_info, io.BytesIO(_content))
@@ -473,14 +475,33 @@ def test_extract_names_an_archive_that_is_not_there(tmp_path: Path, target: Path
     assert_refused(tmp_path / "absent.tar.gz", target, ["one.bin"], "cannot be unpacked")
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# fetching
+MEMBERS = {f"part_{i}.bin": (bytes([i]) + bytes([i]) * 3072) * 2 for i in range(3)}
+SMALL = tar_of({**MEMBERS, "readme.html": b"hello"})
+
+
+def test_fuzz_tar(tmp_path: Path) -> None:
+    @FUZZ
+    @given(edits=EDITS, inside=st.booleans())
+    def fuzz(edits: list[tuple[int, bytes, int]], inside: bool) -> None:
+        content = gzip.compress(edited(plain, edits), 1) if inside else edited(SMALL, edits)
+        survive(lambda path: extract(path, target, [*MEMBERS]), tmp_path / "small.tar.gz", content)
+        assert {path.name for path in target.iterdir()} <= MEMBERS.keys()
+
+    target = tmp_path / "target"
+    target.mkdir()
+    plain = gzip.decompress(SMALL)
+    with little_memory(1 << 29):
+        fuzz()
+
+
+# --------------------------------------------------------------------------------------------------
+# Fetching
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class LocalServer(ThreadingHTTPServer):
-    """Answers every GET by `answer`, and counts them."""
+    """A server that answers every GET by `answer`, and counts them."""
 
     def __init__(self, answer: Answer):
         requests: list[str] = []
@@ -498,7 +519,7 @@ class LocalServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        # a client that has hung up is what some of these tests want
+        # Some of these tests want a client that has hung up.
         pass
 
 
@@ -558,9 +579,12 @@ def published(*hosts: str) -> Published:
 
 
 def failure(root: Path, file: Published) -> str:
-    """The message of a download that must fail: it says what was tried and what to do, and leaves nothing behind."""
+    """Return the message of a download that must fail and leave nothing behind.
+
+    It says what was tried and what to do.
+    """
     with pytest.raises(UsageError) as caught:
-        download(file, root, dataset="mnist")
+        download.download(file, root, dataset="mnist")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(
@@ -592,7 +616,7 @@ def test_download_from_the_mirror(
 ) -> None:
     server = serve(sends(CONTENT))
     monkeypatch.setenv("SKIPLAB_MIRROR", f"{server.url}/mirror/")
-    path = download(published(), tmp_path / "root", dataset="mnist")
+    path = download.download(published(), tmp_path / "root", dataset="mnist")
     assert path == tmp_path / "root/set/raw/data.gz"
     assert path.read_bytes() == CONTENT
     assert names_in(path.parent) == ["data.gz"]
@@ -609,7 +633,10 @@ def test_download_follows_a_redirect(tmp_path: Path, serve: Serve) -> None:
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    assert download(published(serve(moved).url), tmp_path, dataset="mnist").read_bytes() == CONTENT
+    assert (
+        download.download(published(serve(moved).url), tmp_path, dataset="mnist").read_bytes()
+        == CONTENT
+    )
 
 
 def test_download_refused_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +713,7 @@ def test_download_from_a_host_that_stalls(
             handler.wfile.flush()
         given_up.wait(20)
 
-    monkeypatch.setattr(files, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     monkeypatch.setenv("SKIPLAB_MIRROR", serve(stall).url)
     try:
         assert "timed out" in failure(tmp_path, published(closed_port()))
@@ -701,7 +728,7 @@ def test_download_from_a_host_that_stalls(
 )
 def test_download_falls_back_to_the_next_host(tmp_path: Path, serve: Serve, bad: Answer) -> None:
     first, second, third = serve(bad), serve(sends(CONTENT)), serve(sends(CONTENT))
-    path = download(
+    path = download.download(
         published(closed_port(), first.url, second.url, third.url), tmp_path, dataset="mnist"
     )
     assert path.read_bytes() == CONTENT
@@ -712,7 +739,10 @@ def test_download_falls_back_to_the_next_host(tmp_path: Path, serve: Serve, bad:
 
 
 def test_two_downloads_at_once(tmp_path: Path, serve: Serve) -> None:
-    """Each asks twice (torchvision looks for redirects first); no answer is completed before all four requests are in."""
+    """No answer is completed before all four requests are in.
+
+    Each download asks twice, because torchvision looks for redirects first.
+    """
     all_here = threading.Barrier(4)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -723,7 +753,9 @@ def test_two_downloads_at_once(tmp_path: Path, serve: Serve) -> None:
 
     file = published(serve(answer).url)
     with ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda _: download(file, tmp_path, dataset="mnist"), range(2)))
+        paths = list(
+            pool.map(lambda _: download.download(file, tmp_path, dataset="mnist"), range(2))
+        )
     assert paths == [tmp_path / "set/raw/data.gz"] * 2
     assert paths[0].read_bytes() == CONTENT
     assert names_in(tmp_path / "set/raw") == ["data.gz"]
@@ -733,9 +765,10 @@ def test_download_into_a_read_only_root(open_folder: Path, serve: Serve) -> None
     server = serve(sends(CONTENT))
     open_folder.chmod(0o555)
     with as_plain_user(), pytest.raises(UsageError) as caught:
-        download(published(server.url), open_folder, dataset="mnist")
+        download.download(published(server.url), open_folder, dataset="mnist")
     assert str(caught.value).startswith(
-        f"{open_folder / 'set/raw'}: data.gz is not there and cannot be put there (Permission denied); "
+        f"{open_folder / 'set/raw'}: data.gz is not there "
+        "and cannot be put there (Permission denied); "
     )
     assert str(caught.value).endswith("; dataset=digits needs no download")
     assert server.requests == []
@@ -746,5 +779,5 @@ def test_download_into_a_root_that_is_a_file(tmp_path: Path, serve: Serve) -> No
     server = serve(sends(CONTENT))
     (tmp_path / "root").write_bytes(b"")
     with pytest.raises(UsageError, match=r"cannot be put there .*dataset=digits needs no download"):
-        download(published(server.url), tmp_path / "root", dataset="mnist")
+        download.download(published(server.url), tmp_path / "root", dataset="mnist")
     assert server.requests == []
