@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skiplab import provenance
+from skiplab import provenance, registry
 from skiplab.config import rules
 from skiplab.config.schema import Airbench, Config
 from skiplab.data import splits
@@ -77,6 +77,7 @@ def trusted(config: Config) -> str | None:
 
 def training_data(config: Config, device: torch.device) -> tuple[Split, Split | None, str]:
     """Training and validation part of the training set, on the device. The test set is only seen to be there."""
+    registry.check_names(config)
     splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
     training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
@@ -110,6 +111,7 @@ def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequ
 
 def built(config: Config) -> nn.Sequential:
     """The config's network with initial weights from torch's default generator, on torch's default device."""
+    registry.check_names(config)
     return models.build(
         config.model.name,
         Plan(

@@ -13,15 +13,13 @@ import yaml
 from hydra import compose as hydra_compose, initialize_config_dir
 
 from helpers import compose
+from skiplab import registry
 from skiplab.cli import help as help_text
 from skiplab.config import overrides, presets
 from skiplab.config.compose import plain
 from skiplab.config.validate import check
-from skiplab.data import catalog
 from skiplab.errors import UsageError
-from skiplab.networks import models
 from skiplab.paths import conf_folder, groups
-from skiplab.training import optimizers, schedules
 
 GROUPS = groups()
 # he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each
@@ -287,18 +285,9 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
     assert list(dataset.classes) == sorted(dataset.classes) or not dataset.name.startswith("cifar")
 
 
-REGISTRIES = {
-    "block": models.BLOCKS,
-    "model": models.MODELS,
-    "dataset": catalog.DATASETS,
-    "optimizer": optimizers.OPTIMIZERS,
-    "scheduler": schedules.SCHEDULES,
-}
-
-
-@pytest.mark.parametrize("group", REGISTRIES)
+@pytest.mark.parametrize("group", registry.NAMES)
 def test_every_name_in_conf_has_code_and_all_code_has_a_name_there(group: str) -> None:
-    assert set(presets.keys_by_name(group)) == set(REGISTRIES[group])
+    assert set(presets.keys_by_name(group)) == set(registry.NAMES[group])
 
 
 def test_train_alone_is_a_small_deepcnn_on_digits() -> None:

@@ -151,6 +151,14 @@ def test_the_optimizer_of_the_recipe_is_torchs() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_an_option_without_code_gets_one_line(house: Path) -> None:
+    text = (house / "conf/block/residual.yaml").read_text()
+    (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: residul"))
+    done = start(house, "block=wide")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: block.name=residul: did you mean residual?")
+
+
 def test_add_a_data_set(house: Path) -> None:
     code = code_below("Add a data set")
     assert len(code.splitlines()) <= 10
