@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from helpers import HAS_REAL_DATA, REAL_ROOT, SMALL, Cli, Train, last_of, start
-from skiplab.cli import main
 from skiplab.cli.skiplab import skiplab_command
-from skiplab.launch import guarded
+from skiplab.cli.train import train_command
+from skiplab.exits import guard
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,16 +77,16 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     `as_typed`: also a key that is given twice; elsewhere a test's own value counts.
     """
-    monkeypatch.setattr("skiplab.finish.draw", lambda *_, **__: None)
+    monkeypatch.setattr("skiplab.pictures.draw", lambda *_, **__: None)
 
     def run(
         *arguments: str, command: str = "train", as_typed: bool = False
     ) -> tuple[int, str, str]:
         arguments = arguments if as_typed else last_of(arguments)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
-        entry = main.train_command if command == "train" else skiplab_command
+        entry = train_command if command == "train" else skiplab_command
         try:
-            code = guarded(lambda: entry(list(arguments)))
+            code = guard(lambda: entry(list(arguments)))
         except SystemExit as error:
             code = int(error.code or 0)
         captured = capsys.readouterr()

@@ -262,13 +262,13 @@ def trainer_of(
     config: "Config", split: "Split", device: "torch.device", validation: "Split | None" = None
 ) -> "Iterator[Trainer]":
     """Our trainer as `train` builds it, at step 0, with a folder and a log of its own."""
-    from skiplab import build
+    from skiplab import build, capacity
     from skiplab.runs.log import Log
     from skiplab.training.context import Context
 
     training, held = split.to(device), validation and validation.to(device)
     model = build.network(config, device)
-    accumulate = build.accumulation(config, model, training, device)
+    accumulate = capacity.count_parts(config, model, training, device)
     with tempfile.TemporaryDirectory() as name, contextlib.closing(Log(Path(name))) as log:
         context = Context(folder=Path(name), device=device, log=log)
         yield build.make_trainer(config, model, training, held, context, accumulate=accumulate)

@@ -1,4 +1,4 @@
-"""Equal budgets: the width at which a network has a given number of parameters or multiply-accumulates."""
+"""Equal budgets: the width at which a network has a given number of parameters or MACs."""
 
 from dataclasses import replace
 
@@ -7,71 +7,84 @@ import torch
 from skiplab import build
 from skiplab.config import rules
 from skiplab.config.schema import Config
+from skiplab.describe import describe_weights
 from skiplab.errors import UsageError
 
-# of the target: how far off the nearest width may be
-NEAR = 0.1
-# channels
+# How far off the nearest width may be, as a share of the target.
+TOLERANCE = 0.1
+# In channels.
 WIDEST = 2**14
 
 
-def solved(config: Config) -> Config:
-    """The config with the width that comes nearest to `target`, or as it is under match=none. UsageError if none is within a tenth."""
+def solve_width(config: Config) -> Config:
+    """Return the config with the width that comes nearest to `target`; as it is under match=none.
+
+    Raises UsageError if no width comes within a tenth.
+    """
     if config.match == "none":
         return config
     assert config.target is not None
+    target = config.target
     step = rules.width_divisor(config)
-    # a cell of a study comes with its width
+    # A run of a study comes with its width.
     if is_nearest(config, step=step):
         return config
-    # in multiples of `step`; cost grows with the width
-    low, high = 1, WIDEST // step
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (
-            (middle + 1, high) if cost(config, middle * step) < config.target else (low, middle)
-        )
-    target = config.target
-    width = min(
-        (w * step for w in (low - 1, low) if w >= 1), key=lambda w: abs(cost(config, w) - target)
-    )
-    if abs(cost(config, width) / config.target - 1) > NEAR:
+    number = first_above(config, target, step=step)
+    widths = [n * step for n in (number - 1, number) if n >= 1]
+    width = min(widths, key=lambda w: abs(cost(config, w) - target))
+    if abs(cost(config, width) / target - 1) > TOLERANCE:
         around = " and ".join(
             f"{cost(config, w):,} at width={w}"
             for w in sorted({width, max(step, width - step), width + step})
         )
         raise UsageError(
-            f"target={config.target:,}: no width of {build.describe(config)} comes within 10 % ({config.match}: {around})"
+            f"target={target:,}: no width of {describe_weights(config)} comes within 10 % "
+            f"({config.match}: {around})"
         )
     return replace(config, width=width)
 
 
+def first_above(config: Config, target: int, *, step: int) -> int:
+    """Return the first multiple of `step` whose cost reaches the target, by bisection.
+
+    Cost grows with the width. The number is at most that of WIDEST.
+    """
+    low = 1
+    high = WIDEST // step
+    while low < high:
+        middle = (low + high) // 2
+        if cost(config, middle * step) < target:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 def is_nearest(config: Config, *, step: int) -> bool:
-    """Whether the config's own width is within a tenth, and no other comes nearer; cost grows with the width."""
+    """Tell whether the config's width is within a tenth and no other, a `step` away, is nearer."""
     assert config.target is not None
     if config.width % step or config.width < step:
         return False
-    widths = [
-        width for width in (config.width - step, config.width, config.width + step) if width >= step
-    ]
-    off = {width: abs(cost(config, width) - config.target) for width in widths}
-    return (
-        off[config.width] <= NEAR * config.target
-        and min(widths, key=lambda width: off[width]) == config.width
-    )
+    around = (config.width - step, config.width, config.width + step)
+    off = {width: abs(cost(config, width) - config.target) for width in around if width >= step}
+    is_near = off[config.width] <= TOLERANCE * config.target
+    return is_near and min(off, key=lambda width: off[width]) == config.width
 
 
-def in_words(config: Config) -> str:
-    """What a solved config's width was chosen for, and how near it comes."""
+def describe(config: Config) -> str:
+    """Describe what a solved config's width was chosen for, and how near it comes."""
     assert config.target is not None
     found = cost(config, config.width)
-    return f"width={config.width}: {found:,} {config.match}, {100 * (found / config.target - 1):+.1f} % of the target"
+    percent = 100 * (found / config.target - 1)
+    return f"width={config.width}: {found:,} {config.match}, {percent:+.1f} % of the target"
 
 
 def cost(config: Config, width: int) -> int:
-    """Parameters or multiply-accumulates of the config's network at a width; no memory is taken for it."""
+    """Count parameters or multiply-accumulates of the config's network at a width.
+
+    No memory is taken for it.
+    """
     with torch.device("meta"):
-        summary = build.summary_of(
-            config, build.network(replace(config, width=width), torch.device("meta"))
-        )
+        model = build.network(replace(config, width=width), torch.device("meta"))
+        summary = build.summary_of(config, model)
     return summary.parameters if config.match == "params" else summary.macs

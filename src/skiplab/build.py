@@ -1,12 +1,14 @@
-"""From a config to the parts of a run: data, network, trainer. The modules below take plain values; this one reads the keys."""
+"""Builds the parts of a run from its config: data, network, trainer.
 
-import functools
+The modules below take plain values. This one reads the keys.
+"""
+
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from skiplab import provenance, registry
 from skiplab.config import rules
@@ -15,11 +17,10 @@ from skiplab.data import splits
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
+from skiplab.describe import describe_weights
 from skiplab.errors import OutOfMemory, UsageError
 from skiplab.locations import data_root
-from skiplab.machine import devices, memory, threads
-from skiplab.machine.ranks import ALONE
-from skiplab.machine.torchrun import Place
+from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
@@ -36,20 +37,18 @@ from skiplab.training.selection import Proxy, Selection
 from skiplab.training.step import Step
 from skiplab.training.trainer import Trainer
 
-# images from which layers that whiten take their weights
+# Layers that whiten take their weights from so many images.
 WHITENED = 5000
-# bytes; and by how much the stem of ImageNet's networks shrinks an image
-LARGEST_ACTIVATION, STEM_STRIDE = 2**32, 4
-# pixels of height and width; beyond, memory follows the number of pixels and not that of images
+# In pixels of height and width. Beyond, memory follows the number of pixels, not that of images.
 LARGE_IMAGE = 128
-# forward passes that a training step costs
-TRAINING = 3
-# of the memory that accumulate=auto leaves between its estimate, a floor, and what is free
-HOST_MARGIN = 1.5
+# An evaluation's largest activation, in bytes.
+LARGEST_ACTIVATION = 2**32
+# The stem of ImageNet's networks shrinks an image by this factor.
+STEM_STRIDE = 4
 
 
 def open_split(config: Config, split: str) -> tuple[Split, str]:
-    """Split train or test of the config's data set, on the host, and its checksum."""
+    """Read split train or test of the config's data set, on the host. Returns its checksum too."""
     dataset = config.dataset
     expected = splits.Expected(
         channels=dataset.channels,
@@ -63,20 +62,28 @@ def open_split(config: Config, split: str) -> tuple[Split, str]:
 
 
 def root_of(config: Config) -> Path:
-    """Where the data set's files lie. Raises UsageError if nothing can lie there; a data set that is bundled needs no root."""
+    """Return the folder of the data set's files. Raises UsageError if nothing can lie there.
+
+    A data set that is bundled needs no folder.
+    """
     return Path() if config.dataset.name in rules.BUNDLED else data_root(config.dataset.root)
 
 
-def trusted(config: Config) -> str | None:
-    """A line on the data files that are read without a checksum; None if there are none."""
+def note_unverified(config: Config) -> str | None:
+    """Return a note on data files that are read without a checksum; None if there are none."""
     if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
         return None
-    archive = "their archive's checksum is published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
-    return f"note: {', '.join(map(str, found))} read unverified; only {archive}"
+    return (
+        f"note: {', '.join(map(str, found))} read unverified; only their archive's checksum is "
+        "published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
+    )
 
 
 def training_data(config: Config, device: torch.device) -> tuple[Split, Split | None, str]:
-    """Training and validation part of the training set, on the device. The test set is only seen to be there."""
+    """Read the training set, on the device: its training part, validation part and checksum.
+
+    The test set is only checked to be there.
+    """
     registry.check_names(config)
     splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
@@ -85,32 +92,33 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
 
 
 def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequential:
-    """The network with its initial weights, which depend on the seed alone, on the device.
+    """Build the network on the device. Its initial weights depend on the seed only.
 
-    Raises OutOfMemory, before any memory is taken, if the host has no room for so many copies of
-    the weights.
+    Raises OutOfMemory, before any memory is taken, if the host has no room for `copies` of the
+    weights.
     """
     if device.type != "meta":
         try:
             with torch.device("meta"):
-                size = memory.weight_bytes(built(config))
-        # more elements than torch can count
+                size = memory.weight_bytes(build_network(config))
+        # There are more elements than torch can count.
         except RuntimeError as error:
             said = " ".join(str(error).split())[:100]
             raise OutOfMemory(
-                f"width={config.width}: the weights are too large to be counted ({said}); take a smaller width"
+                f"width={config.width}: the weights are too large to be counted ({said}); "
+                "take a smaller width"
             ) from None
         memory.check(
             copies * size, f"width={config.width}: the network", "take a smaller width or depth"
         )
     seed_default(config.seed, "init", device=torch.device("cpu"))
-    model = built(config)
+    model = build_network(config)
     memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
-def built(config: Config) -> nn.Sequential:
-    """The config's network with initial weights from torch's default generator, on torch's default device."""
+def build_network(config: Config) -> nn.Sequential:
+    """Build the network with weights from torch's default generator, on torch's default device."""
     registry.check_names(config)
     return models.build(
         config.model.name,
@@ -134,42 +142,21 @@ def built(config: Config) -> nn.Sequential:
 
 
 def fit_to_images(config: Config, model: nn.Module, training: Split, device: torch.device) -> None:
-    """In place: the initial weights that come from the training images, where the network has such."""
+    """Set, in place, initial weights that come from training images, if the network has such."""
     if models.wants_images(model):
         pixels = rules.image_size(config) ** 2
-        # of large images fewer: each has as many patches
+        # Large images have more patches, so fewer of them do.
         count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))
         models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
 
 
-def set_threads(
-    config: Config, model: nn.Sequential, folder: Path, device: torch.device, *, processes: int
-) -> None:
-    """Set the threads of a run on the CPU where its config leaves them open: as it was begun with, else by the work of a step."""
-    if config.trainer.threads is not None or device.type != "cpu":
-        return
-    accumulate = config.trainer.accumulate if isinstance(config.trainer.accumulate, int) else 1
-    images = config.batch_size / accumulate / processes
-    flops = TRAINING * summary_of(config, model).flops * images
-    most, _ = threads.limit(processes=processes)
-    torch.set_num_threads(provenance.threads_before(folder) or threads.for_work(flops, most=most))
-
-
-def describe(config: Config) -> str:
-    """What a checkpoint's weights fit, in words: network and data set."""
-    style = (", norm=none" if config.norm == "none" else "") + (
-        "" if config.shortcut else ", shortcut=false"
-    )
-    return f"{config.model.name} of {config.block.name} blocks, depth {config.depth}, width {config.width}{style}, on {config.dataset.name}"
-
-
 def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
-    """Parameters, MACs, FLOPs and shapes of the config's network."""
+    """Count parameters, MACs and FLOPs of the config's network, and its shapes."""
     return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
 
 
 def normalizer(config: Config, device: torch.device) -> Normalize:
-    """Pixels to network input, on the device."""
+    """Make what converts pixels to the network's input, on the device."""
     return Normalize(
         mean=config.dataset.mean,
         std=config.dataset.std,
@@ -180,7 +167,7 @@ def normalizer(config: Config, device: torch.device) -> Normalize:
 
 
 def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Predictor:
-    """The model in evaluation under the config's precision."""
+    """Make what predicts with the model, in evaluation mode and the config's precision."""
     dtype = torch.float16 if config.trainer.amp == "fp16" else torch.bfloat16
     return Predictor(
         model,
@@ -191,19 +178,22 @@ def predictor_of(config: Config, model: nn.Module, device: torch.device) -> Pred
 
 
 def images_at_once(config: Config, device: torch.device) -> int:
-    """How many images an evaluation takes at once: its usual number, or so few that the first stage's activations fit 4 GiB."""
-    pixels = (
-        rules.image_size(config) // (STEM_STRIDE if config.model.name == "imagenet_resnet" else 1)
-    ) ** 2
-    # bytes an image
-    largest = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
-    return max(1, min(largest_batch(device), LARGEST_ACTIVATION // largest))
+    """Return how many images an evaluation takes at once.
+
+    It is the usual number, or so few that the first stage's activations fit LARGEST_ACTIVATION.
+    """
+    stride = STEM_STRIDE if config.model.name == "imagenet_resnet" else 1
+    pixels = (rules.image_size(config) // stride) ** 2
+    bytes_per_image = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
+    return max(1, min(largest_batch(device), LARGEST_ACTIVATION // bytes_per_image))
 
 
 def batches_of(config: Config, training: Split, device: torch.device) -> Batches:
-    """The training images as batches, augmented and normalised as the config says."""
+    """Make batches of the training images, augmented and normalised as the config says."""
     options, augment, dataset = config.trainer, config.augment, config.dataset
-    automatic = "random" if dataset.flip_keeps_label else "none"
+    flip = augment.flip
+    if flip == "auto":
+        flip = "random" if dataset.flip_keeps_label else "none"
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
@@ -213,10 +203,7 @@ def batches_of(config: Config, training: Split, device: torch.device) -> Batches
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(
-            **asdict(augment)
-            | {"flip": automatic if augment.flip == "auto" else augment.flip, "fill": mean_colour}
-        ),
+        augment=Augment(**asdict(augment) | {"flip": flip, "fill": mean_colour}),
         normalize=normalizer(config, device),
     )
 
@@ -230,7 +217,7 @@ def make_trainer(
     *,
     accumulate: int,
 ) -> Trainer:
-    """Batches, optimizer, schedule and average around the model, as a trainer at step 0."""
+    """Make a trainer at step 0: batches, optimizer, schedule and average around the model."""
     options, device, ranks = config.trainer, context.device, context.ranks
     batches = batches_of(config, training, device)
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
@@ -267,13 +254,6 @@ def make_trainer(
         num_classes=settings.num_classes,
         ranks=ranks,
     )
-    saver = Saver(
-        folder=context.folder,
-        log=context.log,
-        network=describe(config),
-        run=provenance.facts(config),
-        machine=devices.comparable(device, processes=ranks.size),
-    )
     pace = Pace(
         context.log,
         steps_per_epoch=batches.steps_per_epoch,
@@ -281,17 +261,27 @@ def make_trainer(
         stop_at=settings.stop_at,
         threads=torch.get_num_threads() if device.type == "cpu" else 0,
     )
-    return Trainer(settings, step, evaluator, saver, pace, context)
+    return Trainer(settings, step, evaluator, make_saver(config, context), pace, context)
+
+
+def make_saver(config: Config, context: Context) -> Saver:
+    """Make what writes the run's checkpoints, each with the run that it is of."""
+    return Saver(
+        folder=context.folder,
+        log=context.log,
+        network=describe_weights(config),
+        run=provenance.facts(config),
+        machine=devices.comparable(context.device, processes=context.ranks.size),
+    )
 
 
 def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimizers.Optimizer:
-    """The config's optimizer over a network's parameters."""
+    """Make the config's optimizer over a network's parameters."""
     options = asdict(config.optimizer)
-    ends = (
-        {"stem.0.bias": round(config.model.whiten_bias * num_steps)}
-        if isinstance(config.model, Airbench)
-        else {}
-    )
+    # The step up to which a parameter, by name, is trained.
+    ends: dict[str, int] = {}
+    if isinstance(config.model, Airbench):
+        ends["stem.0.bias"] = round(config.model.whiten_bias * num_steps)
     return optimizers.build(
         options.pop("name"),
         model,
@@ -302,7 +292,7 @@ def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimiz
 
 
 def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
-    """The config's learning rate as a function of the step."""
+    """Make the config's learning rate, a function of the step."""
     options = asdict(config.scheduler)
     return schedules.learning_rate(
         options.pop("name"), lr=config.optimizer.lr, num_steps=num_steps, **options
@@ -312,7 +302,10 @@ def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
 def selection_of(
     config: Config, batches: Batches, device: torch.device, *, num_steps: int
 ) -> Selection:
-    """Which images of each batch are trained on, as a network of the run's kind and trainer.select_width chooses; by default all."""
+    """Make what selects the images of each batch that are trained on; by default all.
+
+    A network of the run's kind and of trainer.select_width channels chooses them.
+    """
     options = config.trainer
     if options.select == 1:
         return Selection(None)
@@ -337,70 +330,10 @@ def selection_of(
     )
 
 
-def accumulation(
-    config: Config,
-    model: nn.Module,
-    training: Split,
-    device: torch.device,
-    *,
-    saved: Path | None = None,
-    place: Place = ALONE.place,
-) -> int:
-    """How many parts a batch is computed in; `auto` keeps what the checkpoint `saved` says. Raises OutOfMemory where a step cannot fit.
-
-    Of several processes each computes its share of the batch in so many parts; those on one host
-    share its memory.
-    """
-    batch_size = -(-config.batch_size // place.size)
-    wanted, least = config.trainer.accumulate, 2 if config.norm == "batch" else 1
-    if saved is not None and wanted == "auto":
-        before = checkpoint.peek_newest(saved).get("accumulate")
-        if isinstance(before, int) and before > 0:
-            return before
-    normalize, autocast = normalizer(config, device), predictor_of(config, model, device).autocast
-
-    def batch(count: int) -> tuple[Tensor, Tensor]:
-        index = torch.arange(count, device=training.images.device) % len(training)
-        return normalize(training.images[index]), training.labels[index].to(device)
-
-    if device.type == "cuda":
-        if isinstance(wanted, int):
-            # a step that does not fit says so itself
-            return wanted
-        parts = memory.fewest_parts(
-            batch_size,
-            least=least,
-            fits=lambda n: memory.fits_on_cuda(model, *batch(n), autocast=autocast),
-        )
-        if parts is None:
-            raise OutOfMemory(
-                f"{devices.describe(device)}: not even {least} images of batch_size={config.batch_size} fit at once"
-            )
-        return parts
-    left = memory.available()
-    # neither the system nor a cgroup tells
-    if left is None:
-        return wanted if isinstance(wanted, int) else 1
-    left //= place.local_size
-    takes = functools.cache(lambda n: memory.needed(model, batch, num_images=n, autocast=autocast))
-    if isinstance(wanted, int) and takes(-(-batch_size // wanted)) <= left:
-        return wanted
-    parts = memory.fewest_parts(
-        batch_size, least=least, fits=lambda n: HOST_MARGIN * takes(n) <= left
-    )
-    if isinstance(wanted, int) or parts is None:
-        size = takes(batch_size // wanted if isinstance(wanted, int) else least)
-        advice = f"trainer.accumulate={parts} fits" if parts else "take a smaller network"
-        raise OutOfMemory(
-            f"batch_size={config.batch_size}: a step takes {memory.in_words(size)} or more, {memory.in_words(left)} are free; {advice}"
-        )
-    return parts
-
-
 def settings_of(
     config: Config, *, num_steps: int, steps_per_epoch: int, accumulate: int
 ) -> Settings:
-    """The loop's plain values; what counts epochs in the config counts steps in them."""
+    """Convert the config to the loop's plain values, which count steps instead of epochs."""
     options = config.trainer
     return Settings(
         seed=config.seed,
@@ -423,7 +356,10 @@ def settings_of(
 
 
 def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]:
-    """The weights that count in a checkpoint (the average where there is one) into the model; returns its facts."""
+    """Load the weights that count in a checkpoint into the model, and return its facts.
+
+    These are the average where there is one. Raises UsageError if they do not fit the model.
+    """
     tensors, facts = checkpoint.load(path)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
@@ -432,6 +368,22 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]
         )
     except RuntimeError:
         raise UsageError(
-            f"{path}: of {facts.get('network')}, which does not fit this run's {describe(config)}"
+            f"{path}: of {facts.get('network')}, "
+            f"which does not fit this run's {describe_weights(config)}"
         ) from None
     return facts
+
+
+def load_start(config: Config, model: nn.Module) -> None:
+    """Load the weights that init_from names.
+
+    Raises UsageError if they are no longer those that the run was begun with.
+    """
+    assert config.init_from is not None
+    source = provenance.start_weights(config.init_from)
+    if config.init_sha256 not in (None, checkpoint.digest(source)):
+        raise UsageError(
+            f"init_from={config.init_from}: {source.name} has changed since this run was begun; "
+            "resume=never starts afresh"
+        )
+    load_weights(source, model, config)

@@ -1,208 +1,76 @@
-"""A run as a command: what goes wrong in it becomes one line and an exit code. Imports torch only to run."""
+"""The one way into a run: choose and lock its folder, then run in it. Imports torch only to run."""
 
 import errno
 import gc
-import os
 import re
 import shlex
-import sys
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING
 
-from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped, UsageError
+from skiplab import exits, locations, provenance, regular
+from skiplab.config.keys import leaves
+from skiplab.config.schema import Config
+from skiplab.config.stored import dump, flat, identity
+from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
+from skiplab.runs import checkpoint, folders
 
-# a disk that takes no more
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# the environment's name for: show tracebacks too
-TRACEBACK = "SKIPLAB_TRACEBACK"
-# What torch, NumPy and the loader of shared libraries say where memory is out; MemoryError says it
-# by its type.
-OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|Storage size calculation overflowed|failed to map segment|Cannot allocate memory"
-    r"|Unable to allocate|overflowed with sizes|invalid dimensions for convolution|numel: integer multiplication overflow"
-)
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from omegaconf import DictConfig
 
-
-def leave(command: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its code."""
-    try:
-        try:
-            code = guarded(command)
-        # argparse's, after --help
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        sys.exit(streams.settled(code))
-    finally:
-        # Python would look for garbage in all that torch has made, which takes a second; it ends
-        # with the process anyway. a compiler's binding, which reports what is never freed
-        if "triton" not in sys.modules:
-            gc.freeze()
+OUTPUTS = Path("outputs")
+# Characters of name= in a folder's name.
+LONGEST_LABEL = 40
+# The names that we give begin with the time, or with the number in a sweep.
+RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")
+# What the system says of a disk that takes no more.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """Run a command; what goes wrong in it becomes a line on stderr and an exit code, whoever's fault it is."""
-    try:
-        return command()
-    except SkiplabError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        with suppress(OSError):
-            print("interrupted", file=sys.stderr)
-        return 130
-    # `skiplab list | head`: nobody reads on, so there is nothing to say
-    except BrokenPipeError:
-        with suppress(OSError):
-            sys.stderr.close()
-        # as one that SIGPIPE ends, which is what a shell expects
-        return 141
-    except OSError as error:
-        show_traceback()
-        return complain(of_system(error))
-    except (MemoryError, RuntimeError, ImportError) as error:
-        show_traceback()
-        problem = out_of_memory(error)
-        return complain(problem) if problem is not None else unforeseen(error, log=error_log())
-    except Exception as error:
-        show_traceback()
-        return unforeseen(error, log=error_log())
+def launch(
+    config: Config,
+    stop_signal: StopSignal,
+    *,
+    parent: Path = Path(),
+    prefix: str = "",
+    record: Callable[[Path], None] | None = None,
+    locked: Path | None = None,
+) -> int:
+    """Run a checked config, from where its folder stands, and return the exit code.
 
+    The folder is `out=`, or the unfinished run of the same identity, or a fresh one in `parent`
+    whose name begins with `prefix`. A fresh folder is passed to `record`, which may write in it
+    how the run was asked for. `locked`: a run's folder that the caller has locked, with a config
+    that is resolved for this machine; then nothing is chosen.
 
-def of_system(error: OSError) -> SkiplabError:
-    """Return what the operating system refuses, as an error of ours: exit code 4, and 6 where memory is out."""
-    if error.errno == errno.ENOMEM:
-        return OutOfMemory(
-            f"the system gives no more memory ({error.strerror}); take a smaller network, batch_size or dataset.resize"
-        )
-    what = " ".join(str(error.strerror or error).split())
-    if error.filename is None:
-        return FolderError(
-            f"the system refuses an operation ({what}); {TRACEBACK}=1 in the environment shows where"
-        )
-    return FolderError(f"{os.fsdecode(error.filename)}: cannot be written or read ({what})")
-
-
-def out_of_memory(error: BaseException) -> OutOfMemory | None:
-    """Return the error of ours that memory is out if `error`, Python's or torch's, says so; None if it says something else."""
-    said = " ".join(str(error).split())
-    if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(said):
-        return None
-    asked = f" ({said[:160]})" if said else ""
-    return OutOfMemory(
-        f"memory is out{asked}; take a smaller network, batch_size or dataset.resize, or lift the limit (ulimit -v)"
-    )
-
-
-def unforeseen(error: Exception, *, log: Path | None, advice: str = "") -> int:
-    """Say in a line what nobody foresaw, and where its traceback is; the traceback is written to the end of `log`. Exit code 1."""
-    recorded = None
-    if log is not None:
-        with suppress(OSError):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                traceback.print_exception(error, file=file)
-            recorded = log
-    said = " ".join(str(error).split())[:200]
-    where = (
-        f"its traceback is in {recorded}" if recorded is not None else "it could not be recorded"
-    )
-    show = "" if os.environ.get(TRACEBACK) else f"; {TRACEBACK}=1 in the environment shows it here"
-    return complain(
-        SkiplabError(
-            f"unforeseen, {type(error).__name__}{': ' if said else ''}{said}; {where}{show}{advice}"
-        )
-    )
-
-
-def show_traceback() -> None:
-    """Print the traceback of the exception at hand if the environment asks for it."""
-    if os.environ.get(TRACEBACK):
-        traceback.print_exc()
-
-
-def error_log() -> Path:
-    """Return where tracebacks go of what is no run: a file in the cache folder."""
-    from skiplab.locations import cache_folder
-
-    return cache_folder() / "errors.log"
-
-
-def as_one(command: Callable[[], int]) -> int:
-    """Run a command. Where torchrun has started several processes with it, the first runs it and the others take part in its runs."""
-    place = torchrun.place()
-    if place is None or place.size == 1:
-        return command()
-    if place.rank > 0:
-        from skiplab import run
-        from skiplab.machine import processes
-
-        processes.follow_torchrun(place, run.follow)
-        return 0
-    try:
-        return command()
-    finally:
-        from skiplab.machine import processes
-
-        processes.tell_torchrun_over()
-
-
-def settled(config: Any) -> Any:
-    """Resolve what depends on this machine and its files: the number of devices, the width that a budget asks for, init_from's weights.
-
-    Imports torch. Raises UsageError if this machine lacks the devices, no width meets the budget,
-    or init_from names no run: before a folder is made or data are read.
+    Raises SkiplabError if the run cannot begin or is stopped.
     """
-    from skiplab import budget, provenance
-    from skiplab.machine import devices as hardware
-
-    config = provenance.pinned(config)
-    if config.match != "none":
-        config = budget.solved(config)
-        print(budget.in_words(config))
-    options = config.trainer
-    devices = hardware.num_devices(
-        config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn
-    )
-    return (
-        config
-        if devices == options.devices
-        else replace(config, trainer=replace(options, devices=devices))
-    )
+    if locked is not None:
+        return run_in_folder(config, locked, stop_signal)
+    check_out_is_free(config)
+    config = resolve_machine(config)
+    with hold_folder(config, parent, prefix) as (folder, is_new):
+        if is_new and record is not None:
+            record(folder)
+        return run_in_folder(config, folder, stop_signal)
 
 
-def complain(error: SkiplabError) -> int:
-    """An error of ours on stderr, one line each; returns its exit code. A stop that was asked for is no error, so it is not called one."""
-    prefix = "" if isinstance(error, Stopped) else "error: "
-    # of a terminal that was closed
-    with suppress(OSError):
-        for line in str(error).split("\n"):
-            print(f"{prefix}{line}", file=sys.stderr)
-    return error.exit_code
-
-
-def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
-    """Run `config` in `folder`, whose lock is held; a finished run prints its report."""
-    from skiplab.runs import folders
-
+def run_in_folder(config: Config, folder: Path, stop_signal: StopSignal) -> int:
+    """Run in a folder whose lock is held. A finished run prints its report."""
     if folders.is_finished(folder):
-        try:
-            report = (folder / "report.txt").read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            raise UsageError(
-                f"{folder}: finished, and its report.txt cannot be read; skiplab evaluate {shlex.quote(str(folder))} makes it anew"
-            ) from None
-        print(f"{folder} is finished; its report:\n\n{report}")
+        print(f"{folder} is finished; its report:\n\n{read_report(folder)}")
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"
     try:
         from skiplab.run import run
 
-        # whoever started this process may have put it off
+        # Whoever started this process may have switched the garbage collector off.
         gc.enable()
         streams.spare()
         run(config, folder, stop_signal)
@@ -211,14 +79,270 @@ def launch(config: Any, folder: Path, stop_signal: StopSignal) -> int:
     except SkiplabError:
         raise
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror}); with room again: {go_on}"
         ) from None
     except Exception as error:
-        if (problem := out_of_memory(error)) is not None:
+        if (problem := exits.explain_memory_error(error)) is not None:
             raise problem from None
-        show_traceback()
-        return unforeseen(error, log=folder / folders.LOG, advice=f"; go on with: {go_on}")
+        exits.show_traceback()
+        advice = f"; go on with: {go_on}"
+        return exits.report_unforeseen(error, log=folder / folders.LOG, advice=advice)
     return 0
+
+
+def read_report(folder: Path) -> str:
+    """Read a finished run's report.txt. Raises UsageError if that is not possible."""
+    try:
+        return (folder / "report.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{folder}: finished, and its report.txt cannot be read; "
+            f"skiplab evaluate {shlex.quote(str(folder))} makes it anew"
+        ) from None
+
+
+# --------------------------------------------------------------------------------------------------
+# what depends on this machine
+
+
+def check_out_is_free(config: Config) -> None:
+    """Raise FolderError if a living run is in `out=`: before torch is imported, a second later."""
+    if config.out is not None:
+        folder = locations.given(config.out, key="out")
+        if folders.is_locked(folder):
+            raise folders.in_use(folder)
+
+
+def resolve_machine(config: Config) -> Config:
+    """Resolve what depends on this machine and its files. Imports torch.
+
+    These are the number of devices, the width that meets the budget, and the weights of init_from.
+    Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from
+    names no run: before a folder is made or data are read.
+    """
+    from skiplab import budget
+    from skiplab.machine import devices
+
+    config = provenance.pin_start(config)
+    if config.match != "none":
+        config = budget.solve_width(config)
+        print(budget.describe(config))
+    options = config.trainer
+    count = devices.num_devices(
+        config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn
+    )
+    if count == options.devices:
+        return config
+    return replace(config, trainer=replace(options, devices=count))
+
+
+# --------------------------------------------------------------------------------------------------
+# the folder
+
+
+@contextmanager
+def hold_folder(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Path, bool]]:
+    """Choose the folder to run in and hold its lock. Yields the folder, and whether it is fresh.
+
+    A fresh folder in which nothing was saved is removed again when the run in it ends in an error
+    that is reported.
+    """
+    with ExitStack() as stack:
+        if config.out is not None:
+            folder = locations.given(config.out, key="out")
+            make_out(folder)
+            stack.enter_context(folders.locked(folder))
+            is_new = claim_out(config, folder)
+        else:
+            with folders.one_at_a_time(OUTPUTS):
+                folder, is_new = choose_folder(config, parent, prefix)
+                stack.enter_context(folders.locked(folder))
+        try:
+            yield folder, is_new
+        except (SkiplabError, OSError) as error:
+            if is_new and not isinstance(error, Stopped):
+                discard(folder)
+            raise
+
+
+def discard(folder: Path) -> None:
+    """Remove a fresh run's folder if nothing was saved in it.
+
+    It would be listed as a run to go on with.
+    """
+    if not folders.has_state(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_out(folder: Path) -> None:
+    """Make out= if it is not there. Raises FolderError if it is there and is no run's folder."""
+    try:
+        is_foreign = folder.exists() and not holds_ours_alone(folder)
+        if is_foreign and folders.identity_of(folder) is None:
+            raise FolderError(f"out={folder}: exists and is not a run folder; take another")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"out={folder}: cannot be made ({regular.why(folder, error)})") from None
+
+
+def holds_ours_alone(folder: Path) -> bool:
+    """Tell whether a path is a folder with nothing in it but what a killed start leaves."""
+    return folder.is_dir() and all(is_ours(path) for path in folder.iterdir())
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is one that a start leaves when it is killed before it has a config."""
+    return path.name in (".lock", ".hydra") or (
+        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY
+    )
+
+
+def claim_out(config: Config, folder: Path) -> bool:
+    """Return True and write the config if out= is fresh, False if this run goes on in it.
+
+    Raises FolderError if another run is in it.
+    """
+    if folders.identity_of(folder) is not None:
+        check_same_run(config, folder)
+        go_on_in(config, folder)
+        return False
+    write_config(folder, dump(config))
+    return True
+
+
+def choose_folder(config: Config, parent: Path, prefix: str) -> tuple[Path, bool]:
+    """Choose the unfinished run of the same identity under outputs/, or make a fresh folder.
+
+    Returns the folder, and whether it is fresh.
+    """
+    clear_leftovers(parent)
+    found = None
+    if config.resume == "auto":
+        found = folders.unfinished(OUTPUTS, identity(config))
+    if found is None:
+        folder = folders.make(parent, name_folder(config, prefix))
+        write_config(folder, dump(config))
+        return folder, True
+    try:
+        go_on_in(config, found, hint="; resume=never starts afresh")
+    except (CheckpointError, UsageError) as error:
+        raise type(error)(
+            f"{error}; it is this command's unfinished run: resume=never starts afresh"
+        ) from None
+    return found, False
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Remove folders of runs that were killed before they had a config.
+
+    The caller holds the lock of outputs/.
+    """
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if folder.is_dir() and RUN_NAME.match(folder.name) and holds_ours_alone(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def name_folder(config: Config, prefix: str) -> str:
+    """Name a fresh folder by when it began, what it trains, and its label."""
+    name = folders.slug(f"{prefix}-{config.dataset.name}-{config.model.name}-{config.block.name}")
+    label = label_of(config)
+    return f"{name}-{label}" if label else name
+
+
+def label_of(config: Config) -> str:
+    """Return name= as a part of a folder's name, at most LONGEST_LABEL characters.
+
+    It has letters, digits, dots, dashes and underscores, and is empty if name= has none of them.
+    """
+    text = re.sub(r"[^A-Za-z0-9._-]+", "_", config.name or "")
+    return text[:LONGEST_LABEL].strip("_.-")
+
+
+def go_on_in(config: Config, folder: Path, *, hint: str = "") -> None:
+    """Print where an unfinished run stands, and give it the label that the command has.
+
+    Raises CheckpointError if it cannot go on, UsageError if its files are not as they were written.
+    """
+    stored = provenance.load(folder)
+    if folders.is_finished(folder):
+        return
+    provenance.check(folder, stored)
+    if folders.has_state(folder):
+        stood = folders.standing(folder)
+        print(
+            f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}{hint}",
+            flush=True,
+        )
+    if config.name is not None and config.name != stored.name:
+        write_config(folder, dump(replace(stored, name=config.name)))
+
+
+def check_same_run(config: Config, folder: Path) -> None:
+    """Raise FolderError unless the run in `folder` is the one of `config`, and may go on."""
+    if folders.identity_of(folder) != identity(config):
+        raise FolderError(
+            f"out={folder}: holds another run ({describe_difference(config, folder)}); "
+            f"take another out=, or go on with it by resume={folder}"
+        )
+    if config.resume == "never":
+        raise FolderError(
+            f"out={folder}: holds this run already; "
+            "leave out resume=never to go on, or take another out="
+        )
+
+
+def describe_difference(config: Config, folder: Path) -> str:
+    """Name at most five keys in which the run in `folder` differs, and its history."""
+    theirs = provenance.load(folder)
+    ours = flat(config)
+    fields = leaves()
+    keys = [
+        key
+        for key, value in flat(theirs).items()
+        if ours.get(key) != value and fields[key].metadata["changes_numbers"]
+    ]
+    if theirs.init_sha256 != config.init_sha256:
+        keys.append("the weights of init_from")
+    text = f"{', '.join(keys[:5])} differ" if keys else "the same values"
+    if theirs.changed:
+        text += f", changed on the way: {provenance.in_words(theirs.changed)}"
+    return text
+
+
+# --------------------------------------------------------------------------------------------------
+# files
+
+
+def check_outputs() -> None:
+    """Raise FolderError if outputs/ cannot be made or written.
+
+    Hydra makes a sweep's folder in it.
+    """
+    with folders.one_at_a_time(OUTPUTS):
+        pass
+
+
+def write_config(folder: Path, text: str) -> None:
+    """Write the folder's config.yaml."""
+    checkpoint.write_atomically(folder / folders.CONFIG, text.encode())
+
+
+def write_hydra_record(
+    folder: Path,
+    cfg: object,
+    hydra_config: "HydraConf | DictConfig",
+) -> None:
+    """Write Hydra's usual .hydra/ folder as a record. It is never read back."""
+    from omegaconf import OmegaConf
+
+    try:
+        (folder / ".hydra").mkdir(exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder}: not writable ({error.strerror})") from None
+    parts = {"config": cfg, "hydra": hydra_config, "overrides": hydra_config.overrides.task}
+    for name, content in parts.items():
+        text = OmegaConf.to_yaml(content)
+        checkpoint.write_atomically(folder / ".hydra" / f"{name}.yaml", text.encode())

@@ -1,4 +1,6 @@
-"""Whose a run folder's files are: its config held against its identity and checkpoints, and what was changed on the way. No torch.
+"""Whose a run folder's files are, and what was changed on the way. Imports no torch.
+
+A run's config is held against its identity and its checkpoints.
 
 A run that a command changes after its first step (epochs=4 on resume) is no longer the run that a
 fresh start with those values gives. It keeps the history of its changes in config.yaml, and its
@@ -31,11 +33,11 @@ def load(folder: Path) -> Config:
     config = stored.load(folder / folders.CONFIG)
     made, stated = stored.identity(config), folders.identity_of(folder)
     if made != stated:
-        told = (
-            differing(config, original(folder))
+        difference = (
+            describe_difference(config, original(folder))
             or f" (its keys make the identity {made[:8]}, its first line has {(stated or '')[:8]})"
         )
-        raise UsageError(f"{folder / folders.CONFIG}: edited by hand{told}; {ADVICE}")
+        raise UsageError(f"{folder / folders.CONFIG}: edited by hand{difference}; {ADVICE}")
     return config
 
 
@@ -43,12 +45,15 @@ ADVICE = "undo that, or start another run; to change a run on its way: train res
 
 
 def original(folder: Path) -> Mapping[str, Any] | None:
-    """Return the keys that the run was trained with, as its checkpoint or its record of the command has them; None if neither tells."""
+    """Return the keys that the run was trained with; None if they are not known.
+
+    Its checkpoint states them, or its record of the command.
+    """
     try:
         return dict(checkpoint.peek_newest(folder / folders.LAST)["run"]["config"])
     except (CheckpointError, KeyError, TypeError, ValueError):
         pass
-    # .hydra/ is a record, good enough to name keys by
+    # .hydra/ is only a record, but good enough to name keys by.
     try:
         text = regular.read_text(folder / ".hydra/config.yaml", most=contents.LARGEST)
         tree = {name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}
@@ -65,32 +70,39 @@ def original(folder: Path) -> Mapping[str, Any] | None:
         return None
 
 
-def differing(config: Config, before: Mapping[str, Any] | None) -> str:
-    """Return ` (seed=5, was 0)`, naming the keys in which `config` differs from the keys of a run; empty if they are not known."""
+def describe_difference(config: Config, before: Mapping[str, Any] | None) -> str:
+    """Return ` (seed=5, was 0)`, the keys in which `config` differs from those of a run.
+
+    Returns an empty text if the run's keys are not known.
+    """
     if before is None:
         return ""
     now, old = (json.loads(json.dumps(each)) for each in (stored.identity_values(config), before))
     keys = [key for key in sorted({*now, *old}) if now.get(key) != old.get(key)]
-    told = [
+    parts = [
         f"{key}={value_of(now, key)}, was {value_of(old, key)}" for key in keys if key != "changed"
     ]
-    told += ["its history, changed" for key in keys if key == "changed"]
-    return f" ({'; '.join(told[:5])}{' ...' if len(told) > 5 else ''})" if told else ""
+    if "changed" in keys:
+        parts.append("its history, changed")
+    if not parts:
+        return ""
+    more = " ..." if len(parts) > 5 else ""
+    return f" ({'; '.join(parts[:5])}{more})"
 
 
-def value_of(telling: Mapping[str, Any], key: str) -> Any:
+def value_of(telling: Mapping[str, Any], key: str) -> object:
     """Return a key's value among those that are not neutral."""
     field = leaves().get(key)
     value = telling.get(key, field.metadata["neutral"] if field is not None else None)
     return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
-# -----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what was changed
 
 
-def recorded(before: Config, after: Config, *, step: int) -> Config:
-    """Return `after` with what it changes in the run `before`, which stands at `step`, added to the run's history.
+def record_changes(before: Config, after: Config, *, step: int) -> Config:
+    """Return `after` with its changes of the run `before`, at `step`, added to the run's history.
 
     Before the first step nothing was trained, so nothing is added. A value that is taken back at
     the same step leaves no trace.
@@ -114,46 +126,56 @@ def recorded(before: Config, after: Config, *, step: int) -> Config:
 
 
 def in_words(changed: Sequence[Change]) -> str:
-    """Return `epochs 2 -> 4 at step 18`, one phrase a change."""
+    """Return `epochs 2 -> 4 at step 18`, one phrase per change."""
     return ", ".join(
-        f"{each.key} {shown(each.before)} -> {shown(each.after)} at step {each.step:,}"
-        for each in changed
+        f"{change.key} {format_value(change.before)} -> {format_value(change.after)} "
+        f"at step {change.step:,}"
+        for change in changed
     )
 
 
-def told(changes: Any) -> str:
-    """Return the changes that a result.json lists, in words; empty for none, and for what an earlier release wrote."""
+def describe_stored_changes(changes: object) -> str:
+    """Return the changes that a result.json lists, in words.
+
+    Returns an empty text for none, and for what an earlier release wrote.
+    """
     entries = changes if isinstance(changes, list) else []
     try:
         return ", ".join(
-            f"{e['key']} {shown(e['from'])} -> {shown(e['to'])} at step {e['step']:,}"
+            f"{e['key']} {format_value(e['from'])} -> {format_value(e['to'])} at step {e['step']:,}"
             for e in entries
         )
     except (KeyError, TypeError, ValueError):
         return "in a way that its result.json does not tell"
 
 
-def shown(value: Any) -> str:
+def format_value(value: object) -> str:
     """Return a value as a command line has it."""
     if isinstance(value, (tuple, list)):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(format_value, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def training(config: Config) -> str:
-    """Return the identity of a run's training: evaluator.split, which says what the report is of, is left aside."""
+def training_identity(config: Config) -> str:
+    """Return the identity of a run's training.
+
+    It leaves evaluator.split aside, which only says what the report is of.
+    """
     return stored.identity(replace(config, evaluator=replace(config.evaluator, split="test")))
 
 
 def facts(config: Config) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the run that it is of."""
+    """Return what a checkpoint records of its run."""
     plain: dict[str, Any] = json.loads(json.dumps(stored.identity_values(config)))
-    return {"identity": training(config), "config": plain}
+    return {"identity": training_identity(config), "config": plain}
 
 
 def lineage(config: Config) -> Iterator[str]:
-    """Yield the identity of the run's training now, then as it was before each of its changes, the last change first."""
-    yield training(config)
+    """Yield the identity of the run's training now, then before each of its changes.
+
+    The last change comes first.
+    """
+    yield training_identity(config)
     for i in range(len(config.changed) - 1, -1, -1):
         change = config.changed[i]
         group, _, leaf = change.key.rpartition(".")
@@ -163,36 +185,41 @@ def lineage(config: Config) -> Iterator[str]:
             changed=config.changed[:i],
             **({group: replace(getattr(config, group), **values)} if group else values),
         )
-        yield training(config)
+        yield training_identity(config)
 
 
 def is_of(config: Config, found: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint's facts are of this run, at whatever point of its history. Earlier releases stored no identity."""
+    """Tell whether a checkpoint's facts are of this run, at whatever point of its history.
+
+    Earlier releases stored no identity.
+    """
     run = found.get("run")
     return run is None or (isinstance(run, dict) and run.get("identity") in set(lineage(config)))
 
 
 def check(folder: Path, config: Config) -> Config:
-    """Return the config with its history as the newest whole checkpoint bears it out: a change counts from the step that it found.
+    """Return the config with its history as the newest whole checkpoint bears it out.
+
+    A change counts from the step that it found.
 
     Raises UsageError if that checkpoint is of another run, CheckpointError if there is none that is
     whole.
     """
-    # a run without a save begins again, as the config is now
+    # A run without a save begins again, as the config is now.
     if not folders.has_state(folder):
         return config if folders.is_finished(folder) else replace(config, changed=())
     found = checkpoint.peek_newest(folder / folders.LAST)
     if not is_of(config, found):
         run = found["run"]
         keys = run.get("config") if isinstance(run, dict) else None
-        differ = differing(config, keys if isinstance(keys, dict) else None)
+        differ = describe_difference(config, keys if isinstance(keys, dict) else None)
         raise UsageError(
             f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}"
         )
     step = folders.standing(folder).step or 0
     if all(change.step <= step for change in config.changed):
         return config
-    # the save before a damaged one
+    # The newest save was damaged, so the run stands at the one before.
     history = {(min(change.step, step), change.key): change for change in config.changed}
     return replace(
         config,
@@ -200,12 +227,12 @@ def check(folder: Path, config: Config) -> Config:
     )
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # weights of a run
 
 
 def weights(folder: Path, name: str, config: Config) -> Path:
-    """Return the checkpoint that holds a run's `best` or `last` weights, of whichever generation.
+    """Return the checkpoint with a run's `best` or `last` weights, of whichever generation.
 
     Raises CheckpointError if no whole file holds just those: that of another step or of another run
     is not taken in their place.
@@ -225,16 +252,19 @@ def weights(folder: Path, name: str, config: Config) -> Path:
             return each
         else:
             seen.append(f"{each}: of step {step}")
+    what = "not to be had" if seen else "missing"
+    details = f" ({'; '.join(seen)})" if seen else ""
     go_on = "" if folders.is_finished(folder) else "; train resume=RUN goes on and saves them again"
     raise CheckpointError(
-        f"{path}: {'missing' if not seen else 'not to be had'}, the {name} weights are of step {wanted:,}"
-        + (f" ({'; '.join(seen)})" if seen else "")
-        + go_on
+        f"{path}: {what}, the {name} weights are of step {wanted:,}{details}{go_on}"
     )
 
 
 def step_of(folder: Path, name: str) -> int:
-    """Return the optimizer step of a run's `best` or `last` weights. Raises CheckpointError where nothing tells."""
+    """Return the optimizer step of a run's `best` or `last` weights.
+
+    Raises CheckpointError if nothing states it.
+    """
     try:
         if folders.is_finished(folder):
             return int(
@@ -244,7 +274,8 @@ def step_of(folder: Path, name: str) -> int:
         step = int(progress["best_step" if name == "best" else "step"])
     except (OSError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"neither {folder / folders.RESULT} nor {folder / folders.LAST} says which step is {name}"
+            f"neither {folder / folders.RESULT} nor {folder / folders.LAST} "
+            f"says which step is {name}"
         ) from None
     if name == "best" and step == 0:
         raise CheckpointError(f"{folder}: no best weights are saved yet; train resume=RUN goes on")
@@ -259,19 +290,24 @@ def saved_step(found: Mapping[str, Any]) -> int | None:
 
 
 def threads_before(folder: Path) -> int | None:
-    """Return how many threads a process of the run has had so far; None before its first save, or if it did not run on a CPU."""
+    """Return the number of threads of a process of the run so far.
+
+    Returns None before its first save, or if it did not run on a CPU.
+    """
     try:
         return threads.before(checkpoint.peek_newest(folder / folders.LAST))
     except CheckpointError:
         return None
 
 
-# -------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # init_from
 
 
-def pinned(config: Config) -> Config:
-    """Return the config with the SHA-256 of the weights that init_from names, which makes them part of the run's identity.
+def pin_start(config: Config) -> Config:
+    """Return the config with the SHA-256 of the weights that init_from names.
+
+    The SHA-256 makes them part of the run's identity.
 
     A stored config keeps the one that it has. Raises UsageError if init_from names no run,
     CheckpointError if its weights are not there.

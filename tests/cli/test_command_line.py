@@ -1,4 +1,7 @@
-"""The two commands before any training: help, flags, completion, bad ends, paths taken as typed; and that none of it loads torch."""
+"""The two commands before any training: help, flags, completion, bad ends, paths as typed.
+
+None of it loads torch.
+"""
 
 import hashlib
 import json
@@ -27,13 +30,14 @@ from skiplab.runs import checkpoint
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
 import sys
-from skiplab import launch
-from skiplab.cli import main, skiplab
+from skiplab.cli.skiplab import skiplab_command
+from skiplab.cli.train import train_command
+from skiplab.exits import guard
 command, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = command
 try:
-    commands = {"train": main.train_command, "skiplab": skiplab.skiplab_command}
-    code = launch.guarded(lambda: commands[command](sys.argv[1:]))
+    commands = {"train": train_command, "skiplab": skiplab_command}
+    code = guard(lambda: commands[command](sys.argv[1:]))
 except SystemExit as error:
     code = error.code
 with open("modules.txt", "w") as file:
@@ -45,7 +49,7 @@ sys.exit(code)
 def probe(
     *arguments: str, command: str = "train", **environment: str
 ) -> tuple[int, str, str, set[str]]:
-    """Exit code, stdout, stderr and the top-level modules loaded at the end of a command in a process of its own."""
+    """Run a command in its own process: exit code, stdout, stderr, top-level modules at the end."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, command, *arguments],
         env=os.environ | {"PYTHONWARNINGS": "error"} | environment,
@@ -60,7 +64,7 @@ def probe(
 
 
 def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
-    """Exit code 2 and one line on stderr that holds every fragment; no usage, no traceback, nothing made."""
+    """Expect exit code 2 and one line on stderr with every fragment; no traceback, nothing made."""
     code, out, err = result
     assert code == 2
     assert out == ""
@@ -72,7 +76,7 @@ def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
     assert not Path("outputs").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # help, version
 
 
@@ -141,12 +145,12 @@ def test_the_installed_commands_answer(tmp_path: Path) -> None:
         assert (done.stdout, done.stderr) == (f"skiplab {__version__}\n", "")
 
 
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # config, completion
 
 
 def test_cfg_job_prints_the_config_and_loads_no_torch() -> None:
-    # flags may stand anywhere
+    # Flags may stand anywhere.
     code, out, err, modules = probe("depth=3", "--cfg", "job", "model=resnet")
     assert (code, err) == (0, "")
     assert {"hydra", "omegaconf"} <= modules
@@ -186,7 +190,7 @@ def test_completion_knows_keys_too(call: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert call("-sc", "install=fish")[0] == 0
 
 
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # plugins of Hydra's
 
 LAUNCHER = """
@@ -198,9 +202,10 @@ class Loud(BasicLauncher):
     def launch(self, job_overrides, initial_job_idx):
         raise AssertionError("nothing is launched here")
 
-ConfigStore.instance().store(group="hydra/launcher", name="loud", node={"_target_": "hydra_plugins.loud.Loud"})
+node = {"_target_": "hydra_plugins.loud.Loud"}
+ConfigStore.instance().store(group="hydra/launcher", name="loud", node=node)
 """
-# as published launchers do on some Python
+# Published launchers raise this on some Python versions.
 BROKEN = "raise ValueError('mutable default for field enqueue is not allowed')"
 
 
@@ -271,7 +276,8 @@ def test_a_plugin_is_loaded_for_who_names_it(
 def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "conf_folder", lambda: tmp_path)
     (tmp_path / "config.yaml").write_text(
-        "defaults:\n  - override hydra/job_logging: disabled\n  # - override hydra/launcher: joblib\n"
+        "defaults:\n  - override hydra/job_logging: disabled\n"
+        "  # - override hydra/launcher: joblib\n"
     )
     assert not plugins.needed(["seed=1", "name=hydra"])
     assert plugins.needed(["+hydra/callbacks=x"])
@@ -283,7 +289,7 @@ def test_a_preset_may_name_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert plugins.needed([])
 
 
-# ----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # flags, one line
 
 
@@ -455,7 +461,6 @@ def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call:
 
 
 def test_every_verbs_options_stand_anywhere() -> None:
-    _, verbs_of = skiplab.parser_of_verbs()
     for verb, orders in {
         "evaluate": [("run", "--split", "val"), ("--split", "val", "run"), ("--split=val", "run")],
         "compare": [
@@ -471,12 +476,9 @@ def test_every_verbs_options_stand_anywhere() -> None:
         "list": [("folder",)],
         "draw": [("a", "b")],
     }.items():
-        read = [
-            skiplab.read_options(verbs_of[verb], order, takes_keys=verb == "verify")
-            for order in orders
-        ]
+        read = [skiplab.read_options(verb, order) for order in orders]
         assert all(options == read[0] for options in read), verb
-    assert skiplab.read_options(verbs_of["list"], [], takes_keys=False).folder == Path("outputs")
+    assert skiplab.read_options("list", []).folder == Path("outputs")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
@@ -523,7 +525,7 @@ def test_cuda_on_a_machine_without_is_one_line(call: Cli) -> None:
     assert "take auto or cpu" in err
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # paths as typed
 
 ODD = [
@@ -627,7 +629,7 @@ def test_quoted_paths_do_not_open_the_door_to_hydra_grammar() -> None:
         overrides.check(["name=a,b"], multirun=False)
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # skiplab
 
 
@@ -635,8 +637,8 @@ def test_list_of_nothing_and_of_no_folder(call: Cli) -> None:
     code, out, err = call("list", "outputs", command="skiplab")
     assert (code, out) == (2, "")
     assert (
-        err
-        == "error: outputs: no such folder; runs go to outputs/ under the folder that train is started in\n"
+        err == "error: outputs: no such folder; "
+        "runs go to outputs/ under the folder that train is started in\n"
     )
     Path("outputs").mkdir()
     for arguments in (("list",), ("list", "outputs")):

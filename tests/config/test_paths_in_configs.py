@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helpers import SMALL, Cli, compose
-from skiplab import finish
+from skiplab import evaluate
 from skiplab.config import compose as composition, overrides, validate
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, identity, load
@@ -193,7 +193,7 @@ def test_the_line_is_there_before_anything_is_made_of_the_test_set(
     def broken(*_arguments: Any) -> Any:
         raise UsageError("no predictions")
 
-    monkeypatch.setattr(finish, "predictions_on", broken)
+    monkeypatch.setattr(evaluate, "predictions_on", broken)
     assert call("evaluate", "run", command="skiplab")[0] == 2
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
 

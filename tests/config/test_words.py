@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import Cli
-from skiplab.cli.skiplab import COMMANDS
+from skiplab.cli.skiplab import VERBS
 from skiplab.config import lexicon, overrides, validate, vocabulary
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.errors import UsageError
@@ -179,7 +179,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
         "mps",
         *re.findall(
             r'"((?:test|val|train)\.\w+)"',
-            Path(validate.__file__).parents[1].joinpath("cli/skiplab.py").read_text(),
+            Path(validate.__file__).parents[1].joinpath("cli/compare.py").read_text(),
         ),
     }
     for word, options in lexicon.OPTIONS_OF.items():
@@ -190,7 +190,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
 
 
 def test_the_verbs_are_told_apart_from_keys(call: Cli) -> None:
-    assert set(lexicon.VERBS) == set(COMMANDS)
+    assert set(lexicon.VERBS) == set(VERBS)
     for verb in lexicon.VERBS:
         assert (
             call(verb)[2] == f"error: {verb}: no such key; skiplab {verb} is a command of its own\n"

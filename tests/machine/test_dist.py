@@ -20,7 +20,7 @@ import torch
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from helpers import Cli, compose, last_of
-from skiplab import build, launch
+from skiplab import build, capacity, launch
 from skiplab.cli import verify
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
@@ -229,7 +229,7 @@ def test_a_process_alone_adds_and_shares_nothing() -> None:
 def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     """Killed whole, then one rank alone, then stopped by Ctrl-C; and the evaluation is that of one process, to the bit."""
     config, straight, folder = compose(*TWO), tmp_path / "straight", tmp_path / "run"
-    verify.to_the_end(config, straight)
+    verify.run_to_end(config, straight)
     assert_evaluated_as_by_one_process(straight)
 
     # the first rank is killed
@@ -274,7 +274,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     )
     assert not is_alive(child)
 
-    verify.to_the_end(config, folder)
+    verify.run_to_end(config, folder)
     assert verify.differences(verify.digests(straight), verify.digests(folder)) == []
     assert {path.name for path in folder.iterdir()} == {path.name for path in straight.iterdir()}
 
@@ -344,7 +344,7 @@ def test_torchrun_makes_one_folder_a_run(seeds: str, tmp_path: Path) -> None:
 def test_torchrun_with_a_rank_killed_and_given_again(victim: str, tmp_path: Path) -> None:
     """All end, nothing is left behind, and the end is that of the same run with processes of our own."""
     config, folder = compose(*TWO), tmp_path / "run"
-    verify.to_the_end(config, tmp_path / "straight")
+    verify.run_to_end(config, tmp_path / "straight")
     process = with_torchrun(*TWO, "out=run", cwd=tmp_path)
     wait_until(lambda: process.poll() is not None or verify.step_of(folder) > 0)
     ranks = {rank_of(pid): pid for pid in children_of(process.pid, mark=b"train")}
@@ -370,14 +370,14 @@ def rank_of(pid: int) -> str:
 def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
     """Three numbers have more than one sum: gradients are added in another order in DistributedDataParallel's first step than later."""
     config = compose(*SMALL, "width=16", "trainer.devices=3", "trainer.accumulate=2", "steps=14")
-    verify.to_the_end(config, tmp_path / "straight")
+    verify.run_to_end(config, tmp_path / "straight")
     short = replace(config, trainer=replace(config.trainer, max_time=1e-9))
     for step in (1, 2):
         process = verify.start(short, tmp_path / "run")
         process.join()
         assert process.exitcode == 7
         assert verify.step_of(tmp_path / "run") == step
-    verify.to_the_end(config, tmp_path / "run")
+    verify.run_to_end(config, tmp_path / "run")
     assert (
         verify.differences(verify.digests(tmp_path / "straight"), verify.digests(tmp_path / "run"))
         == []
@@ -466,7 +466,7 @@ def test_devices_that_are_not_there_are_refused_before_a_folder_is_made(call: Cl
         assert fragment in err
         assert err.count("\n") == 1
     assert not folders.runs_under(Path("outputs"))
-    assert launch.settled(compose("trainer.devices=auto")).trainer.devices == 1
+    assert launch.resolve_machine(compose("trainer.devices=auto")).trainer.devices == 1
 
 
 def test_devices_mean_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,9 +513,11 @@ def test_processes_on_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     found = set()
     for free in (2**30, 2**22, 2**21):
         monkeypatch.setattr(memory, "available", lambda free=free: free)
-        alone = build.accumulation(replace(config, batch_size=128), model, training, device)
+        alone = capacity.count_parts(replace(config, batch_size=128), model, training, device)
         monkeypatch.setattr(memory, "available", lambda free=free: 2 * free)
-        assert build.accumulation(config, model, training, device, place=Place(0, 2, 0, 2)) == alone
+        assert (
+            capacity.count_parts(config, model, training, device, place=Place(0, 2, 0, 2)) == alone
+        )
         found.add(alone)
     assert len(found) > 1
 

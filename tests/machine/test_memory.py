@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from helpers import Cli, compose
-from skiplab import build
+from skiplab import build, capacity
 from skiplab.machine import memory
 from skiplab.networks import models
 from skiplab.networks.blocks import Style
@@ -126,7 +126,7 @@ def test_accumulate_auto_is_recorded_and_kept(call: Cli, monkeypatch: pytest.Mon
     )
     for free, expected in ((10 * needs, 1), (needs, 2), (needs // 2, 4)):
         monkeypatch.setattr(memory, "available", lambda free=free: free)
-        assert build.accumulation(config, model, training, torch.device("cpu")) == expected
+        assert capacity.count_parts(config, model, training, torch.device("cpu")) == expected
     code, out, _ = call(*SMALL, "trainer.accumulate=auto", "out=run", "trainer.max_time=1e-9")
     assert code == 7
     assert "of 256 images in 4 parts" in out

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers import Cli, compose, start, system
-from skiplab import build, launch, run
+from skiplab import build, exits
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, UsageError
 from skiplab.machine import cpu, devices, memory
 from skiplab.machine.decisions import stop_with
@@ -116,7 +116,7 @@ def test_what_is_checked_before_it_is_built_is_what_is_built() -> None:
     for text in ("model=resnet20", "model=resnet18", "block=skip"):
         config = compose(text, "dataset=cifar10")
         with torch.device("meta"):
-            size = memory.weight_bytes(build.built(config))
+            size = memory.weight_bytes(build.build_network(config))
         model = build.network(config, CPU)
         assert size == memory.weight_bytes(model)
         assert size >= 4 * sum(p.numel() for p in model.parameters())
@@ -221,7 +221,7 @@ def test_what_goes_wrong_is_a_line_and_a_code(
     def command() -> int:
         raise error
 
-    assert launch.guarded(command) == code
+    assert exits.guard(command) == code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert fragment in err
@@ -232,7 +232,7 @@ def broken(*_: object, **__: object) -> None:
 
 
 def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "describe", broken)
+    monkeypatch.setattr("skiplab.describe.log_start", broken)
     code, _, err = call(*TINY, "out=run")
     assert (code, err.count("\n")) == (1, 1), err
     assert (
@@ -250,8 +250,8 @@ def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.Monkey
 def test_an_unforeseen_error_before_there_is_a_run_has_a_log_too(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skiplab.placement.choose", broken)
-    monkeypatch.setattr("skiplab.cli.list.info", broken)
+    monkeypatch.setattr("skiplab.launch.choose_folder", broken)
+    monkeypatch.setattr("skiplab.cli.info.facts", broken)
     for arguments, command in ((TINY, "train"), (("info",), "skiplab")):
         code, _, err = call(*arguments, command=command)
         assert (code, err.count("\n")) == (1, 1), err
@@ -265,7 +265,7 @@ def test_a_fresh_folder_goes_when_the_machine_refuses(
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", "x")
 
-    monkeypatch.setattr("skiplab.placement.record", refused)
+    monkeypatch.setattr("skiplab.launch.write_hydra_record", refused)
     code, _, err = call(*TINY)
     assert (code, err.count("\n")) == (4, 1), err
     assert not list(Path("outputs").glob("*/*/config.yaml"))
@@ -389,10 +389,10 @@ def test_a_run_that_moved_says_so(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_errors_of_the_system_are_errors_of_ours() -> None:
     assert isinstance(
-        launch.of_system(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError
+        exits.explain_os_error(OSError(errno.ENOSPC, "No space left on device", "x")), FolderError
     )
     assert isinstance(
-        launch.of_system(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory
+        exits.explain_os_error(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemory
     )
 
 

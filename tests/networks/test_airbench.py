@@ -5,6 +5,7 @@ The parts: Muon, whitening, the networks, alternating flips, slow weights, views
 
 import dataclasses
 import itertools
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -459,3 +460,27 @@ def test_the_plain_twins_have_no_shortcuts() -> None:
         assert dataclasses.replace(twin, shortcut=True) == compose(
             f"experiment=he2016_resnet{depth}"
         )
+
+
+def test_the_pool_gives_its_gradient_to_one_pixel_of_equal_ones() -> None:
+    planes = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    airbench.GlobalMaxPool()(planes).sum().backward()
+    assert planes.grad is not None
+    assert planes.grad.flatten(2).sort(2).values.tolist() == [[[0.0] * 15 + [1.0]] * 3] * 2
+
+
+@pytest.mark.slow
+def test_compiled_in_half_precision_the_pool_gives_finite_gradients() -> None:
+    """Compiled, float32 stays float32 up to the pool, whose output alone is rounded."""
+    from torch._inductor import config as inductor
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    network = models.Network(OrderedDict(norm=norm, gelu=nn.GELU(), pool=airbench.GlobalMaxPool()))
+    # Vector code for bfloat16 needs a newer compiler than some machines have.
+    with inductor.patch({"cpp.simdlen": 1}):
+        network.compile(dynamic=False)
+        with torch.autocast("cpu", torch.bfloat16):
+            network(torch.randn(16, 8, 3, 3).bfloat16()).float().sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.weight.grad.isfinite().all()

@@ -31,8 +31,8 @@ def test_the_nearest_width_of_all(block: str, kind: str) -> None:
     costs = {width: budget.cost(config, width) for width in range(step, 64, step)}
     assert config.target is not None
     best = min(costs, key=lambda width: abs(costs[width] - (config.target or 0)))
-    assert budget.solved(config).width == best
-    assert budget.solved(budget.solved(config)) == budget.solved(config)
+    assert budget.solve_width(config).width == best
+    assert budget.solve_width(budget.solve_width(config)) == budget.solve_width(config)
 
 
 def test_its_cost_is_that_of_the_real_network() -> None:
@@ -57,7 +57,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         UsageError,
         match=r"target=10: no width of deepcnn .* comes within 10 % \(params: .* at width=2",
     ):
-        budget.solved(compose("match=params", "target=10"))
+        budget.solve_width(compose("match=params", "target=10"))
 
 
 def test_a_run_says_what_it_chose_and_goes_on_with_it(call: Cli) -> None:

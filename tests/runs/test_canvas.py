@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from helpers import SMALL, Cli
-from skiplab import finish
+from skiplab import pictures
 from skiplab.runs import canvas, plots
 
 # which the fixture `call` leaves out
-DRAW = finish.draw
+DRAW = pictures.draw
 HOSTILE: Any = {
     "text.usetex": True,
     "savefig.dpi": 5000,
@@ -124,7 +124,7 @@ def confusion_of_program(path: Path) -> bytes:
 def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "draw", DRAW)
+    monkeypatch.setattr(pictures, "draw", DRAW)
     run = tmp_path / "run"
     assert call(*SMALL, "trainer.limit_steps=4", "out=run")[0] == 0
     kept = {
@@ -167,7 +167,7 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
 def test_pictures_without_matplotlib_are_one_line(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "draw", DRAW)
+    monkeypatch.setattr(pictures, "draw", DRAW)
     monkeypatch.delattr("skiplab.runs.plots")
     # what an import finds that fails
     monkeypatch.setitem(sys.modules, "skiplab.runs.plots", None)

@@ -61,7 +61,7 @@ def edit(path: str | Path, **values: Any) -> None:
 def test_a_change_on_the_way_is_history_and_another_identity(key: str, tmp_path: Path) -> None:
     before = compose()
     after = with_value(before, key, CHANGES[key])
-    made = provenance.recorded(before, after, step=18)
+    made = provenance.record_changes(before, after, step=18)
     assert [change.as_dict() for change in made.changed] == [
         {"step": 18, "key": key, "from": flat(before)[key], "to": CHANGES[key]}
     ]
@@ -80,22 +80,27 @@ def test_what_changes_no_training_is_no_history() -> None:
         ("trainer.log_every", 3),
         ("evaluator.split", "val"),
     ):
-        assert provenance.recorded(before, with_value(before, key, value), step=18).changed == ()
+        assert (
+            provenance.record_changes(before, with_value(before, key, value), step=18).changed == ()
+        )
 
 
 def test_before_the_first_step_a_changed_run_is_a_straight_one() -> None:
     before = compose()
     after = with_value(before, "epochs", 40)
-    assert provenance.recorded(before, after, step=0) == after
+    assert provenance.record_changes(before, after, step=0) == after
 
 
 def test_what_is_taken_back_at_the_same_step_leaves_no_trace() -> None:
     before = compose()
-    there = provenance.recorded(before, with_value(before, "epochs", 40), step=18)
-    assert provenance.recorded(there, with_value(there, "epochs", before.epochs), step=18) == before
-    further = provenance.recorded(there, with_value(there, "epochs", 50), step=18)
+    there = provenance.record_changes(before, with_value(before, "epochs", 40), step=18)
+    assert (
+        provenance.record_changes(there, with_value(there, "epochs", before.epochs), step=18)
+        == before
+    )
+    further = provenance.record_changes(there, with_value(there, "epochs", 50), step=18)
     assert provenance.in_words(further.changed) == f"epochs {before.epochs} -> 50 at step 18"
-    later = provenance.recorded(there, with_value(there, "epochs", before.epochs), step=20)
+    later = provenance.record_changes(there, with_value(there, "epochs", before.epochs), step=20)
     assert (
         provenance.in_words(later.changed)
         == f"epochs {before.epochs} -> 40 at step 18, epochs 40 -> {before.epochs} at step 20"
@@ -180,7 +185,7 @@ def test_a_change_counts_from_the_step_of_the_save_that_it_found(call: Cli) -> N
     """The last checkpoint is damaged after the change was noted: the run goes on from the one before, with the new value from there."""
     assert call(*TINY, "epochs=3", "trainer.limit_steps=12", "out=run")[0] == 0
     stored = provenance.load(Path("run"))
-    made = provenance.recorded(stored, with_value(stored, "optimizer.lr", 0.01), step=12)
+    made = provenance.record_changes(stored, with_value(stored, "optimizer.lr", 0.01), step=12)
     Path("run/config.yaml").write_text(dump(made))
     Path("run/result.json").unlink()
     Path("run/last.ckpt").write_bytes(b"cut off")

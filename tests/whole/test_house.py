@@ -28,14 +28,14 @@ PACKAGES = {
 # Third-party packages that only some modules may touch, anywhere in them.
 ONLY_IN = {
     "hydra": {
-        "cli.main",
+        "cli.train",
         *(
             f"config.{name}"
             for name in ("compose", "overrides", "plugins", "grid", "grammar", "functions")
         ),
     }
     | {"study.plan", "study.sweep", "study.other_launchers", "study.search", "study.search_space"},
-    "omegaconf": {"config.compose", "config.overrides", "placement"},
+    "omegaconf": {"config.compose", "config.overrides", "launch"},
     # brings the digits and is the oracle of the report; a run spares its import
     "sklearn": set(),
     "tqdm": {"runs.log"},
@@ -56,8 +56,10 @@ STARTS_WITHOUT_TORCH = (
         "cli.skiplab",
         "cli.help",
         "cli.list",
+        "cli.train",
+        "cli.resume",
+        "exits",
         "launch",
-        "placement",
         "provenance",
         "paths",
         "locations",

@@ -1,4 +1,7 @@
-"""What is asked of an environment: pyproject.toml, docs/install.md and the set-up agree, and a torchvision that is no help is told."""
+"""What is asked of an environment: pyproject.toml, docs/install.md and the set-up agree.
+
+A torchvision that does not fit is reported.
+"""
 
 import importlib
 import importlib.metadata

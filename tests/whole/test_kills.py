@@ -1,4 +1,4 @@
-"""Real processes, killed: whatever happens to a run, its end is equal to the bit to that of one to which nothing happened."""
+"""Real processes, killed: a run ends bit for bit identical to one to which nothing happened."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import SMALL, Cli, compose, last_of, start
-from skiplab import placement
+from skiplab import launch
 from skiplab.cli import verify
 from skiplab.errors import FolderError
 from skiplab.runs import checkpoint, folders
@@ -42,7 +42,7 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
     return out, err
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # kill -9
 
 
@@ -50,7 +50,7 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
 def test_the_command_killed_three_times_and_given_again(
     tmp_path: Path, straight: dict[str, str]
 ) -> None:
-    """While it starts, between two saves, and in the final report: each time the same command again."""
+    """Kill while it starts, between two saves, and in the report; the same command goes on."""
     process = start(*SMALL, cwd=tmp_path)
     time.sleep(0.05)
     process.kill()
@@ -129,7 +129,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # signals
 
 
@@ -139,7 +139,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
 def test_a_signal_while_data_are_fetched_ends_at_once(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # takes the connection and says nothing
+    # This server takes the connection and answers nothing.
     with socket.create_server(("127.0.0.1", 0)) as host:
         monkeypatch.setenv("SKIPLAB_MIRROR", f"http://127.0.0.1:{host.getsockname()[1]}")
         process = start("dataset=mnist", "dataset.root=root", "out=run", cwd=tmp_path)
@@ -184,7 +184,7 @@ def test_a_signal_in_the_final_report_loses_nothing(
     process.join()
     assert process.exitcode == 143
     assert verify.last_words(folder) == f"stopped; go on with: train resume={folder}"
-    verify.to_the_end(config, folder)
+    verify.run_to_end(config, folder)
     assert verify.differences(straight, verify.digests(folder)) == []
 
 
@@ -237,7 +237,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
         stdout=slave,
         stderr=slave,
         text=True,
-        # the tests themselves may run under nohup
+        # The tests themselves may run under nohup.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(slave)
@@ -254,7 +254,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
 def read_or_nothing(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    # nothing yet
+    # Nothing is written yet.
     except OSError:
         return b""
 
@@ -273,7 +273,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(
     process.stderr.close()
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # two runs, one folder
 
 
@@ -286,7 +286,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
         _, err = second.communicate(timeout=60)
         assert second.returncode == 4
         assert f"run: in use by pid {first.pid} on " in err
-        # under 3 s on an idle machine, most of it import torch
+        # It takes under 3 s on an idle machine, most of it to import torch.
         assert time.monotonic() - began < 8
     assert "optimizer:\n  name: sgd\n  lr: 0.05" in (tmp_path / "run/config.yaml").read_text()
     first.kill()
@@ -297,13 +297,13 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
 @pytest.mark.slow
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     command = (*SMALL, "trainer.max_time=1e-9")
-    # a leftover, of another day: not touched
+    # A leftover of another day stays untouched.
     (tmp_path / "outputs/2020-01-01/00-00-00-digits-deepcnn-conv").mkdir(parents=True)
     runs = [start(*command, cwd=tmp_path) for _ in range(2)]
     outputs = [run.communicate(timeout=120) for run in runs]
     assert [run.returncode for run in runs] == [7, 7], outputs
-    # one that starts after another has stopped goes on with it; no two are ever in one folder at
-    # once
+    # A run that starts after another has stopped goes on with it. No two are ever in one folder
+    # at once.
     assert 1 <= len(folders.runs_under(tmp_path / "outputs")) <= 2
     steps = [
         checkpoint.peek(folder / folders.LAST)["progress"]["step"]
@@ -325,7 +325,7 @@ def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path: Path) -> Non
     assert kept.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the disk
 
 
@@ -352,7 +352,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
     ), done.stderr
     assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob(f".*{checkpoint.TEMPORARY}"))
-    verify.to_the_end(compose(*SMALL), tmp_path / "run")
+    verify.run_to_end(compose(*SMALL), tmp_path / "run")
     assert verify.differences(straight, verify.digests(tmp_path / "run")) == []
 
 
@@ -374,7 +374,7 @@ def test_a_full_file_system_in_the_middle_of_a_run(
         pytest.skip("mounting is not allowed here")
     try:
         filler = tmp_path / "disk/filler"
-        # room for some saves, not for all
+        # There is room for some saves, not for all.
         filler.write_bytes(bytes((1 << 20) - 90_000))
         process = start(*SMALL, "out=disk/run", cwd=tmp_path)
         _, err = process.communicate(timeout=60)
@@ -397,27 +397,27 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
     (tmp_path / "file").touch()
     tmp_path.chmod(0o755)
     as_root = os.geteuid() == 0
-    # of a checkout that perhaps only root can read
+    # Compose first: perhaps only root can read the checkout.
     wanted = [compose(*SMALL, "out=run"), compose(*SMALL)]
     monkeypatch.chdir(tmp_path / "closed")
-    # who writes everywhere
+    # Root writes everywhere.
     if as_root:
         os.seteuid(65534)
     try:
         for config in wanted:
             with (
                 pytest.raises(FolderError, match=r"Permission denied"),
-                placement.held(config, Path("outputs/day"), "0"),
+                launch.hold_folder(config, Path("outputs/day"), "0"),
             ):
                 pass
         with pytest.raises(FolderError, match=r"run: cannot be made"):
-            placement.make_out(tmp_path / "file/run")
+            launch.make_out(tmp_path / "file/run")
     finally:
         if as_root:
             os.seteuid(0)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the writer
 
 
@@ -431,7 +431,7 @@ def test_a_save_does_not_wait_for_the_disk_and_its_failure_is_raised_at_the_next
     def checked() -> None:
         with checkpoint.Writer() as writer:
             writer.submit(slow)
-            # not yet
+            # The write goes on, so it has not failed yet.
             writer.check()
             gate.set()
             while writer.job is not None:

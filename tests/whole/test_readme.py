@@ -186,6 +186,28 @@ def test_add_a_data_set(house: Path) -> None:
     )
 
 
+def test_add_a_verb(house: Path) -> None:
+    package = house / "src/skiplab"
+    (package / "cli/log.py").write_text(code_below("Add a verb"), encoding="utf-8")
+    row = """    "info": Verb("versions, devices, threads, data root"),\n"""
+    new = """    "log": Verb("the end of a run's log"),\n"""
+    replace(package / "cli/skiplab.py", row, row + new)
+    replace(package / "config/lexicon.py", '"list", ', '"list", "log", ')
+    run(house, "depth=0", "width=4")
+    command = "from skiplab.cli.main import skiplab; skiplab()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "log", "run", "--lines", "2"],
+        cwd=house,
+        env=os.environ | {"PYTHONPATH": str(house / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    written = (house / "run/run.log").read_text(encoding="utf-8").splitlines()
+    assert done.stdout.splitlines() == written[-2:]
+
+
 @pytest.mark.parametrize(
     "path",
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],

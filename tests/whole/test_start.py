@@ -1,4 +1,7 @@
-"""What a start and an end cost: which modules are loaded by when, the collector's part, and CPU time against `import torch`."""
+"""What a start and an end cost: modules loaded by when, the garbage collector, and CPU time.
+
+CPU time is measured against `import torch`.
+"""
 
 import json
 import os
@@ -24,8 +27,10 @@ from skiplab.training.step import Step
 from skiplab.training.trainer import Trainer
 
 def now():
-    loaded = {name.split(".")[0] for name in sys.modules} | {"torch._dynamo", "torch._inductor"} & set(sys.modules)
-    return {"loaded": sorted(loaded), "collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+    loaded = {name.split(".")[0] for name in sys.modules}
+    loaded |= {"torch._dynamo", "torch._inductor"} & set(sys.modules)
+    frozen = gc.get_freeze_count() > 0
+    return {"loaded": sorted(loaded), "collects": gc.isenabled(), "frozen": frozen}
 
 def update(self, step, of_old=Step.update, **options):
     of_old(self, step, **options)
@@ -51,7 +56,7 @@ NEVER = {"torchvision", "sklearn", "pandas", "scipy", "torch._dynamo", "torch._i
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a whole run on digits had loaded at its first step, at the end of training and at its end."""
+    """Return what a run on digits had loaded at its first step, the end of training and its end."""
     folder = tmp_path_factory.mktemp("seen")
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *last_of((*SMALL, "pictures=always", "epochs=1", "out=run"))],
@@ -66,7 +71,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def torchs_own(seen: dict[str, Any]) -> set[str]:
-    """The part of `import torch` itself, which torch 2.5 makes of torch._inductor and later releases do not."""
+    """Return what `import torch` itself loads: torch 2.5 loads torch._inductor, later ones not."""
     return set(seen["import torch"]["loaded"])
 
 
@@ -87,16 +92,16 @@ def test_a_run_never_loads_what_it_has_no_use_for(seen: dict[str, Any]) -> None:
 def test_the_collector_rests_at_the_start_and_at_the_end_only(seen: dict[str, Any]) -> None:
     assert seen["first step"]["collects"]
     assert not seen["end of training"]["frozen"]
-    # it would complain of leaks on stderr
+    # A triton binding would report leaks on stderr.
     assert seen["end"]["frozen"] == ("triton" not in seen["end"]["loaded"])
 
 
-# -----------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # CPU time
 
 
 def cpu_seconds(*command: str, **environment: str) -> float:
-    """User and system time of a process: what other processes do at the same time hardly changes it."""
+    """Return a process's user and system time, which other processes hardly change."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         command,
@@ -110,7 +115,10 @@ def cpu_seconds(*command: str, **environment: str) -> float:
 
 
 def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
-    """Twice what is promised, because machines are noisy: help and version 0.1, a mistake and a tab 0.25 of `import torch`."""
+    """Allow twice what is promised, because machines are noisy.
+
+    Promised are 0.1 of `import torch` for help and version, and 0.25 for a mistake and a tab.
+    """
     train, tab = (
         str(Path(sys.executable).parent / "train"),
         {"COMP_LINE": "train mod", "COMP_POINT": "9", "COMP_TYPE": "9"},
@@ -128,7 +136,7 @@ def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # launchers of Hydra's
 
 FORKED = """
@@ -139,7 +147,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 class Forked(BasicLauncher):
     def launch(self, job_overrides, initial_job_idx):
-        return [self.launch_one(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        return [self.launch_one(overrides, number) for number, overrides in numbered]
 
     def launch_one(self, overrides, number):
         sys.stdout.flush()
@@ -152,7 +161,8 @@ class Forked(BasicLauncher):
         ended.return_value = RuntimeError("of the run") if code else None
         return ended
 
-ConfigStore.instance().store(group="hydra/launcher", name="forked", node={"_target_": "hydra_plugins.forked.Forked"})
+node = {"_target_": "hydra_plugins.forked.Forked"}
+ConfigStore.instance().store(group="hydra/launcher", name="forked", node=node)
 """
 
 

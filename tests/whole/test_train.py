@@ -1,4 +1,4 @@
-"""The commands as a user types them: a run, its folder, going on, changing values, sweeps, bad ends."""
+"""The commands as a user types them: a run, its folder, resuming, changes, sweeps, bad ends."""
 
 import json
 import re
@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from helpers import Cli, Train, compose, last_of, start
-from skiplab import placement
-from skiplab.cli import list as listing
+from skiplab import launch
+from skiplab.cli.list import row
 from skiplab.config import stored
 from skiplab.runs import checkpoint, folders
 from skiplab.study import plan
@@ -33,13 +33,13 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     assert code == 0
     assert "digits validation set" in out
     assert out.endswith(
-        "the test set was not read; into this run's result it comes by: train resume=run evaluator.split=test\n"
+        "the test set was not read; to add the test result: train resume=run evaluator.split=test\n"
     )
     folder = Path("run")
     assert not (folder / "test_reads.jsonl").exists()
     result = json.loads((folder / folders.RESULT).read_text())
     assert (result["test"], result["test_seconds"]) == (None, None)
-    # evaluation in training found it too
+    # The evaluation during training found the same.
     assert f"\nloss {result['best_val_loss']:.4f}, " in (folder / "report.txt").read_text()
     with np.load(folder / "predictions.npz") as predictions:
         assert sorted(predictions) == ["val_labels", "val_predictions", "val_probabilities"]
@@ -77,7 +77,8 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr == ""
     checkpoints = "last.ckpt last.prev.ckpt best.ckpt best.prev.ckpt"
-    files = "config.yaml run.log metrics.jsonl timing.jsonl predictions.npz result.json report.txt test_reads.jsonl"
+    files = "config.yaml run.log metrics.jsonl timing.jsonl predictions.npz result.json "
+    files += "report.txt test_reads.jsonl"
     pictures = "curves.png confusion.png mistakes.png samples.png"
     assert set(f"{checkpoints} {files} {pictures} .hydra .lock".split()) == {
         path.name for path in folder.iterdir()
@@ -119,7 +120,7 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert report in done.stdout
     code, out, _ = call("evaluate", str(folder), command="skiplab")
     assert code == 0
-    # all but the heading
+    # Compare all but the heading.
     assert out.splitlines()[1:] == [*report.splitlines()[1:], ""]
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
     code, out, _ = call(
@@ -297,7 +298,7 @@ def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> N
         f"block-{block}_lr-{lr}_seed-0" for block in ("conv", "skip") for lr in ("0.05", "1e_18")
     ]
     assert sum(folders.is_finished(folder) for folder in run_folders()) == 2
-    # in the table at the end
+    # The table at the end has it too.
     for folder in run_folders():
         block, lr = (
             folder.name.split("_")[0].split("-")[1],
@@ -362,10 +363,10 @@ def test_what_makes_a_figure_say_little_is_told_at_the_start_and_in_the_report(c
     assert (code, err) == (0, "")
     notes = [line for line in out.partition("epoch 1")[0].splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: trainer.ema=0.999: after 6 steps the average, which is what is evaluated, is still 99 % initial weights; "
-        "take a smaller trainer.ema, or trainer.ema_warmup=true",
-        "note: val_fraction=0.001: validation has 1 image for 10 classes: the accuracy there, by which the best weights are chosen, "
-        "says little",
+        "note: trainer.ema=0.999: after 6 steps the average, which is what is evaluated, "
+        "is still 99 % initial weights; take a smaller trainer.ema, or trainer.ema_warmup=true",
+        "note: val_fraction=0.001: validation has 1 image for 10 classes: the accuracy there, "
+        "by which the best weights are chosen, says little",
     ]
     assert (
         Path("run/report.txt")
@@ -457,7 +458,7 @@ def test_a_label_shows_in_the_folder_the_list_and_the_report(call: Cli) -> None:
     assert call(*SMALL, "name='first try'", "trainer.max_time=1e-9")[0] == 7
     (folder,) = run_folders()
     assert folder.name.endswith("-digits-deepcnn-residual-first_try")
-    # the same run: a label changes no number
+    # It is the same run, since a label changes no number.
     code, out, _ = call(*SMALL, "name=second")
     assert code == 0
     assert out.startswith(f"going on with {folder} at step ")
@@ -489,13 +490,13 @@ def test_a_label_shows_in_the_folder_the_list_and_the_report(call: Cli) -> None:
 )
 def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Path) -> None:
     config = replace(compose(), name=name)
-    folder = folders.make(tmp_path, placement.name_of(config, "12-00-00"))
+    folder = folders.make(tmp_path, launch.name_folder(config, "12-00-00"))
     assert folder.name == "12-00-00-digits-deepcnn-residual" + (f"-{label}" if label else "")
-    placement.write_config(folder, stored.dump(config))
+    launch.write_config(folder, stored.dump(config))
     assert stored.load(folder / "config.yaml").name == name
     assert stored.identity(config) == stored.identity(compose())
-    assert len(listing.row(folder)[2]) <= 75
-    assert "\n" not in listing.row(folder)[2]
+    assert len(row(folder)[2]) <= 75
+    assert "\n" not in row(folder)[2]
     cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", cell.folder.name)
     assert cell.folder.name.startswith(label[:24])

@@ -1,4 +1,4 @@
-"""The wheel, installed elsewhere, trains from an empty folder with the presets that travel in it."""
+"""The wheel, installed elsewhere, trains from an empty folder with the presets inside it."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def test_the_installed_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: 
         if os.name != "nt"
         else home / "Lib/site-packages"
     )
-    # its own .pth files, our editable one among them, stay unread
+    # Its own .pth files stay unread, our editable one among them.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     python = str(home / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     pip = [

@@ -1,5 +1,6 @@
-"""The table of runs that `skiplab list` and a sweep's end print, and `skiplab info`."""
+"""`skiplab list [FOLDER]`: a table of the runs under a folder, and its studies."""
 
+import argparse
 import os
 import shlex
 from collections import Counter
@@ -7,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from skiplab import provenance, regular
-from skiplab.config.stored import identity, load
+from skiplab.cli.collector import pause_collector
+from skiplab.cli.options import path
+from skiplab.config import stored
+from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.locations import root_in_words
-from skiplab.machine.cpu import num_cores
 from skiplab.runs import folders
 from skiplab.study import record
-from skiplab.words import counted, duration, percent, printable
+from skiplab.words import duration, percent, printable
 
-# characters of name= in the table
+# Characters of name= in the table.
 LONGEST_LABEL = 40
 STATES = ("finished", "running", "stopped", "broken", "not begun")
 HEADINGS = (
@@ -32,135 +34,127 @@ HEADINGS = (
 )
 
 
-def under(root: Path) -> str:
-    """The table of all runs under `root`, and how to go on with those that stopped."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `skiplab list`."""
+    parser.add_argument("folder", type=path, nargs="?", default=Path("outputs"))
+
+
+def command(options: argparse.Namespace) -> None:
+    """Print the table."""
+    with pause_collector():
+        print(describe_runs(options.folder))
+
+
+def describe_runs(root: Path) -> str:
+    """Describe all runs and studies under `root`, and how to go on with those that stopped.
+
+    Raises UsageError if `root` is no folder.
+    """
     if (rule := regular.no_folder(root)) is not None:
         raise UsageError(
             f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
         )
     found = record.find(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
-    shown = aligned(list(rows.values())) if rows else f"no runs under {printable(root)}"
-    lines = [
-        shown,
-        *(["go on with a stopped run: train resume=RUN_FOLDER"] if "\nstopped " in shown else []),
-    ]
-    return "\n".join(
-        [*lines, *studies(found.studies, {run: cells[0] for run, cells in rows.items()})]
-    )
+    table = align(list(rows.values())) if rows else f"no runs under {printable(root)}"
+    lines = [table]
+    if "\nstopped " in table:
+        lines.append("go on with a stopped run: train resume=RUN_FOLDER")
+    states = {run: cells[0] for run, cells in rows.items()}
+    return "\n".join([*lines, *describe_studies(found.studies, states)])
 
 
-def studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[str]:
-    """Two lines for each study: how many of its runs are finished, and its command, which goes on with it.
+def describe_studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[str]:
+    """Yield two lines per study: how many of its runs are finished, and its command.
 
-    `states`: of the runs that are known already, by their absolute paths.
+    The command goes on with the study. `states` maps absolute run folders to states known already.
     """
-    within: dict[str, list[str]] = {os.path.abspath(study): [] for study in found}
-    for run in states if within else ():
+    runs_in: dict[str, list[str]] = {os.path.abspath(study): [] for study in found}
+    for run in states if runs_in else ():
         for parent in map(str, Path(run).parents):
-            if parent in within:
-                within[parent].append(run)
-    for study, runs in zip(found, list(within.values()), strict=True):
+            if parent in runs_in:
+                runs_in[parent].append(run)
+    for study, runs in zip(found, list(runs_in.values()), strict=True):
         try:
             noted = record.read(study)
         except UsageError as error:
             yield f"\n{error}"
             continue
-        cells = dict.fromkeys([*map(os.path.abspath, noted.cells), *runs])
-        counts = Counter(states[cell] if cell in states else state(Path(cell)) for cell in cells)
-        told = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
-        yield f"\nstudy {printable(shlex.quote(str(study)))}: {told or 'no runs'}\n  its command: {noted.command}"
+        # A dict drops runs that are named twice, and keeps the order.
+        members = dict.fromkeys([*map(os.path.abspath, noted.cells), *runs])
+        counts = Counter(states.get(run) or state_of(Path(run)) for run in members)
+        summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        name = printable(shlex.quote(str(study)))
+        yield f"\nstudy {name}: {summary or 'no runs'}\n  its command: {noted.command}"
 
 
-def state(cell: Path) -> str:
-    """How a cell of a study stands."""
-    if not record.is_begun(cell):
+def state_of(folder: Path) -> str:
+    """Return the state of one of a study's runs."""
+    if not record.is_begun(folder):
         return "not begun"
-    return "broken" if folders.problem_of(cell) else folders.state_of(cell).state
+    return "broken" if folders.problem_of(folder) else folders.state_of(folder).state
 
 
-def table(runs: Sequence[Path]) -> str:
-    """A line per run folder: state, data, model, what it reached, and the folder."""
-    return aligned([row(run) for run in runs])
-
-
-def aligned(found: Sequence[tuple[str, ...]]) -> str:
-    """Rows below their headings."""
+def align(found: Sequence[tuple[str, ...]]) -> str:
+    """Align rows below their headings."""
     rows = [HEADINGS, *found]
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADINGS) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[-1]])
-        for cells in rows
-    )
+    lines: list[str] = []
+    for *cells, last in rows:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([*padded, last]))
+    return "\n".join(lines)
 
 
 def row(folder: Path) -> tuple[str, ...]:
-    """The cells of one run."""
-    problem, stored = folders.problem_of(folder), None
-    if problem is None:
-        try:
-            stored = load(folder / folders.CONFIG)
-        except UsageError as error:
-            reason = str(error).split("\n")[0].removeprefix(f"{folder / folders.CONFIG}: ")
-            problem = f"its {folders.CONFIG} does not pass the check: {reason}"
+    """Return the table's row for one run, a text per heading."""
     where = printable(shlex.quote(str(folder)))
-    if stored is not None and identity(stored) != folders.identity_of(folder):
-        where += "  (config.yaml was edited by hand)"
-    if stored is None:
+    config, problem = read_config(folder)
+    if config is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
+    if stored.identity(config) != folders.identity_of(folder):
+        where += "  (config.yaml was edited by hand)"
+    if config.changed:
+        where += f"  (changed: {provenance.in_words(config.changed)})"
     state = folders.state_of(folder)
-    model = (
-        f"{stored.model.name}/{stored.block.name} d{stored.depth} w{stored.width} s{stored.seed}"
-    )
-    label = " ".join((stored.name or "").split())
-    steps = "-" if state.step is None or state.num_steps is None else f"{state.step:,}"
-    if state.state != "finished" and state.num_steps is not None:
-        steps += f" of {state.num_steps:,}"
     return (
         state.state,
-        stored.dataset.name,
-        model
-        + (
-            f" ({label[:LONGEST_LABEL]}{'...' if len(label) > LONGEST_LABEL else ''})"
-            if label
-            else ""
-        ),
-        f"{stored.optimizer.lr:g}",
-        str(stored.epochs) if stored.steps is None else "-",
-        steps,
+        config.dataset.name,
+        describe_model(config),
+        f"{config.optimizer.lr:g}",
+        str(config.epochs) if config.steps is None else "-",
+        describe_steps(state),
         percent(state.val_accuracy),
         percent(state.test_accuracy),
         "-" if state.seconds is None else duration(state.seconds),
-        where + (f"  (changed: {provenance.in_words(stored.changed)})" if stored.changed else ""),
+        where,
     )
 
 
-def info() -> str:
-    """Versions, devices, threads, data root."""
-    import torch
+def read_config(folder: Path) -> tuple[Config | None, str]:
+    """Return a run's config, or None and what is wrong with the run."""
+    if (problem := folders.problem_of(folder)) is not None:
+        return None, problem
+    file = folder / folders.CONFIG
+    try:
+        return stored.load(file), ""
+    except UsageError as error:
+        reason = str(error).split("\n")[0].removeprefix(f"{file}: ")
+        return None, f"its {folders.CONFIG} does not pass the check: {reason}"
 
-    from skiplab.machine import cpu, devices, threads
-    from skiplab.paths import conf_folder
 
-    lines = [f"{name:<10} {version}" for name, version in devices.versions().items()]
-    lines.append(
-        f"{'cpu':<10} {devices.cpu_name()}, {counted(num_cores(), 'core')} for this process"
-    )
-    lines.append(f"{'threads':<10} {threads.in_words()}")
-    speed = (
-        "in hardware: trainer.amp=bf16 is faster here"
-        if cpu.has_bf16()
-        else "not in hardware: trainer.amp=bf16 is slower on the CPU"
-    )
-    lines.append(f"{'bfloat16':<10} {speed}")
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        lines.append(
-            f"{f'cuda:{i}':<10} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        )
-    if not torch.cuda.is_available():
-        lines.append(f"{'cuda':<10} none")
-    lines.append(f"{'mps':<10} {'yes' if torch.backends.mps.is_available() else 'none'}")
-    lines.append(f"{'data root':<10} {root_in_words()}")
-    lines.append(f"{'conf':<10} {conf_folder()}")
-    return "\n".join(lines)
+def describe_model(config: Config) -> str:
+    """Describe a run's network in a few characters, with the first of its label."""
+    text = f"{config.model.name}/{config.block.name} d{config.depth} w{config.width} s{config.seed}"
+    label = " ".join((config.name or "").split())
+    if len(label) > LONGEST_LABEL:
+        label = f"{label[:LONGEST_LABEL]}..."
+    return f"{text} ({label})" if label else text
+
+
+def describe_steps(state: folders.State) -> str:
+    """Describe how many steps a run has done, and of how many if it is not finished."""
+    if state.num_steps is None:
+        return "-"
+    steps = "-" if state.step is None else f"{state.step:,}"
+    return steps if state.state == "finished" else f"{steps} of {state.num_steps:,}"

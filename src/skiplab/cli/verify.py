@@ -1,5 +1,10 @@
-"""`skiplab verify`: trains a shortened run straight and another through kills -9, and compares all that they leave, bit by bit."""
+"""`skiplab verify`: proves that kills change nothing.
 
+A shortened run is trained straight, and again through kills -9. All that the two leave is compared
+bit by bit.
+"""
+
+import argparse
 import hashlib
 import json
 import os
@@ -12,13 +17,11 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from skiplab import placement
+from skiplab.cli.options import number, path
 from skiplab.config.schema import Config
 from skiplab.errors import SkiplabError
-from skiplab.launch import guarded, launch
+from skiplab.exits import guard
+from skiplab.launch import launch, resolve_machine
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, let_through
 from skiplab.runs import checkpoint, folders
@@ -26,9 +29,9 @@ from skiplab.study import workers
 from skiplab.words import counted
 
 COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
-# of a shortened run, and as many evaluations
+# Saves of a shortened run, which is evaluated as often.
 NUM_SAVES = 6
-# imported once, in the process that the runs are forked from
+# The runs are forked from one process, which imports these modules once.
 PRELOADED = ["skiplab.cli.verify", "skiplab.run", "skiplab.runs.plots"]
 
 
@@ -36,13 +39,59 @@ class Unfinished(SkiplabError):
     """A run of a verification ended badly by itself."""
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `skiplab verify`."""
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="RUN | KEY=VALUE",
+        help="a run folder, or overrides as train takes them",
+    )
+    parser.add_argument(
+        "--kills",
+        type=number("--kills", least=0),
+        default=4,
+        help="how often (4); every second one while a checkpoint is written",
+    )
+    parser.add_argument(
+        "--steps",
+        type=number("--steps", least=1),
+        default=60,
+        help="optimizer steps of the shortened run (60)",
+    )
+
+
+def command(options: argparse.Namespace) -> int:
+    """Print the proof. Return 0 if the runs are bit for bit identical, else 1."""
+    from skiplab import provenance
+    from skiplab.config import compose, grid, overrides, rules
+
+    what = [grid.for_hydra(text) for text in options.what]
+    if len(what) == 1 and "=" not in what[0]:
+        config = provenance.load(folders.of_path(path(what[0])))
+    else:
+        overrides.check(what, multirun=False, several="a proof is of one run")
+        config = compose.compose_config(what)
+    config = resolve_machine(config)
+    print(
+        f"{options.steps} steps straight, then through {options.kills} kills; "
+        "for a large network this takes minutes",
+        flush=True,
+    )
+    steps_per_epoch = rules.steps_per_epoch(config)
+    short = shorten(config, steps=options.steps, steps_per_epoch=steps_per_epoch)
+    verdict = verify(short, kills=options.kills)
+    print(describe(verdict))
+    return 1 if verdict.different else 0
+
+
 @dataclass
 class Killed:
     """What happened to a run on its way to the end."""
 
-    # that its last checkpoint stood at when it was killed; -1: there was none
+    # Step of the last checkpoint at each kill; -1 if none was saved.
     steps: list[int] = field(default_factory=list)
-    # kills while a checkpoint was being written
+    # Kills while a checkpoint was being written.
     inside_save: int = 0
     seconds: float = 0.0
 
@@ -54,8 +103,11 @@ class Killed:
         )
 
 
-def shortened(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
-    """`config` cut off after `steps` optimizer steps, its schedule unchanged, with several saves and evaluations on the way."""
+def shorten(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
+    """Cut a config off after `steps` optimizer steps, with several saves and evaluations.
+
+    The learning rate schedule stays as it is.
+    """
     every = max(1, steps // NUM_SAVES) / steps_per_epoch
     trainer = replace(
         config.trainer,
@@ -69,7 +121,10 @@ def shortened(config: Config, *, steps: int, steps_per_epoch: int) -> Config:
 
 
 def start(config: Config, folder: Path) -> BaseProcess:
-    """The run in a process of its own, forked where that can be from one that has imported torch; its words go to FOLDER.log."""
+    """Start a run in its own process. All that it prints goes to FOLDER.log.
+
+    Where the system can, the process is forked from one that has imported torch.
+    """
     process = workers.context(PRELOADED).Process(
         target=run_in, args=(replace(config, out=str(folder)), f"{folder}.log")
     )
@@ -78,80 +133,90 @@ def start(config: Config, folder: Path) -> BaseProcess:
 
 
 def run_in(config: Config, log: str) -> None:
-    """What the process does: `train` with a config that is checked already."""
-    # where the server that forks has served a study, which keeps signals from it
+    """Run a config that is checked already, as `train` does, and exit with its code."""
+    # The process that forks may have served a study before, which blocks signals in it.
     let_through()
     streams.to_log(log)
 
     def run() -> int:
-        with StopSignal() as stop_signal, placement.held(config, Path(), "") as (folder, _):
-            return launch(config, folder, stop_signal)
+        with StopSignal() as stop_signal:
+            return launch(config, stop_signal)
 
-    sys.exit(guarded(run))
+    sys.exit(guard(run))
 
 
-def to_the_end(config: Config, folder: Path) -> float:
-    """Run to the end without a kill; seconds. Raises Unfinished with the run's own words if it fails."""
+def run_to_end(config: Config, folder: Path) -> float:
+    """Run to the end without a kill and return the seconds.
+
+    Raises Unfinished with the last line of the run's log if it fails.
+    """
     began = time.monotonic()
     process = start(config, folder)
     process.join()
+    check_exit(process, folder)
+    return time.monotonic() - began
+
+
+def check_exit(process: BaseProcess, folder: Path) -> None:
+    """Raise Unfinished if a run's process has ended with an error."""
     if process.exitcode != 0:
         raise Unfinished(
             f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}"
         )
-    return time.monotonic() - began
 
 
 def last_words(folder: Path) -> str:
-    """The last line that a run has said."""
+    """Return the last line that a run has printed."""
     lines = Path(f"{folder}.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
-def through_kills(
+def run_through_kills(
     config: Config, folder: Path, *, kills: int, longest: float, chance: random.Random
 ) -> Killed:
-    """Run to the end through at most so many kills -9: every second one while a checkpoint is written, the others at any moment.
+    """Run to the end through at most `kills` kills -9.
 
-    `longest`: seconds that a run may live before a kill at any moment; a run that ends before its
-    kill is over.
+    Every second kill comes while a checkpoint is being written, the others come at any moment of
+    the first `longest` seconds. A run that ends before its kill is over. Raises Unfinished if a run
+    fails by itself.
     """
-    killed, began = Killed(), time.monotonic()
+    killed = Killed()
+    began = time.monotonic()
     while not folders.is_finished(folder) and len(killed.steps) < kills:
         process = start(config, folder)
         if len(killed.steps) % 2:
             wait_for_save(process, folder, skip=chance.randrange(NUM_SAVES // 2))
-        # the report at the end takes longer than a short training, so most of these aim before it
         else:
+            # The report at the end takes longer than a short training: most kills aim before it.
             process.join(chance.uniform(0, longest * chance.choice((0.2, 0.2, 1))))
         process.kill()
         process.join()
-        if process.exitcode is not None and process.exitcode > 0:
-            raise Unfinished(
-                f"{folder}: the run ended with exit code {process.exitcode}: {last_words(folder)}"
-            )
-        if process.exitcode != 0:
+        # A killed process has a negative exit code.
+        if process.exitcode is not None and process.exitcode >= 0:
+            check_exit(process, folder)
+        else:
             killed.inside_save += bool(unfinished_files(folder))
             killed.steps.append(step_of(folder))
     if not folders.is_finished(folder):
-        to_the_end(config, folder)
+        run_to_end(config, folder)
     killed.seconds = time.monotonic() - began
     return killed
 
 
 def wait_for_save(process: BaseProcess, folder: Path, *, skip: int) -> None:
-    """Return while a checkpoint is being written, after `skip` others, or when the process has ended."""
+    """Wait until a checkpoint is being written, after `skip` others, or the process has ended."""
     seen: set[str] = set()
     while process.is_alive():
-        seen |= (now := unfinished_files(folder))
+        now = unfinished_files(folder)
+        seen |= now
         if now and len(seen) > skip:
             return
-        # a save takes some ms; the run wants the core
+        # A save takes some milliseconds, and the run needs the core.
         time.sleep(1e-4)
 
 
 def unfinished_files(folder: Path) -> set[str]:
-    """Checkpoints that are being written, or were when their writer was killed."""
+    """Return the checkpoints that are being written, or were when their writer was killed."""
     if not folder.is_dir():
         return set()
     return {
@@ -162,41 +227,46 @@ def unfinished_files(folder: Path) -> set[str]:
 
 
 def step_of(folder: Path) -> int:
-    """Where the folder's last checkpoint stands; -1: there is none."""
+    """Return the step of the folder's last checkpoint; -1 if there is none."""
     return folders.standing(folder).step or 0 if folders.has_state(folder) else -1
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """A SHA-256 of each thing that must be equal: every tensor, facts without `history`, metrics, report, predictions."""
+    """Return a SHA-256 of each part of a run that must be identical.
+
+    The parts are every tensor, a checkpoint's facts without `history`, metrics, report and
+    predictions. A file that was left half written is a part too, so that it makes a difference.
+    """
+    import numpy as np
+    import torch
+
     found: dict[str, str] = {}
     for name in COMPARED:
         if name.endswith(".ckpt"):
             tensors, facts = checkpoint.load(folder / name)
-            found |= {
-                f"{name}: {key}": sha256(
-                    tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                )
-                for key, tensor in tensors.items()
-            }
-            told = {key: value for key, value in facts.items() if key != "run"} | {"history": None}
-            found[f"{name}: facts"] = sha256(json.dumps(told, sort_keys=True).encode())
+            for key, tensor in tensors.items():
+                content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                found[f"{name}: {key}"] = sha256(content)
+            kept = {key: value for key, value in facts.items() if key != "run"} | {"history": None}
+            found[f"{name}: facts"] = sha256(json.dumps(kept, sort_keys=True).encode())
         elif name.endswith(".npz"):
             with np.load(folder / name) as arrays:
-                found |= {f"{name}: {key}": sha256(arrays[key].tobytes()) for key in arrays.files}
+                for key in arrays.files:
+                    found[f"{name}: {key}"] = sha256(arrays[key].tobytes())
         else:
             found[name] = sha256((folder / name).read_bytes())
-    return found | {
-        f"{path.name}: left behind": "" for path in folder.glob(f".*{checkpoint.TEMPORARY}")
-    }
+    for leftover in folder.glob(f".*{checkpoint.TEMPORARY}"):
+        found[f"{leftover.name}: left behind"] = ""
+    return found
 
 
 def sha256(content: bytes) -> str:
-    """In hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    """What is not the same in both."""
+    """Return the names of the parts that are not the same in both."""
     return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
 
 
@@ -207,61 +277,64 @@ class Verdict:
     killed: Killed
     num_runs: int
     straight_seconds: float
-    # digests of the straight run
+    # Digests of the straight run.
     expected: dict[str, str]
     different: list[str]
 
 
 def verify(config: Config, *, kills: int, per_run: int = 4, seed: int = 0) -> Verdict:
-    """Run `config` straight once, then through so many kills, at most `per_run` in one run, and compare each end with the straight one.
+    """Run straight once, then through `kills` kills, and compare each end with the straight one.
 
-    Stops at the first run that differs.
+    At most `per_run` kills hit one run. Stops at the first run that differs.
     """
-    chance, total, num_runs, different = random.Random(seed), Killed(), 0, []
+    chance = random.Random(seed)
+    total = Killed()
+    num_runs = 0
+    different: list[str] = []
     with tempfile.TemporaryDirectory(prefix="skiplab-verify-") as parent:
         warm_up()
         straight = Path(parent) / "straight"
-        seconds = to_the_end(config, straight)
+        seconds = run_to_end(config, straight)
         expected = digests(straight)
         while not different and (len(total.steps) < kills or num_runs == 0):
             num_runs += 1
             folder = Path(parent) / str(num_runs)
             wanted = min(per_run, kills - len(total.steps))
-            total += through_kills(config, folder, kills=wanted, longest=seconds, chance=chance)
+            total += run_through_kills(config, folder, kills=wanted, longest=seconds, chance=chance)
             different = differences(expected, digests(folder))
             shutil.rmtree(folder)
     return Verdict(total, num_runs, seconds, expected, different)
 
 
 def warm_up() -> None:
-    """Have the imports done that every run shares, so that they count as no run's time."""
+    """Do the imports that every run shares, so that they count as no run's time."""
     process = workers.context(PRELOADED).Process(target=int)
     process.start()
     process.join()
 
 
-def in_words(verdict: Verdict) -> str:
-    """The verdict, with what was killed when, and a digest of each file."""
-    killed, different = verdict.killed, verdict.different
-    stood = ", ".join("none yet" if step < 0 else str(step) for step in killed.steps[:12]) + (
-        " ..." if len(killed.steps) > 12 else ""
-    )
+def describe(verdict: Verdict) -> str:
+    """Describe the verdict: what was killed when, a digest of each file, and what differs."""
+    killed = verdict.killed
+    different = verdict.different
     lines = [
         f"straight   {verdict.straight_seconds:.1f} s",
-        f"killed     {counted(len(killed.steps), 'time')}, {killed.inside_save} of them while a checkpoint was written, in "
-        f"{counted(verdict.num_runs, 'run')}, {killed.seconds:.1f} s",
-        f"           last.ckpt then stood at step {stood}" if stood else "",
+        f"killed     {counted(len(killed.steps), 'time')}, {killed.inside_save} of them while a "
+        f"checkpoint was written, in {counted(verdict.num_runs, 'run')}, {killed.seconds:.1f} s",
     ]
+    if killed.steps:
+        steps = ["none yet" if step < 0 else str(step) for step in killed.steps[:12]]
+        more = " ..." if len(killed.steps) > 12 else ""
+        lines.append(f"           last.ckpt then stood at step {', '.join(steps)}{more}")
     for name in COMPARED:
         parts = sorted(key for key in verdict.expected if key.startswith(name))
         digest = sha256("".join(verdict.expected[key] for key in parts).encode())[:16]
         verb = "DIFFERENT" if any(key.startswith(name) for key in different) else "equal"
-        lines.append(
-            f"{name:<16} {digest}  {verb}" + (f"  ({len(parts)} parts)" if len(parts) > 1 else "")
-        )
-    lines.append(
-        "not equal: " + ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
-        if different
-        else "equal to the bit"
-    )
-    return "\n".join(line for line in lines if line)
+        count = f"  ({len(parts)} parts)" if len(parts) > 1 else ""
+        lines.append(f"{name:<16} {digest}  {verb}{count}")
+    if different:
+        more = " ..." if len(different) > 5 else ""
+        lines.append(f"not equal: {', '.join(different[:5])}{more}")
+    else:
+        lines.append("equal to the bit")
+    return "\n".join(lines)

@@ -13,7 +13,7 @@ from typing import Any
 from skiplab import locations
 from skiplab.config import keys, lexicon, presets, rules
 from skiplab.config.schema import Change, Config
-from skiplab.config.values import convert, nearest, shown
+from skiplab.config.values import choose, convert, nearest, shown
 from skiplab.errors import UsageError
 
 
@@ -83,6 +83,8 @@ def convert_value(
         return _convert_mapping(value, variants, path, problems)
     if typing.get_origin(kind) is tuple:
         return _convert_tuple(value, kind, path, problems, meta)
+    if meta and (group := meta.get("option_of")):
+        return choose(value, tuple(presets.keys_by_name(group)), path, problems)
     return convert(value, kind, path, problems, meta or {})
 
 

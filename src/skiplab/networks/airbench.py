@@ -123,10 +123,15 @@ class Whitening(nn.Conv2d):
 
 
 class GlobalMaxPool(nn.Module):
-    """The largest value of each plane: (B, C, H, W) -> (B, C)."""
+    """The largest value of each plane: (B, C, H, W) -> (B, C).
+
+    The gradient goes to one pixel, whose index is stored. `amax` would compare the plane with its
+    largest value again. Compiled code computes the plane in float32 and rounds only the largest
+    value to bfloat16, so it may find no pixel and divide by zero.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.amax((2, 3))
+        return F.max_pool2d(x, x.shape[2:]).flatten(1)
 
 
 class Scale(nn.Module):

@@ -87,7 +87,7 @@ def chosen_widths(cells: Sequence[plan.Cell]) -> list[str]:
     from skiplab import budget
 
     return [
-        f"{label or 'every cell'}: {budget.in_words(config)}" for label, config in budgets.items()
+        f"{label or 'every cell'}: {budget.describe(config)}" for label, config in budgets.items()
     ]
 
 

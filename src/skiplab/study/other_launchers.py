@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
-from skiplab import placement
 from skiplab.config import compose, validate
 from skiplab.errors import SkiplabError, Stopped
-from skiplab.launch import complain, launch, settled
+from skiplab.exits import complain
+from skiplab.launch import launch, write_hydra_record
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders
 from skiplab.study import plan
@@ -63,17 +63,17 @@ def run_cell(cfg: "DictConfig", stop_signal: StopSignal) -> tuple[int, bool]:
         print(f"done before: {cell.label}")
         return 0, False
     try:
-        config = settled(cell.config)
-        with placement.held(config, cell.folder.parent, "") as (folder, is_new):
-            if is_new:
-                placement.record(folder, cfg, hydra_config)
-            code = launch(config, folder, stop_signal)
+        code = launch(
+            cell.config,
+            stop_signal,
+            record=lambda folder: write_hydra_record(folder, cfg, hydra_config),
+        )
     except SkiplabError as error:
         is_stop = isinstance(error, Stopped)
         write_to_log(cell, str(error) if is_stop else f"error: {error}")
         return complain(error), is_stop
     if code:
-        log = folder / folders.LOG
+        log = cell.folder / folders.LOG
         write_to_log(cell, f"error: exit code {code}; its traceback is in {log}")
     return code, False
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import locations, placement, provenance, regular
+from skiplab import launch, locations, provenance, regular
 from skiplab.config import compose, overrides, stored
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 
-STUDIES = placement.OUTPUTS / "studies"
+STUDIES = launch.OUTPUTS / "studies"
 # A folder's name has this many characters at most, for one value and in all.
 LONGEST_VALUE, LONGEST_NAME = 24, 120
 # These keys are the sweep's own and no part of any cell's name.
@@ -138,12 +138,12 @@ def within_budget(config: Config) -> Config:
 
     Imports torch if they do.
     """
-    config = provenance.pinned(config)
+    config = provenance.pin_start(config)
     if config.match == "none":
         return config
     from skiplab import budget
 
-    return budget.solved(config)
+    return budget.solve_width(config)
 
 
 def cell_of(
@@ -180,7 +180,7 @@ def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
     parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
     if all(key != "seed" for key, _ in pairs):
         parts.append(f"seed-{config.seed}")
-    own_name = placement.label_of(config)[:LONGEST_VALUE].strip("_.-")
+    own_name = launch.label_of(config)[:LONGEST_VALUE].strip("_.-")
     first = [own_name] if own_name else []
     identity = stored.identity(config)
     name = "_".join([*first, *map(folders.slug, parts), identity[:8]])

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from skiplab.config import compose, grammar, grid
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
-from skiplab.launch import complain
+from skiplab.exits import complain
 from skiplab.machine import streams
 from skiplab.machine.signals import EXIT_CODES, StopSignal
 from skiplab.runs import folders

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from skiplab import placement
 from skiplab.config.schema import Config
-from skiplab.launch import guarded, launch, settled
+from skiplab.exits import guard
+from skiplab.launch import launch
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, kept_back, let_through
 from skiplab.runs import checkpoint
@@ -100,13 +100,12 @@ def run_in(config: Config, log: str, environment: Mapping[str, str], texts: Sequ
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
     def run() -> int:
-        ready = settled(config)
-        with StopSignal() as stop_signal, placement.held(ready, Path(), "") as (folder, is_new):
-            if is_new:
-                record_overrides(folder, texts)
-            return launch(ready, folder, stop_signal)
+        with StopSignal() as stop_signal:
+            return launch(
+                config, stop_signal, record=lambda folder: record_overrides(folder, texts)
+            )
 
-    code = guarded(run)
+    code = guard(run)
     sys.stdout.flush()
     sys.exit(code)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import placement, provenance, regular
+from skiplab import launch, provenance, regular
 from skiplab.config import stored
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
@@ -78,7 +78,7 @@ def check_x(x: str) -> None:
 def output_folder(paths: Sequence[Path]) -> Path:
     """Return where a comparison goes: into the study, if it is of one, else outputs/compare."""
     is_study = len(paths) == 1 and folders.identity_of(paths[0]) is None
-    return paths[0] if is_study else placement.OUTPUTS / "compare"
+    return paths[0] if is_study else launch.OUTPUTS / "compare"
 
 
 def is_share(metric: str) -> bool:
@@ -110,7 +110,7 @@ class Result:
     @property
     def changed(self) -> str:
         """What was changed on the way, in a text; empty if nothing was."""
-        return provenance.told(self.result.get("changed"))
+        return provenance.describe_stored_changes(self.result.get("changed"))
 
     def metric(self, name: str) -> float:
         """Return a figure of METRICS or FIGURES. Raises UsageError where the run has none."""
@@ -346,7 +346,7 @@ def without_repeats(found: Found) -> Found:
     # Runs with split=test come before those with split=val.
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):
         is_sealed = result.config.evaluator.split == "val"
-        identity = provenance.training(result.config) if is_sealed else result.identity
+        identity = provenance.training_identity(result.config) if is_sealed else result.identity
         key = identity, result.changed, str(result.result.get("data_sha256"))
         by_identity.setdefault(key, result)
     kept = {id(result) for result in by_identity.values()}

@@ -1,0 +1,51 @@
+"""`skiplab draw RUN ...`: the four pictures of finished runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skiplab.cli.options import path
+from skiplab.errors import NotDrawn
+
+PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `skiplab draw`."""
+    parser.add_argument("run", type=path, nargs="+", help="run folders, or studies")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Draw the pictures of each run. Return 1 if a run's pictures could not be drawn, else 0."""
+    runs = find_runs(options.run)
+    from skiplab.pictures import draw_run
+
+    code = 0
+    for folder in runs:
+        try:
+            draw_run(folder)
+        # The other runs are drawn all the same.
+        except NotDrawn as error:
+            print(f"error: {folder}: {error}", file=sys.stderr)
+            code = 1
+        else:
+            print(f"written: {', '.join(str(folder / name) for name in PICTURES)}")
+    return code
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders to draw: each run that is named, and a study's finished runs.
+
+    Raises UsageError if a path is neither a run nor a study.
+    """
+    from skiplab.runs import folders
+    from skiplab.study import record
+
+    runs: list[Path] = []
+    for each in paths:
+        may_be_study = each.is_dir() and folders.identity_of(each) is None
+        members = record.runs_of(each) if may_be_study else []
+        runs += members or [folders.of_path(each)]
+    # A run that is named but not finished is an error, which drawing raises.
+    return [folder for folder in runs if folders.is_finished(folder) or folder in paths]

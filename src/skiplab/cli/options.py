@@ -1,0 +1,48 @@
+"""Types of option values that several verbs share, as argparse calls them."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from skiplab import locations
+from skiplab.config import values
+from skiplab.errors import UsageError
+
+
+def one_of(option: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """Make the type of an option with fixed choices. It raises UsageError with the nearest one."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise UsageError(f"{option} {value}: {values.nearest(value, choices)}")
+        return value
+
+    return check
+
+
+def number(option: str, *, least: int) -> Callable[[str], int]:
+    """Make the type of an option that is a whole number. It raises UsageError below `least`."""
+
+    def check(value: str) -> int:
+        count = values.as_count(value)
+        if count is None or count < least:
+            raise UsageError(f"{option} {value}: a whole number from {least} on is expected")
+        return count
+
+    return check
+
+
+def path(value: str) -> Path:
+    """Convert an argument into a path. Raises UsageError for what no file can be called."""
+    return locations.given(value)
+
+
+def device(value: str) -> str:
+    """Check a --device. Raises UsageError for what is no device."""
+    from skiplab.config import keys, lexicon
+
+    if not re.fullmatch(keys.leaves()["device"].metadata["pattern"], value):
+        message = f"--device {value}: auto, cpu, cuda, cuda:N or mps is expected"
+        guess = lexicon.device_of(value)
+        raise UsageError(f"{message}; did you mean {guess}?" if guess else message)
+    return value

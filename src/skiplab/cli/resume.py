@@ -1,0 +1,152 @@
+"""`train resume=PATH [KEY=VALUE ...]`: goes on with a run, with values that may change."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from skiplab import provenance
+from skiplab.config import overrides
+from skiplab.config.schema import Config
+from skiplab.config.stored import dump, effect_on_schedule, flat, identity
+from skiplab.config.values import nearest
+from skiplab.errors import CheckpointError, UsageError
+from skiplab.launch import launch, resolve_machine, write_config
+from skiplab.machine.signals import StopSignal
+from skiplab.runs import folders
+
+
+def find_source(arguments: Sequence[str]) -> str | None:
+    """Return the path that the last resume=PATH names, or None if no run is named.
+
+    Raises UsageError if it is empty.
+    """
+    sources = [
+        argument.partition("=")[2]
+        for argument in arguments
+        if argument.startswith("resume=") and argument not in ("resume=auto", "resume=never")
+    ]
+    if not sources:
+        return None
+    if not sources[-1]:
+        raise UsageError(
+            "resume=: auto, never, or the path of a run folder or checkpoint is expected"
+        )
+    return sources[-1]
+
+
+def check_flags(source: str, flags: argparse.Namespace) -> None:
+    """Raise UsageError if flags of Hydra's ask for something else than to go on with one run."""
+    if flags.cfg:
+        raise UsageError(
+            f"--cfg: shows the config of a new run; "
+            f"that of resume={source} is the config.yaml in its folder"
+        )
+    if flags.multirun:
+        raise UsageError(
+            f"resume={source}: one run goes on at a time; "
+            "leave out -m (in a sweep resume=auto finds each cell's own run)"
+        )
+
+
+def resume_command(path: Path, texts: Sequence[str]) -> int:
+    """Go on with the run at `path`, its own config changed by the overrides `texts`.
+
+    Returns the exit code. Raises UsageError if there is no run, or a value may not change.
+    """
+    folder = find_folder(path)
+    with StopSignal() as stop_signal, folders.locked(folder):
+        config = update_config(folder, texts)
+        return launch(config, stop_signal, locked=folder)
+
+
+def find_folder(path: Path) -> Path:
+    """Find the run folder of a path. Raises UsageError, with the nearest choice, if it is none."""
+    try:
+        return folders.of_path(path)
+    except UsageError as error:
+        advice = nearest(str(path), ["auto", "never"])
+        if not advice.startswith("did"):
+            advice = "auto and never are the other choices"
+        raise UsageError(f"resume={error}; {advice}") from None
+
+
+def update_config(folder: Path, texts: Sequence[str]) -> Config:
+    """Apply overrides to the config of a run folder, write it there, and return it.
+
+    The caller holds the folder's lock. Prints what changes and where the run stands.
+    """
+    stored = before = provenance.load(folder)
+    after = overrides.apply_to_stored(before, texts)
+    if after != before or not folders.is_finished(folder):
+        before = provenance.check(folder, stored)
+        after = resolve_machine(replace(after, changed=before.changed))
+    stood = folders.State("stopped", step=0, num_steps=0)
+    if folders.has_state(folder):
+        stood = folders.standing(folder)
+    check_length(before, after, stood)
+    if after != before:
+        after = provenance.record_changes(before, after, step=stood.step or 0)
+        begin_change(folder, before, after)
+    if after != stored:
+        write_config(folder, dump(after))
+    if not folders.is_finished(folder):
+        is_as_long = length_of(before) == length_of(after)
+        of = f" of {stood.num_steps:,}" if is_as_long and stood.num_steps else ""
+        print(f"going on with {folder} at step {stood.step:,}{of}")
+    return after
+
+
+def length_of(config: Config) -> tuple[int, int | None, int | None]:
+    """Return the values that set how long a run is."""
+    return config.epochs, config.steps, config.trainer.limit_steps
+
+
+def check_length(before: Config, after: Config, stood: folders.State) -> None:
+    """Raise UsageError if the run stands beyond the length that it is asked to have."""
+    limits: list[int | None] = []
+    if after.trainer.limit_steps != before.trainer.limit_steps:
+        limits.append(after.trainer.limit_steps)
+    if (before.epochs, before.steps) != (after.epochs, after.steps):
+        steps_per_epoch = 0.0
+        if before.steps is None:
+            assert stood.num_steps is not None
+            steps_per_epoch = stood.num_steps / before.epochs
+        limits.append(after.steps or round(after.epochs * steps_per_epoch))
+    for num_steps in limits:
+        if num_steps and stood.step is not None and num_steps < stood.step:
+            raise UsageError(
+                f"the run stands at step {stood.step:,}, "
+                f"beyond the {num_steps:,} steps that the command asks for"
+            )
+
+
+def begin_change(folder: Path, before: Config, after: Config) -> None:
+    """Check that a run can go on changed, print what changes, and reopen it if it was finished.
+
+    Raises CheckpointError if its last checkpoint is gone, UsageError if its data are not to be had:
+    before anything of the run is touched.
+    """
+    is_finished = folders.is_finished(folder)
+    if is_finished and not folders.has_state(folder):
+        raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
+    check_data(after)
+    if is_finished and identity(after) != identity(before):
+        print(f"{folder} was finished; it goes on because the command changes it")
+        (folder / folders.RESULT).unlink()
+    old = flat(before)
+    for name, value in flat(after).items():
+        if old[name] != value:
+            print(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
+
+
+def check_data(config: Config) -> None:
+    """Check that the data set's files exist or can be fetched. Imports torch.
+
+    Raises UsageError if they are not to be had.
+    """
+    from skiplab import build
+    from skiplab.data import splits
+
+    for split in ("train", "test"):
+        splits.find(config.dataset.name, split, root=build.root_of(config))

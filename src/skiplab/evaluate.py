@@ -1,0 +1,101 @@
+"""The report of a run's weights on a split, and the seal of the test set."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from skiplab import build, provenance, regular
+from skiplab.config.schema import Config
+from skiplab.data.splits import Split
+from skiplab.describe import name_network, note_few_images
+from skiplab.errors import FolderError, UsageError
+from skiplab.machine import devices
+from skiplab.runs import contents, report
+from skiplab.training.evaluation import Predictor, predict
+from skiplab.words import now
+
+SPLITS = {"test": "test set", "val": "validation set"}
+
+
+def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name: str) -> str:
+    """Return the report of a run folder's checkpoint, from the folder and the data alone.
+
+    `split` is val or test. Raises UsageError if there is no validation set, CheckpointError if the
+    weights are not there.
+    """
+    config = provenance.load(folder)
+    # A missing checkpoint is found before torch computes anything.
+    path = provenance.weights(folder, checkpoint_name, config)
+    device = devices.pick_device(device_name)
+    devices.set_up(
+        threads=config.trainer.threads or provenance.threads_before(folder),
+        deterministic=config.trainer.deterministic,
+        keep_allocator=config.trainer.keep_allocator,
+    )
+    model = build.network(config, device)
+    step = provenance.saved_step(build.load_weights(path, model, config)) or 0
+    if split == "test":
+        chosen = open_test_set(
+            config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"
+        )
+    else:
+        _training, held, _checksum = build.training_data(config, torch.device("cpu"))
+        if held is None:
+            raise UsageError(
+                f"{folder}: the run has no validation set (val_fraction=0); take --split test"
+            )
+        chosen = held
+    tested, loss = predictions_on(config, build.predictor_of(config, model, device), chosen, device)
+    found = report.metrics(tested, config.dataset.classes, loss=loss)
+    heading = heading_of(config, split, f"{checkpoint_name}, step {step:,}")
+    text = report.text(found, heading=heading)
+    if split == "val":
+        few = note_few_images(len(chosen), len(config.dataset.classes))
+        text += f"note: {few}\n" if few else ""
+    return text
+
+
+def open_test_set(
+    config: Config, folder: Path, *, checkpoint_name: str, step: int, reader: str
+) -> Split:
+    """Read the sealed test set, and record that in the folder's test_reads.jsonl.
+
+    `reader` is the command that reads, `checkpoint_name` and `step` say which weights are tested.
+    Raises FolderError, and reads nothing, if the reading cannot be recorded.
+    """
+    path = folder / contents.READS
+    try:
+        # No reading may go unrecorded, so the file is opened first.
+        ledger = regular.appended(path)
+    except OSError as error:
+        raise FolderError(
+            f"{path}: the reading cannot be recorded ({regular.why(path, error)}), "
+            "so the test set stays closed"
+        ) from None
+    with ledger:
+        split, _checksum = build.open_split(config, "test")
+        entry = {"time": now(), "by": reader, "checkpoint": checkpoint_name, "step": step}
+        ledger.write(json.dumps(entry).encode() + b"\n")
+    return split
+
+
+def predictions_on(
+    config: Config, predictor: Predictor, split: Split, device: torch.device
+) -> tuple[report.Predictions, float]:
+    """Return the network's predictions on a split, and its mean cross-entropy there."""
+    probabilities, losses = predict(predictor, split.to(device), build.normalizer(config, device))
+    return report.Predictions(split.labels.numpy(), probabilities.numpy()), losses.mean().item()
+
+
+def heading_of(config: Config, split: str, chosen: str) -> str:
+    """Compose a report's first line: the label if there is one, the split, and which weights."""
+    label = ""
+    if config.name is not None:
+        label = f"{' '.join(config.name.split())}: "
+    changed = ""
+    if config.changed:
+        changed = f"; changed on the way: {provenance.in_words(config.changed)}"
+    return (
+        f"{label}{config.dataset.name} {SPLITS[split]}, {name_network(config)} ({chosen}){changed}"
+    )
