@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from skiplab import build, provenance
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.data.splits import Split
 from skiplab.describe import note_few_images, num_held_out
@@ -179,7 +179,7 @@ def result_of(
         depth=config.depth,
         width=config.width,
         seed=config.seed,
-        identity=configs.identity(config),
+        identity=stored.identity(config),
         changed=changes + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
         steps=progress.step,
         epochs=progress.step / trainer.step.batches.steps_per_epoch,
