@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skiplab import provenance
+from skiplab import provenance, registry
 from skiplab.config import rules
 from skiplab.config.schema import Airbench, Config
 from skiplab.data import splits
@@ -84,6 +84,7 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
 
     The test set is only checked to be there.
     """
+    registry.check_names(config)
     splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
     training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
@@ -118,6 +119,7 @@ def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequ
 
 def build_network(config: Config) -> nn.Sequential:
     """Build the network with weights from torch's default generator, on torch's default device."""
+    registry.check_names(config)
     return models.build(
         config.model.name,
         Plan(
@@ -359,7 +361,7 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
     These are the average where there is one. Raises UsageError if they do not fit the model.
     """
     tensors, tree = checkpoint.load(path)
-    found = Outline.of_tree(tree)
+    facts = Outline.of_tree(tree)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
         model.load_state_dict(
@@ -367,9 +369,9 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
         )
     except RuntimeError:
         raise UsageError(
-            f"{path}: of {found.network}, which does not fit this run's {describe_weights(config)}"
+            f"{path}: of {facts.network}, which does not fit this run's {describe_weights(config)}"
         ) from None
-    return found
+    return facts
 
 
 def load_start(config: Config, model: nn.Module) -> None:

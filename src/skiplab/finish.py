@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from skiplab import build, provenance
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.data.splits import Split
 from skiplab.describe import note_few_images, num_held_out
@@ -86,11 +86,11 @@ def load_best(config: Config, trainer: Trainer, folder: Path) -> None:
     """
     path = folder / folders.BEST
     best_step = trainer.progress.best_step
-    found = build.load_weights(path, trainer.step.average.model, config)
-    if not provenance.is_of(config, found):
+    facts = build.load_weights(path, trainer.step.average.model, config)
+    if not provenance.is_of(config, facts):
         raise CheckpointError(f"{path}: of another run than {folders.CONFIG}")
-    if found.step != best_step:
-        raise CheckpointError(f"{path}: of step {found.step}, but step {best_step:,} was best")
+    if facts.step != best_step:
+        raise CheckpointError(f"{path}: of step {facts.step}, but step {best_step:,} was best")
 
 
 def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
@@ -157,11 +157,6 @@ def write_predictions(folder: Path, predictions: dict[str, report.Predictions]) 
     atomic.write(folder / contents.PREDICTIONS, buffer.getvalue())
 
 
-def images_per_second(trainer: Trainer) -> float:
-    """Return the speed of a run's training, over all its sessions."""
-    return trainer.images / max(trainer.seconds, 1e-9)
-
-
 def result_of(
     config: Config,
     trainer: Trainer,
@@ -170,10 +165,7 @@ def result_of(
     data_sha256: str,
     test_seconds: float | None,
 ) -> RunResult:
-    """Compose the content of result.json: what was run on what, and what came out.
-
-    `test` is the report on the test set.
-    """
+    """Compose the content of result.json. `test` is the report on the test set."""
     progress, model = trainer.progress, trainer.step.average.model
     assert isinstance(model, nn.Sequential)
     has_validation = trainer.evaluator.validation is not None
@@ -187,7 +179,7 @@ def result_of(
         depth=config.depth,
         width=config.width,
         seed=config.seed,
-        identity=configs.identity(config),
+        identity=stored.identity(config),
         changed=changes + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
         steps=progress.step,
         epochs=progress.step / trainer.step.batches.steps_per_epoch,
@@ -208,6 +200,11 @@ def result_of(
         test_seconds=test_seconds,
         **devices.facts(trainer.context.device, processes=trainer.context.ranks.size),
     )
+
+
+def images_per_second(trainer: Trainer) -> float:
+    """Return the training images per second of training, over all sessions."""
+    return trainer.images / max(trainer.seconds, 1e-9)
 
 
 def git_commit() -> str | None:

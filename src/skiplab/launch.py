@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skiplab import exits, locations, provenance, regular
-from skiplab.config import validate
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
+from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
@@ -208,7 +209,7 @@ def claim_out(config: Config, folder: Path) -> bool:
         check_same_run(config, folder)
         go_on_in(config, folder)
         return False
-    write_config(folder, validate.dump(config))
+    write_config(folder, dump(config))
     return True
 
 
@@ -220,10 +221,10 @@ def choose_folder(config: Config, parent: Path, prefix: str) -> tuple[Path, bool
     clear_leftovers(parent)
     found = None
     if config.resume == "auto":
-        found = folders.unfinished(OUTPUTS, validate.identity(config))
+        found = folders.unfinished(OUTPUTS, identity(config))
     if found is None:
         folder = folders.make(parent, name_folder(config, prefix))
-        write_config(folder, validate.dump(config))
+        write_config(folder, dump(config))
         return folder, True
     try:
         go_on_in(config, found, hint="; resume=never starts afresh")
@@ -276,12 +277,12 @@ def go_on_in(config: Config, folder: Path, *, hint: str = "") -> None:
             flush=True,
         )
     if config.name is not None and config.name != stored.name:
-        write_config(folder, validate.dump(replace(stored, name=config.name)))
+        write_config(folder, dump(replace(stored, name=config.name)))
 
 
 def check_same_run(config: Config, folder: Path) -> None:
     """Raise FolderError unless the run in `folder` is the one of `config`, and may go on."""
-    if folders.identity_of(folder) != validate.identity(config):
+    if folders.identity_of(folder) != identity(config):
         raise FolderError(
             f"out={folder}: holds another run ({describe_difference(config, folder)}); "
             f"take another out=, or go on with it by resume={folder}"
@@ -296,11 +297,11 @@ def check_same_run(config: Config, folder: Path) -> None:
 def describe_difference(config: Config, folder: Path) -> str:
     """Name at most five keys in which the run in `folder` differs, and its history."""
     theirs = provenance.load(folder)
-    ours = validate.flat(config)
-    fields = validate.leaves()
+    ours = flat(config)
+    fields = leaves()
     keys = [
         key
-        for key, value in validate.flat(theirs).items()
+        for key, value in flat(theirs).items()
         if ours.get(key) != value and fields[key].metadata["changes_numbers"]
     ]
     if theirs.init_sha256 != config.init_sha256:

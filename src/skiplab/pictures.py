@@ -62,8 +62,9 @@ def draw_run(folder: Path) -> None:
         ):
             tested = report.Predictions(arrays[f"{name}_labels"], arrays[f"{name}_probabilities"])
         ended = result.read(folder)
-        if ended is None or (best_step := ended.best_step) is None:
-            raise KeyError("best_step")
+        best_step = None if ended is None else ended.best_step
+        if best_step is None:
+            raise ValueError("no best_step")
     except (
         OSError,
         ValueError,

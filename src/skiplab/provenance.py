@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from skiplab import locations, regular
-from skiplab.config import validate as configs
+from skiplab.config import stored, validate
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.machine import threads
@@ -31,8 +32,8 @@ def load(folder: Path) -> Config:
     Raises UsageError naming the keys if config.yaml was edited by hand: if its keys are not those
     of the identity in its first line.
     """
-    config = configs.load(folder / folders.CONFIG)
-    made, stated = configs.identity(config), folders.identity_of(folder)
+    config = stored.load(folder / folders.CONFIG)
+    made, stated = stored.identity(config), folders.identity_of(folder)
     if made != stated:
         difference = (
             describe_difference(config, original(folder))
@@ -58,7 +59,7 @@ def original(folder: Path) -> Mapping[str, Any] | None:
     try:
         text = regular.read_text(folder / ".hydra/config.yaml", most=contents.LARGEST)
         tree = {name: value for name, value in yaml.safe_load(text).items() if name != "hydra"}
-        return configs.telling(configs.check(tree, is_stored=True))
+        return stored.identity_values(validate.check(tree, is_stored=True))
     except (
         OSError,
         ValueError,
@@ -78,7 +79,7 @@ def describe_difference(config: Config, before: Mapping[str, Any] | None) -> str
     """
     if before is None:
         return ""
-    now, old = (json.loads(json.dumps(each)) for each in (configs.telling(config), before))
+    now, old = (json.loads(json.dumps(each)) for each in (stored.identity_values(config), before))
     keys = [key for key in sorted({*now, *old}) if now.get(key) != old.get(key)]
     parts = [
         f"{key}={value_of(now, key)}, was {value_of(old, key)}" for key in keys if key != "changed"
@@ -93,7 +94,7 @@ def describe_difference(config: Config, before: Mapping[str, Any] | None) -> str
 
 def value_of(telling: Mapping[str, Any], key: str) -> object:
     """Return a key's value among those that are not neutral."""
-    field = configs.leaves().get(key)
+    field = leaves().get(key)
     value = telling.get(key, field.metadata["neutral"] if field is not None else None)
     return json.dumps(value) if value is None or isinstance(value, bool) else value
 
@@ -111,8 +112,8 @@ def record_changes(before: Config, after: Config, *, step: int) -> Config:
     if step == 0:
         return replace(after, changed=())
     history = {(change.step, change.key): change for change in before.changed}
-    old, new = configs.flat(before), configs.flat(after)
-    for key, field in configs.leaves().items():
+    old, new = stored.flat(before), stored.flat(after)
+    for key, field in leaves().items():
         if (
             not field.metadata["changes_numbers"]
             or field.metadata["at_end"]
@@ -162,12 +163,12 @@ def training_identity(config: Config) -> str:
 
     It leaves evaluator.split aside, which only says what the report is of.
     """
-    return configs.identity(replace(config, evaluator=replace(config.evaluator, split="test")))
+    return stored.identity(replace(config, evaluator=replace(config.evaluator, split="test")))
 
 
 def origin(config: Config) -> Origin:
     """Return what a checkpoint records of its run."""
-    plain: dict[str, Any] = json.loads(json.dumps(configs.telling(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(stored.identity_values(config)))
     return Origin(identity=training_identity(config), config=plain)
 
 

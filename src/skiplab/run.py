@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from skiplab import build, capacity, describe, finish, pictures, provenance
-from skiplab.config import validate as configs
+from skiplab.config import stored, validate
 from skiplab.config.schema import Config
 from skiplab.errors import Diverged, OutOfMemory, RankFailed
 from skiplab.machine import devices, memory, processes
@@ -37,7 +37,7 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> RunResult:
     go_on = f"train resume={run_folder}"
     stop_signal.advice = f"stopped; go on with: {go_on}"
     assert isinstance(config.trainer.devices, int)
-    told = {"config": configs.tree(config), "folder": str(folder.absolute()), "device": device.type}
+    told = {"config": stored.tree(config), "folder": str(folder.absolute()), "device": device.type}
     with closing(Log(folder)) as log:
         log.line(f"run folder {folder}")
         try:
@@ -65,7 +65,7 @@ def follow(ranks: Ranks, told: processes.Told) -> None:
 
     It takes the same steps, on its parts of the batches, and writes and prints nothing.
     """
-    config = configs.check(told["config"], is_stored=True)
+    config = validate.check(told["config"], is_stored=True)
     folder = Path(told["folder"])
     device = processes.device_of(told, ranks.place)
     context = Context(folder=folder, device=device, log=Silence(), ranks=ranks)

@@ -20,7 +20,8 @@ import pytest
 from helpers import Cli, compose
 from skiplab import __version__, paths
 from skiplab.cli import help as help_text, skiplab
-from skiplab.config import grid, overrides, plugins, typed, validate as configs
+from skiplab.config import grid, overrides, plugins, stored, typed
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import groups
@@ -108,7 +109,7 @@ def test_the_commands_that_help_shows_are_right() -> None:
         if not example.startswith("train resume="):
             overrides.check([text for text in texts if text != "-m"], multirun="-m" in texts)
     for key in re.findall(r"\b(?:optimizer|scheduler|augment|trainer)\.\w+", help_text.TAIL):
-        assert key in configs.leaves()
+        assert key in leaves()
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -549,7 +550,7 @@ ODD = [
 
 @cache
 def stored_config() -> str:
-    return configs.dump(compose())
+    return stored.dump(compose())
 
 
 def finished_run(folder: Path) -> Path:

@@ -15,9 +15,10 @@ import yaml
 
 import helpers
 from skiplab import paths
-from skiplab.config import compose as composition, overrides, validate as configs
+from skiplab.config import compose as composition, keys, overrides, presets, validate
 from skiplab.config.fields import key
 from skiplab.config.schema import Config, Trainer
+from skiplab.config.stored import dump, flat, identity, load, read_tree
 from skiplab.errors import UsageError
 
 HYDRAS_ADVICE = re.compile(
@@ -402,7 +403,7 @@ def test_good_sweeps_pass() -> None:
 )
 def test_what_is_accepted_and_what_becomes_of_it(text: str, path: str, value: object) -> None:
     overrides.check([text], multirun=False)
-    found = configs.flat(compose(text))[path]
+    found = flat(compose(text))[path]
     assert found == value
     assert type(found) is type(value)
 
@@ -447,6 +448,52 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("like", "option", "schema"),
+    [
+        ("optimizer/adamw", "lion", "Adam"),
+        ("optimizer/sgd", "momentum_only", "Sgd"),
+        ("scheduler/cosine", "exponential", "Cosine"),
+        ("scheduler/multistep", "staircase", "Multistep"),
+        ("model/airbench96", "airbench97", "Airbench"),
+        ("block/skip", "dense", "Block"),
+        ("dataset/digits", "letters", "Dataset"),
+    ],
+)
+def test_an_option_with_the_keys_of_another_needs_only_its_file(
+    like: str, option: str, schema: str, conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf)
+    group, _, known = like.partition("/")
+    text = (conf / f"{like}.yaml").read_text().replace(f"name: {known}\n", f"name: {option}\n")
+    (conf / group / f"{option}.yaml").write_text(text)
+    more = ["dataset=cifar10"] if group == "model" else []
+    tree = dataclasses.asdict(compose(f"{group}={known}", *more))
+    tree[group]["name"] = option
+    made = getattr(validate.check(tree), group)
+    assert (type(made).__name__, made.name) == (schema, option)
+    tree[group]["name"] = f"{option}x"
+    with pytest.raises(UsageError, match=rf"^{group}\.name={option}x: did you mean {option}\?"):
+        validate.check(tree)
+
+
+def test_a_preset_that_cannot_be_read_hides_no_other_name(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf)
+    before = set(presets.keys_by_name("block"))
+    shutil.copytree(conf, conf.with_name("other"))
+    monkeypatch.setattr(presets, "conf_folder", lambda: conf.with_name("other"))
+    for name, content in (
+        ("a", b"name: [a"),
+        ("b", b"name: \xff"),
+        ("c", b"- name: c"),
+        ("d", b""),
+    ):
+        (conf.with_name("other") / f"block/{name}.yaml").write_bytes(content)
+    assert set(presets.keys_by_name("block")) == before
 
 
 BROKEN = [
@@ -575,19 +622,19 @@ BUDGET = {"match", "target"}
 
 
 def test_the_identity_of_the_default_run_is_pinned() -> None:
-    assert configs.identity(compose()) == DEFAULT_IDENTITY
+    assert identity(compose()) == DEFAULT_IDENTITY
 
 
 def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
-    assert {path for path, f in configs.leaves().items() if not f.metadata["changes_numbers"]} == {
+    assert {path for path, f in keys.leaves().items() if not f.metadata["changes_numbers"]} == {
         *NOT_OF_THE_NUMBERS,
         *BUDGET,
     }
-    assert configs.identity(compose("match=params", "target=80k")) == DEFAULT_IDENTITY
+    assert identity(compose("match=params", "target=80k")) == DEFAULT_IDENTITY
     for path, text in NOT_OF_THE_NUMBERS.items():
         changed = compose(text)
-        assert configs.flat(changed)[path] != configs.flat(compose())[path]
-        assert configs.identity(changed) == DEFAULT_IDENTITY
+        assert flat(changed)[path] != flat(compose())[path]
+        assert identity(changed) == DEFAULT_IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -607,12 +654,12 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
     ],
 )
 def test_the_identity_changes_with_the_numbers(text: str) -> None:
-    assert configs.identity(compose(text)) != DEFAULT_IDENTITY
+    assert identity(compose(text)) != DEFAULT_IDENTITY
 
 
 def test_the_identity_is_of_values_not_of_their_spelling() -> None:
     assert (
-        configs.identity(compose("epochs=0.02k", "optimizer.lr=5e-2", "model=deepcnn", "seed='0'"))
+        identity(compose("epochs=0.02k", "optimizer.lr=5e-2", "model=deepcnn", "seed='0'"))
         == DEFAULT_IDENTITY
     )
 
@@ -620,7 +667,7 @@ def test_the_identity_is_of_values_not_of_their_spelling() -> None:
 def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None:
     kept = {
         path: value
-        for path, value in configs.flat(compose()).items()
+        for path, value in flat(compose()).items()
         if path not in {*NOT_OF_THE_NUMBERS, *BUDGET}
     }
     neutral = [
@@ -639,8 +686,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
     assert (
-        configs.identity(compose())
-        == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        identity(compose()) == hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     )
 
 
@@ -662,9 +708,9 @@ def test_a_key_added_later_at_its_neutral_default_changes_no_identity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     default = compose()
-    later = configs.leaves(LaterConfig)
-    assert set(later) - set(configs.leaves()) == {"trainer.later"}
-    monkeypatch.setattr(configs, "leaves", lambda: later)
+    later = keys.leaves(LaterConfig)
+    assert set(later) - set(keys.leaves()) == {"trainer.later"}
+    monkeypatch.setattr(keys, "leaves", lambda: later)
 
     def with_later(later: int) -> Config:
         values: dict[str, Any] = {
@@ -673,8 +719,8 @@ def test_a_key_added_later_at_its_neutral_default_changes_no_identity(
         values["trainer"] = LaterTrainer(**dataclasses.asdict(default.trainer), later=later)
         return LaterConfig(**values)
 
-    assert configs.identity(with_later(0)) == DEFAULT_IDENTITY
-    assert configs.identity(with_later(1)) != DEFAULT_IDENTITY
+    assert identity(with_later(0)) == DEFAULT_IDENTITY
+    assert identity(with_later(1)) != DEFAULT_IDENTITY
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -693,14 +739,14 @@ def test_a_config_that_is_stored_and_loaded_is_the_same(model: str, tmp_path: Pa
         "trainer.clip=1e-4",
     )
     path = tmp_path / "config.yaml"
-    path.write_text(configs.dump(config))
-    loaded = configs.load(path)
+    path.write_text(dump(config))
+    loaded = load(path)
     assert loaded == config
-    assert configs.flat(loaded) == configs.flat(config)
-    assert [type(value) for value in configs.flat(loaded).values()] == [
-        type(value) for value in configs.flat(config).values()
+    assert flat(loaded) == flat(config)
+    assert [type(value) for value in flat(loaded).values()] == [
+        type(value) for value in flat(config).values()
     ]
-    assert path.read_text().splitlines()[0].endswith(f" identity {configs.identity(config)}")
+    assert path.read_text().splitlines()[0].endswith(f" identity {identity(config)}")
 
 
 @pytest.mark.parametrize(
@@ -730,13 +776,13 @@ def test_a_config_that_is_stored_and_loaded_is_the_same(model: str, tmp_path: Pa
 def test_a_name_that_yaml_would_read_otherwise_is_stored_as_text(name: str, tmp_path: Path) -> None:
     config = dataclasses.replace(compose(), name=name)
     path = tmp_path / "config.yaml"
-    path.write_text(configs.dump(config), encoding="utf-8")
-    assert configs.load(path) == config
+    path.write_text(dump(config), encoding="utf-8")
+    assert load(path) == config
 
 
 def stored(**changes: object) -> dict[str, Any]:
     """The tree of the default run's stored config with keys changed: optimizer__lr is optimizer.lr."""
-    tree = configs.read_tree(write(configs.dump(compose())))
+    tree = read_tree(write(dump(compose())))
     for name, value in changes.items():
         group, _, leaf = name.rpartition("__")
         holder = tree[group] if group else tree
@@ -774,7 +820,7 @@ def write(text: str | bytes) -> Path:
 def test_a_stored_config_passes_the_same_check(change: dict[str, object], fragment: str) -> None:
     path = write(yaml.safe_dump(stored(**change)))
     with pytest.raises(UsageError) as caught:
-        configs.load(path)
+        load(path)
     (line,) = str(caught.value).split("\n")
     assert line.startswith(f"{path}: ")
     assert fragment in line
@@ -795,19 +841,17 @@ def test_a_stored_config_passes_the_same_check(change: dict[str, object], fragme
 def test_a_stored_config_that_is_none_is_refused_by_name(text: str | bytes, fragment: str) -> None:
     path = write(text)
     with pytest.raises(UsageError, match=f"^{re.escape(str(path))}: ") as caught:
-        configs.load(path)
+        load(path)
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match=r"^nowhere\.yaml: cannot be read"):
-        configs.load(Path("nowhere.yaml"))
+        load(Path("nowhere.yaml"))
 
 
 def test_a_stored_config_written_by_hand_may_say_1e_minus_4() -> None:
-    text = (
-        configs.dump(compose()).replace("lr: 0.05", "lr: 1e-4").replace("epochs: 20", "epochs: 80k")
-    )
+    text = dump(compose()).replace("lr: 0.05", "lr: 1e-4").replace("epochs: 20", "epochs: 80k")
     # for YAML 1.1, without a dot, both are text
-    loaded = configs.load(write(text))
+    loaded = load(write(text))
     assert (loaded.optimizer.lr, loaded.epochs) == (1e-4, 80_000)
 
 
@@ -839,7 +883,7 @@ def test_a_class_whose_name_cannot_be_read_is_refused(name: str) -> None:
     tree = dataclasses.asdict(compose())
     tree["dataset"]["classes"] = [name, *tree["dataset"]["classes"][1:]]
     with pytest.raises(UsageError, match="cannot be read in a report") as caught:
-        configs.check(tree)
+        validate.check(tree)
     assert "\n" not in str(caught.value)
 
 
@@ -847,6 +891,6 @@ def test_classes_that_look_alike_are_equal() -> None:
     tree = dataclasses.asdict(compose())
     tree["dataset"]["classes"] = ["caf\u00e9", "cafe\u0301", *tree["dataset"]["classes"][2:]]
     with pytest.raises(UsageError, match="stands for the labels 0, 1;"):
-        configs.check(tree)
+        validate.check(tree)
     tree["dataset"]["classes"][1] = "Caf\u00e9"
-    assert configs.check(tree).dataset.classes[1] == "Caf\u00e9"
+    assert validate.check(tree).dataset.classes[1] == "Caf\u00e9"

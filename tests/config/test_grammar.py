@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from omegaconf import OmegaConf
 
 from helpers import Cli
-from skiplab.config import compose as composition, grammar, grid, overrides, validate as configs
+from skiplab.config import compose as composition, grammar, grid, overrides, stored
 from skiplab.errors import UsageError
 
 SMALL = st.integers(-30, 30)
@@ -193,7 +193,7 @@ def test_a_preview_and_hydra_have_the_same_cells(call: Cli) -> None:
     assert [
         (c.seed, c.val_fraction) for c in composition.compose_all(grid.combinations(parsed))
     ] == [(seed, part) for seed in (1, 5, 9) for part in (0.1, 0.2, 0.3)]
-    assert configs.flat(composition.compose_config(["depth=int(3.0)"]))["depth"] == 3
+    assert stored.flat(composition.compose_config(["depth=int(3.0)"]))["depth"] == 3
 
 
 def test_a_tag_and_an_interval_are_for_a_search() -> None:

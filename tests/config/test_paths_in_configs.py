@@ -10,8 +10,9 @@ import pytest
 
 from helpers import SMALL, Cli, compose
 from skiplab import evaluate
-from skiplab.config import compose as composition, overrides, validate as configs
+from skiplab.config import compose as composition, overrides, validate
 from skiplab.config.schema import Config
+from skiplab.config.stored import dump, identity, load
 from skiplab.data import cache, splits
 from skiplab.data.arrays import Arrays
 from skiplab.data.catalog import DATASETS, Dataset
@@ -24,7 +25,7 @@ SHORT = (*SMALL, "epochs=1", "trainer.limit_steps=2")
 
 
 def stored(folder: Path) -> Config:
-    return configs.load(folder / folders.CONFIG)
+    return load(folder / folders.CONFIG)
 
 
 def made(call: Cli, *arguments: str) -> Path:
@@ -53,20 +54,20 @@ def test_every_way_to_a_config_makes_its_paths_absolute(
         assert config.init_from == str(tmp_path / "home/run")
     python = json.loads(json.dumps(asdict(compose("dataset=mnist"))))
     python["dataset"]["root"] = "here"
-    assert configs.check(python).dataset.root == str(tmp_path / "here")
+    assert validate.check(python).dataset.root == str(tmp_path / "here")
 
 
 def test_one_place_makes_one_identity_however_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sub").mkdir()
-    first = configs.identity(compose("init_from=run"))
-    assert configs.identity(compose(f"init_from={tmp_path}/run")) == first
+    first = identity(compose("init_from=run"))
+    assert identity(compose(f"init_from={tmp_path}/run")) == first
     monkeypatch.chdir(tmp_path / "sub")
-    assert configs.identity(compose("init_from=../run")) == first
-    assert configs.identity(compose("init_from=run")) != first
+    assert identity(compose("init_from=../run")) == first
+    assert identity(compose("init_from=run")) != first
     roots = [
-        configs.identity(compose("dataset=mnist", text))
+        identity(compose("dataset=mnist", text))
         for text in ("dataset.root=a", "dataset.root=b", "dataset.root=null")
     ]
     assert len(set(roots)) == 1
@@ -76,9 +77,9 @@ def test_a_stored_config_keeps_its_relative_paths_and_its_identity(tmp_path: Pat
     """Of a run by an earlier release."""
     config = replace(compose("dataset=mnist"), init_from="../old")
     config = replace(config, dataset=replace(config.dataset, root="data"))
-    (tmp_path / folders.CONFIG).write_text(configs.dump(config))
+    (tmp_path / folders.CONFIG).write_text(dump(config))
     assert stored(tmp_path) == config
-    assert folders.identity_of(tmp_path) == configs.identity(stored(tmp_path))
+    assert folders.identity_of(tmp_path) == identity(stored(tmp_path))
     assert overrides.apply_to_stored(config, ["init_from=../old", "dataset.root=data"]) == config
     moved = overrides.apply_to_stored(config, ["dataset.root=other"])
     assert moved == replace(config, dataset=replace(config.dataset, root=str(tmp_path / "other")))
@@ -154,9 +155,9 @@ def test_a_root_that_conf_or_the_environment_gives_does_digits_no_harm(
     tree = asdict(compose())
     for root in ("/data", "~nosuchuser", "a" * 300):
         tree["dataset"]["root"] = root
-        assert configs.check(tree).dataset.root == root
+        assert validate.check(tree).dataset.root == root
         monkeypatch.setenv("SKIPLAB_DATA", root)
-        assert configs.check(asdict(compose())).dataset.root is None
+        assert validate.check(asdict(compose())).dataset.root is None
     made(call)
 
 

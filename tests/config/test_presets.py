@@ -13,8 +13,9 @@ import yaml
 from hydra import compose as hydra_compose, initialize_config_dir
 
 from helpers import compose
+from skiplab import registry
 from skiplab.cli import help as help_text
-from skiplab.config import overrides
+from skiplab.config import overrides, presets
 from skiplab.config.compose import plain
 from skiplab.config.validate import check
 from skiplab.errors import UsageError
@@ -277,11 +278,16 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
     assert all(0 <= m < 1 for m in dataset.mean)
     assert all(0 < s <= 1 for s in dataset.std)
     assert dataset.flip_keeps_label == (dataset.name not in ("digits", "mnist"))
-    # cifar10_imagenet_stats writes document 1's Resize(32) down
+    # cifar10_imagenet_stats writes the lab's Resize(32) down
     assert dataset.resize in (None, dataset.size)
     assert config.epochs > 0
     assert 0 < config.batch_size <= 256
     assert list(dataset.classes) == sorted(dataset.classes) or not dataset.name.startswith("cifar")
+
+
+@pytest.mark.parametrize("group", registry.NAMES)
+def test_every_name_in_conf_has_code_and_all_code_has_a_name_there(group: str) -> None:
+    assert set(presets.keys_by_name(group)) == set(registry.NAMES[group])
 
 
 def test_train_alone_is_a_small_deepcnn_on_digits() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from helpers import Cli
 from skiplab.cli.skiplab import VERBS
-from skiplab.config import lexicon, overrides, validate as configs, vocabulary
+from skiplab.config import lexicon, overrides, validate, vocabulary
+from skiplab.config.keys import leaves, unknown_key
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
@@ -60,7 +61,7 @@ PAIRS = [tuple(pair.split("=", 1)) for pair in KEYS.split()]
 
 @pytest.mark.parametrize(("word", "key"), PAIRS, ids=[word for word, _ in PAIRS])
 def test_a_word_of_other_scripts_leads_to_our_key(word: str, key: str) -> None:
-    line = configs.unknown_key(word)
+    line = unknown_key(word)
     assert line.startswith(f"{word}: no such key")
     assert line.endswith(f"did you mean {key}?")
 
@@ -80,7 +81,7 @@ def test_a_word_of_other_scripts_leads_to_our_key(word: str, key: str) -> None:
     ],
 )
 def test_a_key_that_nothing_of_ours_stands_for_says_why(word: str) -> None:
-    line = configs.unknown_key(word)
+    line = unknown_key(word)
     assert "did you mean" not in line
     assert "train --help" not in line
 
@@ -90,7 +91,7 @@ def test_a_key_that_nothing_of_ours_stands_for_says_why(word: str) -> None:
 )
 def test_no_key_is_guessed_where_that_is_unsure(word: str) -> None:
     assert (
-        configs.unknown_key(word)
+        unknown_key(word)
         == f"{word}: no such key; `train --help` lists the groups, `train --cfg job` all keys"
     )
 
@@ -152,7 +153,7 @@ def test_no_device_is_guessed_for_a_tpu(call: Cli) -> None:
 
 def test_the_vocabulary_names_what_is_here() -> None:
     """What a word leads to is a key or an option; no word of others is one of ours or stands twice for different keys."""
-    known = {*configs.leaves(), *groups()}
+    known = {*leaves(), *groups()}
     for word, keys in lexicon.KEY_OF.items():
         assert len(keys) == 1, word
         key = re.sub(r" \(.*\)$", "", keys[0])
@@ -165,7 +166,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
     for tree in [
         node
         for node in ast.walk(
-            ast.parse(Path(str(configs.__file__)).with_name("schema.py").read_text())
+            ast.parse(Path(str(validate.__file__)).with_name("schema.py").read_text())
         )
         if isinstance(node, ast.Constant)
     ]:
@@ -178,7 +179,7 @@ def test_the_vocabulary_names_what_is_here() -> None:
         "mps",
         *re.findall(
             r'"((?:test|val|train)\.\w+)"',
-            Path(configs.__file__).parents[1].joinpath("cli/compare.py").read_text(),
+            Path(validate.__file__).parents[1].joinpath("cli/compare.py").read_text(),
         ),
     }
     for word, options in lexicon.OPTIONS_OF.items():

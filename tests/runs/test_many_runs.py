@@ -10,8 +10,9 @@ import yaml
 from scipy import stats
 
 from helpers import compose
-from skiplab.config import sections, validate as configs
+from skiplab.config import sections, validate
 from skiplab.config.schema import Config
+from skiplab.config.stored import dump, identity, load, read_tree
 from skiplab.errors import UsageError
 from skiplab.study.compare import answers, statistics
 
@@ -72,13 +73,11 @@ def outcome(read: Callable[[], Config]) -> tuple[Config | None, str]:
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_a_config_read_by_its_sections_is_what_the_whole_text_says(before: str, after: str) -> None:
-    text = configs.dump(compose())
+    text = dump(compose())
     assert before in text
     path = Path("config.yaml")
     path.write_bytes(text.replace(before, after, 1).encode())
-    assert outcome(lambda: configs.load(path)) == outcome(
-        lambda: configs.check(configs.read_tree(path))
-    )
+    assert outcome(lambda: load(path)) == outcome(lambda: validate.check(read_tree(path)))
 
 
 @pytest.mark.parametrize(
@@ -86,17 +85,14 @@ def test_a_config_read_by_its_sections_is_what_the_whole_text_says(before: str, 
 )
 def test_a_stored_config_is_read_back_as_it_was_and_keeps_its_identity(preset: str) -> None:
     config = compose(*([preset] if preset else []), "name='a b: c # d'", "seed=3", "out=a/b")
-    Path("config.yaml").write_text(configs.dump(config), encoding="utf-8")
-    found = configs.load(Path("config.yaml"))
+    Path("config.yaml").write_text(dump(config), encoding="utf-8")
+    found = load(Path("config.yaml"))
     assert repr(found) == repr(config)
-    assert configs.identity(found) == configs.identity(config)
+    assert identity(found) == identity(config)
 
 
 def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [
-        configs.dump(compose(f"seed={seed}", "name=never-before"))
-        for seed in (1_000_001, 1_000_002)
-    ]
+    texts = [dump(compose(f"seed={seed}", "name=never-before")) for seed in (1_000_001, 1_000_002)]
     read: list[str] = []
 
     class Noted(yaml.SafeLoader):
@@ -108,7 +104,7 @@ def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch)
     for text in texts:
         Path("config.yaml").write_text(text)
         read.clear()
-        configs.load(Path("config.yaml"))
+        load(Path("config.yaml"))
     assert read == ["seed: 1000002"]
 
 

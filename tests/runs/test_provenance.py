@@ -11,7 +11,7 @@ import yaml
 
 from helpers import Cli, compose
 from skiplab import provenance
-from skiplab.config import validate as configs
+from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.runs import checkpoint, folders
 
@@ -63,13 +63,13 @@ def test_a_change_on_the_way_is_history_and_another_identity(key: str, tmp_path:
     after = with_value(before, key, CHANGES[key])
     made = provenance.record_changes(before, after, step=18)
     assert [change.as_dict() for change in made.changed] == [
-        {"step": 18, "key": key, "from": configs.flat(before)[key], "to": CHANGES[key]}
+        {"step": 18, "key": key, "from": flat(before)[key], "to": CHANGES[key]}
     ]
-    identities = {configs.identity(config) for config in (before, after, made)}
+    identities = {identity(config) for config in (before, after, made)}
     assert len(identities) == 3, "neither the run as it was nor a straight one with the new value"
-    (tmp_path / folders.CONFIG).write_text(configs.dump(made))
+    (tmp_path / folders.CONFIG).write_text(dump(made))
     assert provenance.load(tmp_path) == made
-    assert list(provenance.lineage(made)) == [configs.identity(made), configs.identity(before)]
+    assert list(provenance.lineage(made)) == [identity(made), identity(before)]
 
 
 def test_what_changes_no_training_is_no_history() -> None:
@@ -186,7 +186,7 @@ def test_a_change_counts_from_the_step_of_the_save_that_it_found(call: Cli) -> N
     assert call(*TINY, "epochs=3", "trainer.limit_steps=12", "out=run")[0] == 0
     stored = provenance.load(Path("run"))
     made = provenance.record_changes(stored, with_value(stored, "optimizer.lr", 0.01), step=12)
-    Path("run/config.yaml").write_text(configs.dump(made))
+    Path("run/config.yaml").write_text(dump(made))
     Path("run/result.json").unlink()
     Path("run/last.ckpt").write_bytes(b"cut off")
     before = checkpoint.peek(checkpoint.previous(Path("run/last.ckpt")))["progress"]["step"]
@@ -266,7 +266,7 @@ def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(
     run: Path, call: Cli
 ) -> None:
     (run / folders.RESULT).unlink()
-    (run / folders.CONFIG).write_text(configs.dump(replace(provenance.load(run), seed=5)))
+    (run / folders.CONFIG).write_text(dump(replace(provenance.load(run), seed=5)))
     code, _, err = call(f"resume={run}")
     assert (code, err.count("\n")) == (2, 1)
     assert "last.ckpt: of another run than config.yaml (seed=5, was 0)" in err

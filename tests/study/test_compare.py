@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from helpers import Cli, compose
-from skiplab.config import validate as configs
+from skiplab.config.stored import dump, identity
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import sweep
@@ -51,9 +51,9 @@ def make(tmp_path: Path) -> Make:
         path = tmp_path / "study" / (folder or f"run-{next(numbers)}")
         path.mkdir(parents=True)
         right = answers(0.9, seed=seed, flips=10) if right is None else right
-        (path / folders.CONFIG).write_text(configs.dump(config))
+        (path / folders.CONFIG).write_text(dump(config))
         result = {
-            "identity": configs.identity(config),
+            "identity": identity(config),
             "data_sha256": "0" * 64,
             "test": {
                 "accuracy": float(right.mean()),

@@ -11,7 +11,7 @@ import torch
 from helpers import Cli, compose, on_cpu
 from sessions import Killed, assert_same_run, sit, sit_until
 from skiplab.cli import verify
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
@@ -248,7 +248,7 @@ def test_best_is_the_best_on_validation_and_loss_breaks_ties(tmp_path: Path) -> 
     assert trainer.progress.best_step == best["step"]
     assert checkpoint.load(tmp_path / "run" / folders.BEST)[1] == {
         "network": "deepcnn of residual blocks, depth 1, width 8, on digits",
-        "run": {"identity": configs.identity(config)},
+        "run": {"identity": stored.identity(config)},
         "step": best["step"],
         "accuracy": best["val_accuracy"],
         "loss": best["val_loss"],

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import plain
 from helpers import ROOT
 from skiplab.networks import blocks
+from skiplab.training import optimizers
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -40,7 +43,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def run(house: Path, *arguments: str) -> str:
+def start(house: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PYTHONPATH": str(house / "src"), "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
@@ -50,9 +53,13 @@ def run(house: Path, *arguments: str) -> str:
         "trainer=debug",
         "out=run",
     ]
-    done = subprocess.run(
+    return subprocess.run(
         command, cwd=house, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def run(house: Path, *arguments: str) -> str:
+    done = start(house, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -67,11 +74,6 @@ def test_add_a_block(house: Path) -> None:
         package / "networks/models.py",
         "        blocks.ResidualBlock,\n",
         "        blocks.ResidualBlock,\n        blocks.WideBlock,\n",
-    )
-    replace(
-        package / "config/schema.py",
-        '        "residual",\n',
-        '        "wide",\n        "residual",\n',
     )
     text = (house / "conf/block/residual.yaml").read_text()
     (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
@@ -94,6 +96,69 @@ def test_a_block_that_ignores_shortcut_is_found() -> None:
         plain.assert_has_a_plain_twin(names["WideBlock"], has_shortcut=True)
 
 
+def test_add_a_network(house: Path) -> None:
+    models = house / "src/skiplab/networks/models.py"
+    replace(models, "MODELS: dict", f"{code_below('Add a network')}\n\nMODELS: dict")
+    row = '    "deepcnn": deepcnn,\n'
+    replace(models, row, f'{row}    "one_stage": one_stage,\n')
+    text = (house / "conf/model/deepcnn.yaml").read_text()
+    text = text.replace("name: deepcnn", "name: one_stage")
+    (house / "conf/model/one_stage.yaml").write_text(text)
+    assert "one_stage of residual blocks" in run(house, "model=one_stage", "depth=1", "width=4")
+
+
+def test_add_a_schedule(house: Path) -> None:
+    schedules = house / "src/skiplab/training/schedules.py"
+    code = code_below("Add a schedule")
+    replace(schedules, "SCHEDULES: dict", f"{code}\n\nSCHEDULES: dict")
+    row = '    "cosine": cosine,\n'
+    replace(schedules, row, f'{row}    "exponential": exponential,\n')
+    text = (house / "conf/scheduler/cosine.yaml").read_text()
+    text = text.replace("name: cosine", "name: exponential").replace("final: 0.0", "final: 1.0e-3")
+    (house / "conf/scheduler/exponential.yaml").write_text(text)
+    run(house, "scheduler=exponential", "depth=0", "width=4")
+    stored = (house / "run/config.yaml").read_text()
+    assert "name: exponential" in stored
+
+
+def test_add_an_optimizer(house: Path) -> None:
+    module = house / "src/skiplab/training/optimizers.py"
+    code = code_below("Add an optimizer")
+    replace(module, "class Treatment(", f"{code}\n\nclass Treatment(")
+    row = '    "muon": Row(muon_for_filters),\n'
+    replace(module, row, f'{row}    "adamax": Row(same_rule(adamax_rule)),\n')
+    text = (house / "conf/optimizer/adam.yaml").read_text()
+    (house / "conf/optimizer/adamax.yaml").write_text(text.replace("name: adam", "name: adamax"))
+    run(house, "optimizer=adamax", "depth=0", "width=4")
+    stored = (house / "run/config.yaml").read_text()
+    assert "name: adamax" in stored
+
+
+def test_the_optimizer_of_the_recipe_is_torchs() -> None:
+    names = dict(vars(optimizers))
+    exec(compile(code_below("Add an optimizer"), "CONTRIBUTING.md", "exec"), names)
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(7, 5)) for _ in range(2))
+    rule = names["adamax_rule"](betas=(0.9, 0.99), eps=1e-8, fused=False)
+    oracle = torch.optim.Adamax([theirs], lr=0.1, betas=(0.9, 0.99), weight_decay=0.01)
+    state: dict[str, torch.Tensor] = {}
+    for _ in range(5):
+        theirs.grad = torch.randn(7, 5, generator=generator)
+        ours.grad = theirs.grad.clone()
+        with torch.no_grad():
+            rule([ours], [state], lr=0.1, weight_decay=0.01, grad_scale=None, found_inf=None)
+        oracle.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_an_option_without_code_gets_one_line(house: Path) -> None:
+    text = (house / "conf/block/residual.yaml").read_text()
+    (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: residul"))
+    done = start(house, "block=wide")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: block.name=residul: did you mean residual?")
+
+
 def test_add_a_data_set(house: Path) -> None:
     code = code_below("Add a data set")
     assert len(code.splitlines()) <= 10
@@ -103,11 +168,6 @@ def test_add_a_data_set(house: Path) -> None:
         package / "data/catalog.py",
         '    "digits": Dataset(digits.read_digits),\n',
         '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
-    )
-    replace(
-        package / "config/schema.py",
-        'Literal["digits", "mnist",',
-        'Literal["kmnist", "digits", "mnist",',
     )
     text = (house / "conf/dataset/mnist.yaml").read_text()
     (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
@@ -124,6 +184,28 @@ def test_add_a_data_set(house: Path) -> None:
     assert "kmnist: 54,000 training" in run(
         house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4"
     )
+
+
+def test_add_a_verb(house: Path) -> None:
+    package = house / "src/skiplab"
+    (package / "cli/log.py").write_text(code_below("Add a verb"), encoding="utf-8")
+    row = """    "info": Verb("versions, devices, threads, data root"),\n"""
+    new = """    "log": Verb("the end of a run's log"),\n"""
+    replace(package / "cli/skiplab.py", row, row + new)
+    replace(package / "config/lexicon.py", '"list", ', '"list", "log", ')
+    run(house, "depth=0", "width=4")
+    command = "from skiplab.cli.main import skiplab; skiplab()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "log", "run", "--lines", "2"],
+        cwd=house,
+        env=os.environ | {"PYTHONPATH": str(house / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    written = (house / "run/run.log").read_text(encoding="utf-8").splitlines()
+    assert done.stdout.splitlines() == written[-2:]
 
 
 @pytest.mark.parametrize(

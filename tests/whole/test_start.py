@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from helpers import SMALL, Train, compose, last_of
-from skiplab.config import validate as configs
+from skiplab.config import stored
 
 # Runs `train` and writes down what is loaded when; importing the trainer before loads nothing that
 # a run does not.
@@ -180,7 +180,7 @@ def test_a_launcher_may_run_a_sweep_in_other_processes(
     finished = tmp_path / "run-0"
     finished.mkdir()
     for name, text in (
-        ("config.yaml", configs.dump(compose(*SMALL))),
+        ("config.yaml", stored.dump(compose(*SMALL))),
         ("report.txt", "its report\n"),
         ("result.json", "{}\n"),
     ):

@@ -16,7 +16,7 @@ import torch
 from helpers import Cli, Train, compose, last_of, start
 from skiplab import launch
 from skiplab.cli.list import row
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.study import plan
 
@@ -492,9 +492,9 @@ def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Pa
     config = replace(compose(), name=name)
     folder = folders.make(tmp_path, launch.name_folder(config, "12-00-00"))
     assert folder.name == "12-00-00-digits-deepcnn-residual" + (f"-{label}" if label else "")
-    launch.write_config(folder, configs.dump(config))
-    assert configs.load(folder / "config.yaml").name == name
-    assert configs.identity(config) == configs.identity(compose())
+    launch.write_config(folder, stored.dump(config))
+    assert stored.load(folder / "config.yaml").name == name
+    assert stored.identity(config) == stored.identity(compose())
     assert len(row(folder)[2]) <= 75
     assert "\n" not in row(folder)[2]
     cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])

@@ -7,7 +7,7 @@ from skiplab import __version__
 HEAD = """skiplab {version}: train residual and skip-connection networks on small images
 
   train                                        digits, in seconds, nothing to download
-  train model=resnet dataset=cifar10           document 2's network on CIFAR-10
+  train model=resnet dataset=cifar10           the notebook's network on CIFAR-10
   train model=resnet20 dataset=cifar10 optimizer.lr=0.1 epochs=60
   train -m block=conv,residual,skip depth=2,6,18 seed=0,1,2      a sweep: every combination
   train resume=outputs/2026-01-31/12-00-00-...                   go on with a run, bit for bit

@@ -10,7 +10,7 @@ from pathlib import Path
 from skiplab import provenance, regular
 from skiplab.cli.collector import pause_collector
 from skiplab.cli.options import path
-from skiplab.config import validate
+from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders, status
@@ -112,7 +112,7 @@ def row(folder: Path) -> tuple[str, ...]:
     config, problem = read_config(folder)
     if config is None:
         return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
-    if validate.identity(config) != folders.identity_of(folder):
+    if stored.identity(config) != folders.identity_of(folder):
         where += "  (config.yaml was edited by hand)"
     if config.changed:
         where += f"  (changed: {provenance.in_words(config.changed)})"
@@ -137,7 +137,7 @@ def read_config(folder: Path) -> tuple[Config | None, str]:
         return None, problem
     file = folder / folders.CONFIG
     try:
-        return validate.load(file), ""
+        return stored.load(file), ""
     except UsageError as error:
         reason = str(error).split("\n")[0].removeprefix(f"{file}: ")
         return None, f"its {folders.CONFIG} does not pass the check: {reason}"

@@ -39,9 +39,9 @@ def path(value: str) -> Path:
 
 def device(value: str) -> str:
     """Check a --device. Raises UsageError for what is no device."""
-    from skiplab.config import lexicon, validate
+    from skiplab.config import keys, lexicon
 
-    if not re.fullmatch(validate.leaves()["device"].metadata["pattern"], value):
+    if not re.fullmatch(keys.leaves()["device"].metadata["pattern"], value):
         message = f"--device {value}: auto, cpu, cuda, cuda:N or mps is expected"
         guess = lexicon.device_of(value)
         raise UsageError(f"{message}; did you mean {guess}?" if guess else message)

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from skiplab import provenance
-from skiplab.config import overrides, validate
+from skiplab.config import overrides
 from skiplab.config.schema import Config
+from skiplab.config.stored import dump, effect_on_schedule, flat, identity
 from skiplab.config.values import nearest
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.launch import launch, resolve_machine, write_config
@@ -88,7 +89,7 @@ def update_config(folder: Path, texts: Sequence[str]) -> Config:
         after = provenance.record_changes(before, after, step=stood.step or 0)
         begin_change(folder, before, after)
     if after != stored:
-        write_config(folder, validate.dump(after))
+        write_config(folder, dump(after))
     if not folders.is_finished(folder):
         is_as_long = length_of(before) == length_of(after)
         of = f" of {stood.num_steps:,}" if is_as_long and stood.num_steps else ""
@@ -130,13 +131,13 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     if is_finished and not folders.has_state(folder):
         raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
     check_data(after)
-    if is_finished and validate.identity(after) != validate.identity(before):
+    if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
-    old = validate.flat(before)
-    for name, value in validate.flat(after).items():
+    old = flat(before)
+    for name, value in flat(after).items():
         if old[name] != value:
-            print(f"{name}={value} (was {old[name]}){validate.effect_on_schedule(name)}")
+            print(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
 
 
 def check_data(config: Config) -> None:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from skiplab.config import grammar, validate
 from skiplab.config.grid import parsed
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
@@ -115,7 +116,7 @@ def composing() -> Iterator[Files]:
 
 def is_plain_value(override: Override) -> bool:
     """Whether it sets one key, which takes no composing: 70 ms spared for each cell of a sweep."""
-    return override.key_or_group in validate.leaves() and not _refers(override)
+    return override.key_or_group in leaves() and not _refers(override)
 
 
 def _refers(override: Override) -> bool:

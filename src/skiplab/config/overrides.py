@@ -16,8 +16,9 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab.config import compose, grammar, lexicon, plugins, rules, validate
+from skiplab.config import compose, grammar, lexicon, plugins, rules, stored, validate
 from skiplab.config.grid import count_cells, each_of, with_preset
+from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.typed import DASHES, shown
 from skiplab.config.values import nearest
@@ -112,7 +113,7 @@ def check_override(
     name = override.key_or_group
     if not name:
         return f"{text}: a key is missing; write KEY{text}", None
-    known_groups, leaves = groups(), validate.leaves()
+    known_groups, known_keys = groups(), leaves()
     if name.startswith(("hydra.", "hydra/")):
         if twin := plugins.twin(name, text.partition("=")[2]):
             return f"{text}: {twin}", None
@@ -123,12 +124,12 @@ def check_override(
         )
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value", None
-    known = name in known_groups or name in leaves or name in Config.__dataclass_fields__
+    known = name in known_groups or name in known_keys or name in Config.__dataclass_fields__
     # of a preset; a command line's are taken off before
     if known and (override.is_add() or override.is_force_add()):
         return f"{text}: write it without +, {name}={text.partition('=')[2]}", None
     if not known:
-        return validate.unknown_key(name), None
+        return unknown_key(name), None
     if override.package is not None:
         return (
             f"{text}: groups have fixed places here; write {name}={override.get_value_element_as_str()}",
@@ -137,8 +138,8 @@ def check_override(
     if override.is_sweep_override() and name in OF_STUDIES:
         return f"{text}: one for the whole sweep; choose", None
     is_dull = (
-        name in leaves
-        and not leaves[name].metadata["changes_numbers"]
+        name in known_keys
+        and not known_keys[name].metadata["changes_numbers"]
         and name not in ("match", "target")
     )
     if multirun and override.is_sweep_override() and is_dull:
@@ -184,11 +185,11 @@ def _unreadable(text: str) -> str:
         return (
             f"{text}: a key is missing; write {' or '.join(f'{group}={text}' for group in holders)}"
         )
-    if text in known_groups or text in validate.leaves():
+    if text in known_groups or text in leaves():
         return f"{text}: a value is missing; write {text}=VALUE"
     if text in lexicon.VERBS:
         return f"{text}: no such key; skiplab {text} is a command of its own"
-    problem = validate.unknown_key(text)
+    problem = unknown_key(text)
     meant = [
         name if "=" in name else f"{group}={name}"
         for group, options in known_groups.items()
@@ -318,10 +319,10 @@ def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:
     return f"{' '.join(t for t in chosen if 'hydra' in t) or 'conf'}: Hydra cannot compose this: {lines[0]}"
 
 
-def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
+def apply_to_stored(config: Config, texts: Sequence[str]) -> Config:
     """A run's own config with values changed on resume. Raises UsageError for what would be another network or other data."""
-    known_groups, leaves = groups(), validate.leaves()
-    tree: dict[str, Any] = validate.tree(stored)
+    known_groups, known_keys = groups(), leaves()
+    tree = stored.tree(config)
     problems: list[str] = []
     for text in texts:
         problem, override = check_override(text, multirun=False, several="a run goes on with one")
@@ -329,7 +330,7 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
             problems.append(problem or text)
             continue
         name = override.key_or_group
-        if name in known_groups or name not in leaves:
+        if name in known_groups or name not in known_keys:
             problems.append(
                 f"{text}: a run goes on with its own {name}; single values can change, such as epochs= or optimizer.lr="
             )
@@ -343,7 +344,7 @@ def apply_to_stored(stored: Config, texts: Sequence[str]) -> Config:
             continue
         if (
             leaf in holder
-            and leaves[name].metadata["fixed"]
+            and known_keys[name].metadata["fixed"]
             and override.value() != holder[leaf] != value
         ):
             problems.append(

@@ -10,9 +10,7 @@ from skiplab.config.fields import key
 class Dataset:
     """What the files of a data set hold, and how their pixels are scaled."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = key(
-        "the data set", fixed=True
-    )
+    name: str = key("the data set", option_of="dataset", fixed=True)
     root: str | None = key(
         "folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False
     )
@@ -31,9 +29,7 @@ class Dataset:
 class Model:
     """The network around the blocks."""
 
-    name: Literal["deepcnn", "resnet", "cifar_resnet", "imagenet_resnet"] = key(
-        "the network", fixed=True
-    )
+    name: str = key("the network", option_of="model", fixed=True)
     dropout: float = key(
         "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
     )
@@ -43,7 +39,7 @@ class Model:
 class Airbench:
     """model=airbench and model=airbench96."""
 
-    name: Literal["airbench", "airbench96"] = key("the network", fixed=True)
+    name: str = key("the network", option_of="model", fixed=True)
     dropout: float = key(
         "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
     )
@@ -56,17 +52,7 @@ class Airbench:
 class Block:
     """What the network is built of."""
 
-    name: Literal[
-        "conv",
-        "residual",
-        "residual_down",
-        "skip",
-        "basic",
-        "preact",
-        "bottleneck",
-        "airbench",
-        "airbench_residual",
-    ] = key("the block", fixed=True)
+    name: str = key("the block", option_of="block", fixed=True)
     bias: bool = key("whether convolutions have a bias", fixed=True)
     projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
 
@@ -75,7 +61,7 @@ class Block:
 class Sgd:
     """optimizer=sgd."""
 
-    name: Literal["sgd"] = key("the optimizer", fixed=True)
+    name: str = key("the optimizer", option_of="optimizer", fixed=True)
     lr: float = key("learning rate at its peak", above=0)
     momentum: float = key("share of the last update that is kept", at_least=0, below=1)
     nesterov: bool = key("look ahead by the momentum")
@@ -90,7 +76,7 @@ class Sgd:
 class Adam:
     """optimizer=adam and optimizer=adamw."""
 
-    name: Literal["adam", "adamw"] = key("the optimizer", fixed=True)
+    name: str = key("the optimizer", option_of="optimizer", fixed=True)
     lr: float = key("learning rate at its peak", above=0)
     betas: tuple[float, float] = key("decay of the two moments", at_least=0, below=1)
     eps: float = key("added to the denominator", above=0)
@@ -102,7 +88,7 @@ class Adam:
 class Muon:
     """optimizer=muon: Muon for filters, SGD with Nesterov momentum for the rest."""
 
-    name: Literal["muon"] = key("the optimizer", fixed=True)
+    name: str = key("the optimizer", option_of="optimizer", fixed=True)
     lr: float = key("learning rate at its peak, of the filters", above=0)
     momentum: float = key("share of the filters' last update that is kept", at_least=0, below=1)
     nesterov: bool = key("look ahead by the momentum")
@@ -125,7 +111,7 @@ WARMUP = "fraction of the run that warms up linearly"
 class Constant:
     """scheduler=constant."""
 
-    name: Literal["constant"] = key("the schedule")
+    name: str = key("the schedule", option_of="scheduler")
     warmup: float = key(WARMUP, at_least=0, below=1)
 
 
@@ -133,7 +119,7 @@ class Constant:
 class Cosine:
     """scheduler=cosine."""
 
-    name: Literal["cosine"] = key("the schedule")
+    name: str = key("the schedule", option_of="scheduler")
     warmup: float = key(WARMUP, at_least=0, below=1)
     final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
 
@@ -142,7 +128,7 @@ class Cosine:
 class Multistep:
     """scheduler=multistep."""
 
-    name: Literal["multistep"] = key("the schedule")
+    name: str = key("the schedule", option_of="scheduler")
     warmup: float = key(WARMUP, at_least=0, below=1)
     milestones: tuple[float, ...] = key(
         "fractions of the run at which lr is multiplied by gamma", above=0, below=1
@@ -160,7 +146,7 @@ class Multistep:
 class OneCycle:
     """scheduler=onecycle."""
 
-    name: Literal["onecycle"] = key("the schedule")
+    name: str = key("the schedule", option_of="scheduler")
     warmup: float = key(WARMUP, at_least=0, below=1)
     start: float = key("first learning rate, as a multiple of lr", above=0, at_most=1)
     final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
@@ -170,7 +156,7 @@ class OneCycle:
 class Linear:
     """scheduler=linear."""
 
-    name: Literal["linear"] = key("the schedule")
+    name: str = key("the schedule", option_of="scheduler")
     warmup: float = key(WARMUP, at_least=0, below=1)
     start: float = key("first learning rate, as a multiple of lr", at_least=0, at_most=1)
     final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)

@@ -41,11 +41,7 @@ def _read(section: str, check: Check) -> tuple[str, Any] | None:
     if REACHES.search(section):
         return None
     try:
-        loader = (FAST_LOADER if len(section) <= LONGEST else yaml.SafeLoader)(section)
-        try:
-            tree = loader.get_single_data()
-        finally:
-            loader.dispose()
+        tree = tree_of(section)
         if not isinstance(tree, dict) or len(tree) != 1:
             return None
         ((key, value),) = tree.items()
@@ -56,3 +52,12 @@ def _read(section: str, check: Check) -> tuple[str, Any] | None:
         )
     except (ValueError, RecursionError, yaml.YAMLError):
         return None
+
+
+def tree_of(text: str) -> object:
+    """Return the plain values of a text of YAML. Raises ValueError, RecursionError or YAMLError."""
+    loader = (FAST_LOADER if len(text) <= LONGEST else yaml.SafeLoader)(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from skiplab.config import validate
+from skiplab.config import keys
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
@@ -76,7 +76,7 @@ def key_of(argument: str) -> str:
 
 def is_known(word: str) -> bool:
     """Whether a word is a key or a group."""
-    return word in validate.leaves() or word in groups()
+    return word in keys.leaves() or word in groups()
 
 
 def _repeated(texts: Sequence[str]) -> list[str]:
@@ -113,7 +113,7 @@ def _dashed(arguments: Sequence[str], *, command: str, flags: Collection[str]) -
         value = shlex.quote(shown(value)) if value else "RUN" if name == "resume" else "VALUE"
         if is_known(name):
             problems.append(f"{word}: options have no dashes here; write {command}{name}={value}")
-        elif found := re.search(r"did you mean (.+)\?", validate.unknown_key(name)):
+        elif found := re.search(r"did you mean (.+)\?", keys.unknown_key(name)):
             meant = found[1] if "=" in found[1] or " or " in found[1] else f"{found[1]}={value}"
             problems.append(
                 f"{shown(argument)}: options are written KEY=VALUE, without dashes; did you mean {meant}?"
@@ -148,7 +148,7 @@ def _spaced(arguments: Sequence[str]) -> list[str]:
             told = (
                 f"write {key}={shown(value) or 'VALUE'}"
                 if is_known(key)
-                else validate.unknown_key(key).partition(": ")[2]
+                else keys.unknown_key(key).partition(": ")[2]
             )
             problems.append(f"{shown(' '.join(words[i : i + taken]).strip())}: {told}")
         elif is_value and is_known(key) and re.fullmatch(r"\+*[\w.]+[:=]?", word):

@@ -3,7 +3,7 @@
 import math
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from skiplab.config import lexicon
@@ -24,15 +24,19 @@ COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([kKmM]?)")
 FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
+def choose(value: object, choices: Sequence[str], path: str, problems: list[str]) -> str | None:
+    """Return a value that is one of the choices; else append a line to `problems`."""
+    if isinstance(value, str) and value in choices:
+        return value
+    problems.append(f"{path}={shown(value)}: {nearest(str(value), choices)}")
+    return None
+
+
 def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
     """Return `value` as `kind`; what is wrong is appended to `problems` and None returned."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+    if typing.get_origin(kind) is Literal:
+        return choose(value, typing.get_args(kind), path, problems)
     converted: Any = None
-    if choices is not None:
-        if value in choices and not isinstance(value, bool):
-            return value
-        problems.append(f"{path}={shown(value)}: {nearest(str(value), choices)}")
-        return None
     if kind is bool:
         converted, expected = (value if isinstance(value, bool) else None), "true or false"
     elif kind is int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
-from skiplab.config import compose, validate as configs
+from skiplab.config import compose, validate
 from skiplab.errors import SkiplabError, Stopped
 from skiplab.exits import complain
 from skiplab.launch import launch, write_hydra_record
@@ -52,7 +52,7 @@ def run_cell(cfg: "DictConfig", stop_signal: StopSignal) -> tuple[int, bool]:
     Returns its exit code, and whether it was told to stop.
     """
     hydra_config = HydraConfig.get()
-    config = plan.within_budget(configs.check(compose.plain(cfg)))
+    config = plan.within_budget(validate.check(compose.plain(cfg)))
     cell = plan.cell_of(
         list(hydra_config.overrides.task),
         config,

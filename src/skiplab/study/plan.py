@@ -13,7 +13,8 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from skiplab import launch, locations, provenance, regular
-from skiplab.config import compose, overrides, validate as configs
+from skiplab.config import compose, overrides, stored
+from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders
@@ -50,7 +51,7 @@ def is_own(folder: Path, config: Config) -> bool:
     resolved number, where it was auto or torchrun's. It may not hold a run that a command has
     changed on the way, which is another run.
     """
-    identity, found = configs.identity(config), folders.identity_of(folder)
+    identity, found = stored.identity(config), folders.identity_of(folder)
     if found is None or found == identity:
         return found is not None
     try:
@@ -88,7 +89,7 @@ def name_of(parsed: Sequence[Override], config: Config, *, sweep: str | None) ->
 
 def changes_numbers(key: str) -> bool:
     """Return whether a group or key can change a run's numbers."""
-    field = configs.leaves().get(key)
+    field = leaves().get(key)
     # They change numbers by the width that they choose.
     if key in ("match", "target"):
         return True
@@ -114,7 +115,7 @@ def cells_of(jobs: Sequence[Sequence[str]], *, folder: Path, fixed: Sequence[str
     for texts, config in zip(jobs, compose.compose_all(jobs), strict=True):
         config = within_budget(config)
         cell = cell_of(texts, config, folder=folder, fixed=fixed, there=there)
-        found.setdefault(configs.identity(config), cell)
+        found.setdefault(stored.identity(config), cell)
     by_folder: dict[Path, Cell] = {}
     for cell in found.values():
         if (other := by_folder.setdefault(cell.folder, cell)) is not cell:
@@ -181,14 +182,14 @@ def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
         parts.append(f"seed-{config.seed}")
     own_name = launch.label_of(config)[:LONGEST_VALUE].strip("_.-")
     first = [own_name] if own_name else []
-    identity = configs.identity(config)
+    identity = stored.identity(config)
     name = "_".join([*first, *map(folders.slug, parts), identity[:8]])
     return name[-LONGEST_NAME:].lstrip("_-.")
 
 
 def choose_name(name: str, there: Sequence[str], folder: Path, config: Config) -> str:
     """Choose a run folder's name among those `there`: the config's own run, else a new name."""
-    identity = configs.identity(config)
+    identity = stored.identity(config)
     named = [other for other in there if is_named(other, identity)]
     taken = [
         other
@@ -202,7 +203,7 @@ def choose_name(name: str, there: Sequence[str], folder: Path, config: Config) -
 def was_probed(cell: Cell) -> bool:
     """Return whether a run has recorded what its cell's config has the probe record."""
     try:
-        probed = configs.load(cell.folder / folders.CONFIG).trainer.probe
+        probed = stored.load(cell.folder / folders.CONFIG).trainer.probe
     except UsageError:
         return False
     return set(cell.config.trainer.probe.split(",")) <= set(probed.split(","))

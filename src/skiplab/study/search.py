@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
-from skiplab.config import compose, grid, overrides, validate as configs
+from skiplab.config import compose, grid, overrides, stored
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import streams
@@ -277,7 +277,7 @@ class Search:
             f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
             for key, value in trial.params.items()
         )
-        run = self.folder / f"trial-{trial.number:04d}_{configs.identity(config)[:8]}"
+        run = self.folder / f"trial-{trial.number:04d}_{stored.identity(config)[:8]}"
         trial.set_user_attr("folder", str(run))
         self.open_trials[str(run)] = trial
         config = replace(config, out=str(run), pictures="never")

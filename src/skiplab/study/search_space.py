@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from skiplab.config import grid, overrides, validate as configs
+from skiplab.config import grid, keys, overrides
 from skiplab.config.functions import whole_range
 from skiplab.errors import UsageError
 
@@ -90,7 +90,7 @@ def of_interval(override: Override, value: IntervalSweep, *, is_log: bool) -> "B
             f"{override.input_line}: an interval from a smaller to a larger number is expected"
             f"{above}"
         )
-    takes_whole = key in configs.leaves() and is_whole(configs.leaves()[key].type)
+    takes_whole = key in keys.leaves() and is_whole(keys.leaves()[key].type)
     if not isinstance(low, int) and not takes_whole:
         return FloatDistribution(float(low), float(high), log=is_log)
     # Hydra reads the ends as fractions.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from skiplab.config import validate as configs
+from skiplab.config import stored
 from skiplab.errors import UsageError
 from skiplab.machine.decisions import SAVE, Decision
 from skiplab.machine.signals import EXIT_CODES
@@ -213,7 +213,7 @@ def start_job(job: Job, slot: Slot) -> bool:
         job.log_start = job.cell.log.stat().st_size
     config = job.cell.config
     with suppress(UsageError):
-        before = configs.load(job.cell.folder / folders.CONFIG).trainer.threads
+        before = stored.load(job.cell.folder / folders.CONFIG).trainer.threads
         threads = before or config.trainer.threads
         config = replace(config, trainer=replace(config.trainer, threads=threads))
     texts = job.cell.label.split(" ")

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy import stats
 
-from skiplab.config import validate as configs
+from skiplab.config.keys import leaves
 from skiplab.errors import UsageError
 from skiplab.study.compare.results import RUN_KEYS, Result, is_share
 
@@ -160,7 +160,7 @@ def varying(results: Sequence[Result]) -> list[str]:
 
     The seed is none of them.
     """
-    known = configs.leaves()
+    known = leaves()
     paths = {path for result in results for path in result.values} - {"seed", SPLIT}
     differing = [
         path

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiplab import launch, provenance, regular
-from skiplab.config import validate as configs
+from skiplab.config import stored
+from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
@@ -50,29 +51,29 @@ def keys_of(text: str) -> list[str]:
 
     Raises UsageError for an unknown key.
     """
-    known = configs.leaves()
+    known = leaves()
     found: list[str] = []
     for word in re.split(r"[,\s]+", text.strip(", ")):
         if word == "seed":
             raise UsageError("--by seed: the groups are averaged over seeds; leave it out")
         paths = [path for path in (word, f"{word}.name") if path in known or path in RUN_KEYS]
         if not paths:
-            raise UsageError(f"--by {configs.unknown_key(word)}")
+            raise UsageError(f"--by {unknown_key(word)}")
         found.append(paths[0])
     return list(dict.fromkeys(found))
 
 
 def check_x(x: str) -> None:
     """Check `--x`. Raises UsageError if it names neither a key nor a cost."""
-    if f"{x}.name" in configs.leaves():
+    if f"{x}.name" in leaves():
         raise UsageError(
             f"--x {x}: holds no numbers; a key that does is expected, such as depth, "
             f"or {', '.join(FIGURES)}"
         )
-    if x not in configs.leaves() and x not in FIGURES:
+    if x not in leaves() and x not in FIGURES:
         if (advice := nearest(x, FIGURES)).startswith("did you mean"):
             raise UsageError(f"--x {x}: no such key; {advice}")
-        raise UsageError(f"--x {configs.unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
+        raise UsageError(f"--x {unknown_key(x)} (beside keys: {', '.join(FIGURES)})")
 
 
 def output_folder(paths: Sequence[Path]) -> Path:
@@ -323,7 +324,7 @@ def held_together(folder: Path, result: RunResult) -> Result:
             "edited by hand, or of another version; leave it out or run it anew"
         )
     begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
-    return Result(folder, config, configs.flat(config) | begun_from, result, identity)
+    return Result(folder, config, stored.flat(config) | begun_from, result, identity)
 
 
 def without_repeats(found: Found) -> Found:

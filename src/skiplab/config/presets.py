@@ -1,0 +1,45 @@
+"""The names that the YAML files of a group in conf/ state, each with its keys. Imports no torch, no Hydra."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from skiplab.config import sections
+from skiplab.paths import conf_folder
+
+
+def keys_by_name(group: str) -> Mapping[str, frozenset[str]]:
+    """Return the names that are legal in a group, each with the keys of the preset that states it.
+
+    A preset that builds on another one, such as optimizer=sgd_he2016, states no name of its own.
+    """
+    return _keys_by_name(conf_folder() / group)
+
+
+@functools.cache
+def _keys_by_name(folder: Path) -> Mapping[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        section = _section(path)
+        name = section.get("name")
+        if isinstance(name, str) and (name not in found or name == path.stem):
+            found[name] = frozenset(map(str, section)) - {"defaults"}
+    return found
+
+
+def _section(path: Path) -> Mapping[object, object]:
+    """Return what a preset states of its own group; nothing if the file cannot be read.
+
+    Composing reports such a file, if a command chooses it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = sections.tree_of(text) if "name:" in text else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    if not isinstance(tree, dict):
+        return {}
+    section = tree.get(path.parent.name, tree)
+    return section if isinstance(section, dict) else {}
