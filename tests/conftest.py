@@ -1,4 +1,7 @@
-"""What every test gets: markers that skip with a reason, folders of its own, and the fixtures by which it calls a command."""
+"""What every test gets: markers that skip with a reason, its own folders, and shared fixtures.
+
+The fixtures call commands.
+"""
 
 import os
 import subprocess
@@ -73,9 +76,12 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """`train ...` (or `skiplab ...`) in this process, without the four pictures, a second a run: exit code, stdout, stderr.
+    """Return a function that runs `train ...` (or `skiplab ...`) in this process.
 
-    `as_typed`: also a key that is given twice; elsewhere a test's own value counts.
+    It returns exit code, stdout and stderr. It leaves out the four pictures, which take a second
+    per run.
+
+    With `as_typed` a key may be given twice; otherwise only its last value is passed on.
     """
     monkeypatch.setattr("skiplab.pictures.draw", lambda *_, **__: None)
 

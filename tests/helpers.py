@@ -1,4 +1,4 @@
-"""What test modules take from each other: small configs, a command as a process, the types of the fixtures in conftest.py."""
+"""What test modules share: small configs, a command as a process, types of conftest's fixtures."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# before torch is imported: tensors this small only wait for a second thread
+# Set before torch is imported: tensors this small only wait for a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
@@ -18,15 +18,15 @@ from skiplab.machine.decisions import GO_ON, Decision
 from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
-# of the checkout
+# The root of the checkout.
 ROOT = Path(__file__).resolve().parents[1]
-# before any test moves the cache
+# Read before any test moves the cache.
 REAL_ROOT = default_root()
 HAS_REAL_DATA = (REAL_ROOT / "MNIST/raw/train-images-idx3-ubyte").is_file() and (
     REAL_ROOT / "cifar-10-batches-bin/data_batch_1.bin"
 ).is_file()
 
-# 18 steps; a save and an evaluation every second one
+# 18 steps, with a save and an evaluation every second one.
 SMALL = (
     "depth=1",
     "width=8",
@@ -36,7 +36,7 @@ SMALL = (
     "trainer.save_every=0.34",
     "trainer.eval_every=0.34",
 )
-# which take a second
+# Pictures take a second per run.
 SMALL = (*SMALL, "pictures=never")
 
 
@@ -45,7 +45,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 def last_of(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Arguments with a test's own values in place of those of SMALL before them: a command line gives each key once."""
+    """Return the arguments with only the last value of each key.
+
+    A test's own values so replace those of SMALL before them: a command line gives a key once.
+    """
     keys = [
         text.partition("=")[0] if "=" in text and not text.startswith("-") else ""
         for text in arguments

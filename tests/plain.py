@@ -66,7 +66,7 @@ Rendering = Callable[..., Tensor]
 
 
 # --------------------------------------------------------------------------------------------------
-# the lab
+# The lab
 
 
 def conv_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -100,7 +100,7 @@ def deep_cnn(tape: Tape, x: Tensor, *, block: Rendering, num_blocks: int) -> Ten
 
 
 # --------------------------------------------------------------------------------------------------
-# the notebook
+# The notebook
 
 
 def mnist_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -174,7 +174,7 @@ def bottleneck_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------
-# airbench
+# Airbench
 
 
 def airbench_block(tape: Tape, x: Tensor, stride: int = 1) -> Tensor:
@@ -202,7 +202,7 @@ BLOCKS: dict[str, Rendering] = {
 
 
 # --------------------------------------------------------------------------------------------------
-# comparing
+# Comparing
 
 
 def shake(model: nn.Module, seed: int = 0) -> nn.Module:

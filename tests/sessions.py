@@ -1,4 +1,4 @@
-"""Runs in this process, session by session, and what it takes for two of them to be the same run."""
+"""Runs in this process, session by session, and whether two of them are the same run."""
 
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +23,7 @@ class Killed(Exception):
 def sit(
     config: Config, folder: Path, *, stop_after: int | None = None, kill: bool = False
 ) -> Trainer:
-    """One session of a run: from wherever the folder stands to `stop_after`, or to the end."""
+    """Run one session: from where the folder stands to step `stop_after`, or to the end."""
     folder.mkdir(exist_ok=True)
     with closing(Log(folder, console=False)) as log:
         trainer: Trainer | None = None
@@ -47,13 +47,13 @@ def sit_until(config: Config, folder: Path, step: int, *, kill: bool = False) ->
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, average, optimizer, progress, best and metrics are equal to the bit."""
+    """Assert that all tensors, facts and metrics of two runs are equal, bit for bit."""
     for name in (folders.LAST, folders.BEST):
         tensors, facts = checkpoint.load(one / name)
         other_tensors, other_facts = checkpoint.load(other / name)
         assert tensors.keys() == other_tensors.keys()
         for key, tensor in tensors.items():
             assert torch.equal(tensor, other_tensors[key]), f"{name}: {key}"
-        # seconds and images of all sessions may differ
+        # Seconds and images of all sessions may differ.
         assert {**facts, "history": None} == {**other_facts, "history": None}
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()

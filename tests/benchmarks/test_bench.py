@@ -1,4 +1,7 @@
-"""scripts/bench: the contenders do the same mathematics, the statistics are right on known numbers, bad input is one line."""
+"""scripts/bench: the contenders do the same mathematics, and the statistics are right.
+
+Bad input is one line.
+"""
 
 import importlib
 import itertools
@@ -43,8 +46,8 @@ def digits(count: int) -> Split:
     )
 
 
-# --------------------------------------------------------------------------------------------------------
-# the contenders
+# --------------------------------------------------------------------------------------------------
+# The contenders
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -56,7 +59,7 @@ def test_a_step_of_the_bare_loop_is_a_step_of_ours(scripts: Any, optimizer: str)
         bare = scripts("bench_overhead").bare_loop(config, split, model)
         trainer.step.model.train()
         trainer.step.batches.index(0)
-        # the same batches
+        # Both take the same batches.
         bare.order = trainer.step.batches.order
         losses = []
         for step in range(4):
@@ -82,7 +85,10 @@ def test_the_bare_loop_goes_through_all_images_in_a_new_order_each_epoch(scripts
 
 
 def test_the_bare_loop_crops_from_a_black_border_and_mirrors(scripts: Any) -> None:
-    """Every image is one of the nine crops of a border of 1, or its mirror image, and all eighteen occur."""
+    """Every image is one of the nine crops with a border of 1, or its mirror image.
+
+    All eighteen occur.
+    """
     images = torch.randint(
         1, 256, (2, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -119,7 +125,7 @@ def test_fitting_is_what_fit_does(scripts: Any) -> None:
             if by_hand:
                 with setup.quiet_terminal(), setup.fitting(trainer) as advance:
                     setup.repeated(advance, 5)
-                    # it is drawn, as on a terminal
+                    # The bar is drawn, as on a terminal.
                     assert trainer.context.log.bar is not None
             else:
                 trainer.fit()
@@ -132,7 +138,7 @@ def test_blocks_end_no_epoch(scripts: Any) -> None:
     """The end of an epoch is timed apart."""
     setup, overhead = scripts("bench_setup"), scripts("bench_overhead")
     config = compose(*TINY, "epochs=1000", "trainer.log_every=3")
-    # 4 steps an epoch
+    # There are 4 steps per epoch.
     with setup.trainer_of(config, digits(256), CPU) as trainer, setup.fitting(trainer) as advance:
         for _ in range(5):
             overhead.stay_within_epoch(trainer, 2)
@@ -153,8 +159,8 @@ def test_the_plain_networks_are_as_large_as_ours(scripts: Any, name: str) -> Non
     assert plain(image).shape == ours(image).shape == (2, 10)
 
 
-# ----------------------------------------------------------------------------------------------------------
-# the figures
+# --------------------------------------------------------------------------------------------------
+# The figures
 
 
 def test_statistics_of_known_numbers(scripts: Any) -> None:
@@ -162,8 +168,8 @@ def test_statistics_of_known_numbers(scripts: Any) -> None:
     assert table.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
     with pytest.raises(ValueError, match="shorter"):
         table.ratios([1.0, 2.0], [1.0])
-    # the sign test: of 10 values the 2nd to the 9th (97.9 %), of 6 the whole range (96.9 %), below
-    # that nothing reaches 95 %
+    # By the sign test it is, of 10 values, the 2nd to the 9th (97.9 %), and of 6 the whole range
+    # (96.9 %). With fewer values nothing reaches 95 %.
     assert table.median_interval([float(i) for i in range(10, 0, -1)]) == (2.0, 9.0)
     assert table.median_interval([float(i) for i in range(1, 41)]) == (14.0, 27.0)
     assert table.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == (1.0, 6.0)
@@ -224,7 +230,9 @@ def test_the_moments_of_the_steps_are_noted(
 ) -> None:
     """The loop's module is wrapped when `train` imports it, not before."""
     (tmp_path / "loop.py").write_text(
-        "class Step:\n    device = type('Device', (), {'type': 'cpu'})\n    def update(self, step): return step\n"
+        "class Step:\n"
+        "    device = type('Device', (), {'type': 'cpu'})\n"
+        "    def update(self, step): return step\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     module = scripts("first_step")
@@ -238,8 +246,8 @@ def test_the_moments_of_the_steps_are_noted(
     assert first_cpu <= last_cpu
 
 
-# ------------------------------------------------------------------------------------------------------------
-# bad input
+# --------------------------------------------------------------------------------------------------
+# Bad input
 
 
 @pytest.mark.parametrize(

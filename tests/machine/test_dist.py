@@ -1,4 +1,7 @@
-"""Several processes train as one: the same numbers, the same decisions, one folder; and they end together, whatever ends one of them."""
+"""Several processes train as one: the same numbers, the same decisions, one folder.
+
+They end together, whatever ends one of them.
+"""
 
 import itertools
 import json
@@ -34,8 +37,8 @@ from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.runs.log import Log, Silence
 from skiplab.training.evaluation import BATCH_SIZE, evaluate
 
-# 719 training images and, two batches of the evaluation, 718 for validation; 7 steps an epoch, the
-# last of them over 89 images
+# 719 training images and 718 for validation, which are two batches of the evaluation. There are 7
+# steps per epoch, the last of them over 89 images.
 SMALL = (
     *(
         "depth=1",
@@ -71,7 +74,7 @@ def children_of(pid: int, *, mark: bytes = b"spawn_main") -> list[int]:
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
             command = stat.with_name("cmdline").read_bytes()
-        # it has ended
+        # The process has ended.
         except OSError:
             continue
         if parent == pid and mark in command:
@@ -94,7 +97,7 @@ def wait_until(condition: Any, *, seconds: float = 60) -> None:
 
 
 def begun(process: BaseProcess, folder: Path) -> list[int]:
-    """Wait until the run has made steps and saved since it started; the ranks that it has started."""
+    """Wait until the run has made steps and saved; return the ranks that it has started."""
     before = verify.step_of(folder)
     wait_until(lambda: not process.is_alive() or verify.step_of(folder) > max(before, 0))
     assert process.is_alive(), verify.last_words(folder)
@@ -102,19 +105,22 @@ def begun(process: BaseProcess, folder: Path) -> list[int]:
     return children_of(process.pid)
 
 
-# --------------------------------------------------------------------------------------------------------
-# the numbers
+# --------------------------------------------------------------------------------------------------
+# The numbers
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
-    """Odd batches, a last one that only one of them can compute, parts, clipping, averages: all but BatchNorm is the same."""
+    """Odd batches, parts, clipping, averages: all but BatchNorm is the same.
+
+    Only one process can compute the last batch.
+    """
     small = [
         text
         for text in SMALL
         if not text.startswith(("batch_size", "val_fraction", "model.dropout"))
     ]
-    # 1,293 images: six batches of 215 and one of 3
+    # 1,293 images are six batches of 215 and one of 3.
     small += ["batch_size=215", "norm=none", "model.dropout=0", "epochs=2"]
     options = [
         "trainer.accumulate=3",
@@ -129,7 +135,7 @@ def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
         folders.runs_under(Path("outputs")), key=lambda folder: "devices-2" in folder.name
     )
     for log in Path("outputs").glob("studies/*/logs/*.log"):
-        # as it begins and ends; the second is silent
+        # The line is written at begin and end by the first rank only.
         assert len(re.findall("^run folder outputs/", log.read_text(), re.MULTILINE)) == 2
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     ours, theirs = rows_of(one), rows_of(two)
@@ -149,7 +155,7 @@ def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
 
 
 PARTS = [
-    # images, ranks, images of each that count
+    # Images, ranks, images of each rank that count.
     (10, 2, [5, 5]),
     (11, 2, [5, 6]),
     (4, 2, [2, 2]),
@@ -200,7 +206,7 @@ def test_every_image_counts_once_and_no_part_is_too_small(
         part, ranks, weight = team.part_of(num_images)
         _, labels = batches.at(0, rank=part, ranks=ranks)
         assert weight in (0, size)
-        # also where they do not count: BatchNorm cannot normalise one value
+        # Parts that do not count have two images too: BatchNorm cannot normalise one value.
         assert len(labels) >= min(2, num_images)
         counts.append(len(labels) if weight else 0)
         seen += labels.tolist() if weight else []
@@ -220,24 +226,27 @@ def test_a_process_alone_adds_and_shares_nothing() -> None:
     assert ALONE.is_main
 
 
-# -------------------------------------------------------------------------------------------------
-# ends, and goes on
+# --------------------------------------------------------------------------------------------------
+# Ends, and goes on
 
 
 @pytest.mark.slow
 @on_linux
 def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
-    """Killed whole, then one rank alone, then stopped by Ctrl-C; and the evaluation is that of one process, to the bit."""
+    """Killed whole, then one rank, then stopped by Ctrl-C, the run ends as a straight one.
+
+    Its evaluation is that of one process, bit for bit.
+    """
     config, straight, folder = compose(*TWO), tmp_path / "straight", tmp_path / "run"
     verify.run_to_end(config, straight)
     assert_evaluated_as_by_one_process(straight)
 
-    # the first rank is killed
+    # Kill the first rank.
     process = verify.start(config, folder)
     assert process.pid is not None
     wait_until(lambda: children_of(process.pid or 0))
     (child,) = children_of(process.pid)
-    # while its interpreter starts
+    # The signals come while the interpreter of the second rank starts.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(child, number)
     assert begun(process, folder) == [child]
@@ -246,7 +255,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     wait_until(lambda: not is_alive(child), seconds=10)
     assert not lock.is_locked(folder)
 
-    # the second one is
+    # Kill the second rank.
     process = verify.start(config, folder)
     (child,) = begun(process, folder)
     os.kill(child, signal.SIGKILL)
@@ -260,7 +269,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     )
     assert "Traceback" not in Path(f"{folder}.log").read_text()
 
-    # Ctrl-C reaches both
+    # Ctrl-C reaches both ranks.
     process = verify.start(config, folder)
     (child,) = begun(process, folder)
     assert process.pid is not None
@@ -280,7 +289,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
 
 
 def assert_evaluated_as_by_one_process(folder: Path) -> None:
-    """The best weights' row of metrics.jsonl: its loss and accuracy are equal to the bit to an evaluation here."""
+    """The best weights' row of metrics.jsonl is that of an evaluation here, bit for bit."""
     config, device = compose(*TWO), torch.device("cpu")
     torch.set_num_threads(1)
     _, validation, _ = build.training_data(config, device)
@@ -342,7 +351,7 @@ def test_torchrun_makes_one_folder_a_run(seeds: str, tmp_path: Path) -> None:
 @on_linux
 @pytest.mark.parametrize("victim", ["0", "1"])
 def test_torchrun_with_a_rank_killed_and_given_again(victim: str, tmp_path: Path) -> None:
-    """All end, nothing is left behind, and the end is that of the same run with processes of our own."""
+    """All end and leave nothing behind. The end is that of the same run with our own processes."""
     config, folder = compose(*TWO), tmp_path / "run"
     verify.run_to_end(config, tmp_path / "straight")
     process = with_torchrun(*TWO, "out=run", cwd=tmp_path)
@@ -368,7 +377,10 @@ def rank_of(pid: int) -> str:
 
 @pytest.mark.slow
 def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
-    """Three numbers have more than one sum: gradients are added in another order in DistributedDataParallel's first step than later."""
+    """Three floats have more than one sum, by the order of adding.
+
+    DistributedDataParallel adds gradients in another order in its first step than later.
+    """
     config = compose(*SMALL, "width=16", "trainer.devices=3", "trainer.accumulate=2", "steps=14")
     verify.run_to_end(config, tmp_path / "straight")
     short = replace(config, trainer=replace(config.trainer, max_time=1e-9))
@@ -386,7 +398,10 @@ def test_three_ranks_go_on_in_the_layout_that_they_had(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_decisions_are_the_same_on_all_ranks(call: Cli) -> None:
-    """A loss that is not finite, early stopping, a changed number of processes: nobody waits for a rank that has gone another way."""
+    """A loss that is not finite, early stopping, a changed number of processes: no rank waits.
+
+    All take the same way.
+    """
     two = (*SMALL, "trainer.devices=2", "epochs=3")
     code, out, err = call(
         *two, "optimizer.lr=1e30", "trainer.on_nonfinite=rollback", "out=diverged"
@@ -443,8 +458,8 @@ def lead(how: str) -> None:
             ranks.agreed(lambda: 0)
 
 
-# ----------------------------------------------------------------------------------------------
-# what is refused, and why
+# --------------------------------------------------------------------------------------------------
+# What is refused, and why
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")

@@ -1,4 +1,7 @@
-"""What only a CUDA device can show: a step that waits for nothing; compiled, half-precision and resumed runs."""
+"""What only a CUDA device can show: a step that waits for nothing.
+
+Also compiled, half-precision and resumed runs.
+"""
 
 import json
 import warnings
@@ -18,13 +21,13 @@ from skiplab.runs.log import Log
 from skiplab.training.context import Context
 
 pytestmark = pytest.mark.gpu
-# 1,617 images: a last batch of 17
+# 1,617 images, with a last batch of 17.
 RUN = ("depth=1", "width=16", "batch_size=200", "epochs=3", "device=cuda")
 
 
 @pytest.fixture
 def trainer_of(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Return a function that makes a trainer at step 0 on the GPU, and close its log after the test."""
+    """Return a function that makes a trainer at step 0 on the GPU. Its log is closed afterwards."""
     log = Log(tmp_path, console=False)
     yield lambda *texts: make_trainer(
         Context(folder=tmp_path, device=pick_device("cuda"), log=log), *texts
@@ -46,7 +49,10 @@ def make_trainer(context: Context, *texts: str) -> Any:
 def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(
     trainer_of: Callable[..., Any], optimizer: str, amp: str
 ) -> None:
-    """Crop, cutout, dropout, average and slow weights included; Muon under a scaler, which looks at what it found, excepted."""
+    """Crop, cutout, dropout, average and slow weights included.
+
+    Muon under a scaler is excepted: it looks at whether it found values that are not finite.
+    """
     if (optimizer, amp) == ("muon", "fp16"):
         pytest.skip("Muon under a scaler waits once a step")
     switches = [
@@ -59,7 +65,7 @@ def test_steps_between_log_points_neither_wait_for_the_device_nor_copy_to_it(
     ]
     trainer = trainer_of(f"optimizer={optimizer}", f"trainer.amp={amp}", *switches)
     trainer.step.model.train()
-    # what the first steps allocate
+    # The first steps allocate memory.
     for step in range(2):
         trainer.step.update(step)
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The threads that a run takes: by affinity and by the CPU quota of its cgroup, on file systems that are made up."""
+"""The threads that a run takes, by affinity and the CPU quota of its cgroup, on made-up files."""
 
 import os
 from pathlib import Path
@@ -27,16 +27,16 @@ def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     ("limit", "cores"),
     [
         ("200000 100000", 2),
-        # a part of a core is a core
+        # A part of a core counts as a core.
         ("250000 100000", 3),
         ("10000 100000", 1),
         ("400000 200000", 2),
-        # more than there are
+        # The quota is larger than the machine.
         ("3200000 100000", CORES),
         ("max 100000", CORES),
         ("max", CORES),
         ("", CORES),
-        # nonsense limits nothing
+        # Nonsense limits nothing.
         ("0 100000", CORES),
         ("100000 0", CORES),
         ("two cores", CORES),
@@ -80,8 +80,8 @@ def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
     assert num_cores(system(tmp_path, "nonsense\n\n0:\n", **{"cpu.max": "100000 100000"})) == CORES
 
 
-# --------------------------------------------------------------------------------------------------------------
-# threads
+# --------------------------------------------------------------------------------------------------
+# Threads
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
         ({}, 99, (1, "cores for this process")),
         ({"OMP_NUM_THREADS": "4"}, 1, (4, "OMP_NUM_THREADS=4")),
         ({"OMP_NUM_THREADS": "4,2"}, 1, (4, "OMP_NUM_THREADS=4,2")),
-        # of each process
+        # This variable is meant for each process.
         ({"OMP_NUM_THREADS": "4"}, 2, (4, "OMP_NUM_THREADS=4")),
         ({"OMP_NUM_THREADS": "100000"}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": "0"}, 1, (16, "cores for this process")),
@@ -100,7 +100,7 @@ def test_an_unreadable_membership_limits_nothing(tmp_path: Path) -> None:
         ({"OMP_NUM_THREADS": ""}, 1, (16, "cores for this process")),
         ({"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "3"}, 1, (3, "MKL_NUM_THREADS=3")),
         ({"SLURM_CPUS_PER_TASK": "6"}, 1, (6, "SLURM_CPUS_PER_TASK=6")),
-        # of all of the task's
+        # This variable is meant for all processes of a task.
         ({"SLURM_CPUS_PER_TASK": "6"}, 2, (3, "SLURM_CPUS_PER_TASK=6")),
     ],
 )

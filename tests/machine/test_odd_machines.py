@@ -1,4 +1,7 @@
-"""Odd surroundings: little memory, nested limits, long temporary folders, batch systems' signals. A line and a code, never a traceback."""
+"""Odd surroundings: little memory, nested limits, long temporary folders, batch systems' signals.
+
+They end in a line and a code, never in a traceback.
+"""
 
 import errno
 import os
@@ -33,8 +36,8 @@ TINY = (
 CPU = torch.device("cpu")
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# memory
+# --------------------------------------------------------------------------------------------------
+# Memory
 
 
 def test_memory_is_limited_along_the_whole_path_of_version_2(tmp_path: Path) -> None:
@@ -82,7 +85,8 @@ def test_a_limit_of_the_address_space_is_a_limit() -> None:
     script = (
         "import resource; from pathlib import Path; from skiplab.machine import memory\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27)); print(memory.available())"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))\n"
+        "print(memory.available())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -96,7 +100,8 @@ def test_a_network_that_does_not_fit_is_not_even_built(monkeypatch: pytest.Monke
     before = peak_memory()
     with pytest.raises(
         OutOfMemory,
-        match=r"^width=4000: the network takes \d[\d.]* GiB or more, 1.0 GiB are free; take a smaller width",
+        match=r"^width=4000: the network takes \d[\d.]* GiB or more, 1.0 GiB are free; "
+        "take a smaller width",
     ):
         build.network(config, CPU)
     assert peak_memory() - before < 2**26, "the weights take 1.1 GiB"
@@ -177,8 +182,8 @@ def test_losses_are_read_before_their_buffer_is_full(
     assert Path("one/metrics.jsonl").read_bytes() == Path("other/metrics.jsonl").read_bytes()
 
 
-# -------------------------------------------------------------------------------------------------
-# what nobody foresaw
+# --------------------------------------------------------------------------------------------------
+# What nobody foresaw
 
 
 @pytest.mark.parametrize(
@@ -236,8 +241,8 @@ def test_an_unforeseen_error_names_its_log(call: Cli, monkeypatch: pytest.Monkey
     code, _, err = call(*TINY, "out=run")
     assert (code, err.count("\n")) == (1, 1), err
     assert (
-        "error: unforeseen, ValueError: two lines; its traceback is in run/run.log; SKIPLAB_TRACEBACK=1"
-        in err
+        "error: unforeseen, ValueError: two lines; "
+        "its traceback is in run/run.log; SKIPLAB_TRACEBACK=1" in err
     )
     assert "go on with: train resume=run" in err
     assert "in broken" in Path("run/run.log").read_text()
@@ -285,8 +290,8 @@ def test_a_study_whose_folder_cannot_be_written_is_a_line(
     assert not Path("outputs/studies/x").exists()
 
 
-# --------------------------------------------------------------------------------------------------------------
-# signals
+# --------------------------------------------------------------------------------------------------
+# Signals
 
 
 @pytest.mark.parametrize("number", EXIT_CODES)
@@ -334,15 +339,16 @@ def test_a_run_that_is_told_to_leave_saves(name: str, tmp_path: Path) -> None:
     assert "stopped and saved at step" in err
 
 
-# -----------------------------------------------------------------------------------------------------
-# other surroundings
+# --------------------------------------------------------------------------------------------------
+# Other surroundings
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no sockets in files there")
 def test_a_long_temporary_folder_leaves_room_for_sockets(tmp_path: Path) -> None:
     script = (
         "import tempfile; from multiprocessing import util; from skiplab.study import workers\n"
-        "usual = tempfile.gettempdir(); workers.context([]); print(util.get_temp_dir()); assert tempfile.gettempdir() == usual"
+        "usual = tempfile.gettempdir(); workers.context([]); print(util.get_temp_dir())\n"
+        "assert tempfile.gettempdir() == usual"
     )
     folder = tmp_path / ("t" * 129)
     folder.mkdir()

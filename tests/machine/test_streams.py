@@ -1,4 +1,7 @@
-"""Standard output and error that are closed, full, or cannot show a text: a run goes on, a verb ends in one line and a code."""
+"""Standard output and error that are closed, full, or cannot show a text.
+
+A run goes on; a verb ends in one line and a code.
+"""
 
 import io
 import json
@@ -45,13 +48,13 @@ def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# runs
+# --------------------------------------------------------------------------------------------------
+# Runs
 
 
 @needs_shell
 def test_a_run_without_any_descriptor_goes_on_and_writes_its_log(tmp_path: Path) -> None:
-    """No file of the run gets the number of standard output, or what a library prints would lie in it."""
+    """No file of the run gets the number of standard output: a library may print into it."""
     done = shell(f"train {' '.join(SMALL)} trainer.limit_steps=4 out=run <&- >&- 2>&-", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "run/run.log").read_text(encoding="utf-8").endswith("skiplab evaluate run\n")
@@ -76,8 +79,8 @@ def test_a_study_goes_on_without_them(streams_of_it: str, tmp_path: Path) -> Non
     assert (tmp_path / "outputs/studies/s/compare.html").is_file()
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# verbs
+# --------------------------------------------------------------------------------------------------
+# Verbs
 
 
 @needs_shell
@@ -116,12 +119,12 @@ def test_a_verb_without_any_descriptor_says_so_by_its_code(tmp_path: Path) -> No
 def test_nobody_reads_on_is_no_error_to_tell(tmp_path: Path) -> None:
     done = shell("{ skiplab list .; echo $? >code; } | true", tmp_path)
     assert done.stderr == ""
-    # 0: it was said before the reader was gone
+    # The code is 0 if all was written before the reader had gone.
     assert (tmp_path / "code").read_text() in ("141\n", "0\n")
 
 
-# ------------------------------------------------------------------------------------------------------------
-# characters
+# --------------------------------------------------------------------------------------------------
+# Characters
 
 
 @needs_shell
@@ -172,8 +175,8 @@ def test_class_names_of_any_language_stand_in_the_report(escaping: Cli, tmp_path
     assert "é " in text
 
 
-# -------------------------------------------------------------------------------------------------------------
-# the parts
+# --------------------------------------------------------------------------------------------------
+# The parts
 
 
 @needs_full
@@ -192,7 +195,11 @@ def test_a_patient_output_keeps_its_first_failure_and_drops_the_rest() -> None:
 def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    program = f"import os; content = b''\nwhile part := os.read({reading}, 65536): content += part\nprint(len(content))"
+    program = (
+        "import os; content = b''\n"
+        f"while part := os.read({reading}, 65536): content += part\n"
+        "print(len(content))"
+    )
     reader = subprocess.Popen(
         [sys.executable, "-c", program], pass_fds=[reading], stdout=subprocess.PIPE
     )
@@ -205,7 +212,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
 def test_a_command_whose_words_are_kept_elsewhere_ends_as_it_would(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # which cannot be written to
+    # A file that is open to read cannot be written to.
     raw = Patient(os.open(os.devnull, os.O_RDONLY), "w")
     with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8") as closed:
         monkeypatch.setattr(sys, "stdout", closed)

@@ -1,4 +1,7 @@
-"""Pictures under hostile settings of Matplotlib's, and the end of a run whose pictures fail: nothing is lost, one line says it."""
+"""Pictures under hostile settings of Matplotlib, and the end of a run whose pictures fail.
+
+Nothing is lost, and one line says what failed.
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ from helpers import SMALL, Cli
 from skiplab import pictures
 from skiplab.runs import canvas, plots
 
-# which the fixture `call` leaves out
+# The fixture `call` leaves the pictures out.
 DRAW = pictures.draw
 HOSTILE: Any = {
     "text.usetex": True,
@@ -30,7 +33,7 @@ HOSTILE: Any = {
     "lines.linewidth": 9.0,
     "image.origin": "lower",
 }
-# what TeX and mathtext stumble over
+# TeX and mathtext stumble over these.
 ODD = ["a_b", "$x$", r"\frac{", "100 %", "$", "a^b", "#&~", "運行", "$\\alpha"]
 
 
@@ -43,7 +46,7 @@ def test_pictures_are_the_same_whatever_the_callers_settings_are(tmp_path: Path)
     expected = confusion(tmp_path / "a.png", ODD)
     with matplotlib.rc_context(HOSTILE):
         assert confusion(tmp_path / "b.png", ODD) == expected
-        # and those are back
+        # The settings of the caller are back.
         assert all(dict(matplotlib.rcParams)[name] == value for name, value in HOSTILE.items())
     assert matplotlib.rcParams["text.parse_math"] is True
 
@@ -63,7 +66,7 @@ def test_warnings_are_kept_back_unless_they_are_asked_for_as_errors() -> None:
         warnings.resetwarnings()
         with canvas.plain():
             warnings.warn("a layout that does not fit", UserWarning, stacklevel=1)
-    # as in these tests
+    # Warnings are errors, as in these tests.
     with canvas.plain(), pytest.raises(UserWarning):
         warnings.warn("a layout that does not fit", UserWarning, stacklevel=1)
 
@@ -75,7 +78,8 @@ from pathlib import Path
 from skiplab.runs import plots
 plots.confusion(np.eye(3, dtype=np.int64), ["a", "$b$", "c_d"], Path("confusion.png"), title="a")
 import matplotlib
-print(os.environ["MPLBACKEND"], matplotlib.rcParams["lines.linewidth"], "matplotlib.pyplot" in sys.modules)
+width = matplotlib.rcParams["lines.linewidth"]
+print(os.environ["MPLBACKEND"], width, "matplotlib.pyplot" in sys.modules)
 """
 
 
@@ -83,7 +87,8 @@ print(os.environ["MPLBACKEND"], matplotlib.rcParams["lines.linewidth"], "matplot
     ("content", "width"),
     [
         pytest.param(
-            b"text.usetex: True\nimage.cmap: nosuch\nsavefig.dpi: 5000\nno colon\nlines.linewidth: 7\n",
+            b"text.usetex: True\nimage.cmap: nosuch\nsavefig.dpi: 5000\nno colon\n"
+            b"lines.linewidth: 7\n",
             "7.0",
             id="bad values",
         ),
@@ -117,8 +122,8 @@ def confusion_of_program(path: Path) -> bytes:
     return path.read_bytes()
 
 
-# -------------------------------------------------------------------------------------------------------
-# the end of a run
+# --------------------------------------------------------------------------------------------------
+# The end of a run
 
 
 def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
@@ -131,7 +136,7 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
         name: (run / name).read_bytes() for name in ("report.txt", "metrics.jsonl", "best.ckpt")
     }
     for name in ("result.json", "test_reads.jsonl"):
-        # so that the end is done again, with pictures this time
+        # Without these files the end is done again, with pictures this time.
         (run / name).unlink()
     (run / "curves.png").mkdir()
     (run / "mistakes.png").mkdir()
@@ -142,7 +147,7 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
     assert "curves.png not drawn" in told[0]
     assert "mistakes.png not drawn" in told[0]
     assert "skiplab draw run" in told[0]
-    # what counts comes first
+    # The result comes before the warning.
     assert out.index("accuracy") < out.index("warning: ")
     assert told[0] in (run / "run.log").read_text(encoding="utf-8")
     assert (run / "confusion.png").is_file()
@@ -156,7 +161,8 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
     code, out, err = call("draw", "run", command="skiplab")
     assert (code, out) == (1, "")
     assert err.startswith(
-        "error: run: curves.png not drawn (run: cannot write curves.png (Is a directory)); mistakes.png"
+        "error: run: curves.png not drawn (run: cannot write curves.png (Is a directory)); "
+        "mistakes.png"
     )
     (run / "curves.png").rmdir()
     (run / "mistakes.png").rmdir()
@@ -169,7 +175,7 @@ def test_pictures_without_matplotlib_are_one_line(
 ) -> None:
     monkeypatch.setattr(pictures, "draw", DRAW)
     monkeypatch.delattr("skiplab.runs.plots")
-    # what an import finds that fails
+    # An import that fails finds this.
     monkeypatch.setitem(sys.modules, "skiplab.runs.plots", None)
     code, out, err = call(*SMALL, "trainer.limit_steps=4", "out=run", "pictures=always")
     assert (code, err) == (0, "")
@@ -219,7 +225,10 @@ def test_a_disk_without_room_for_the_end_is_told_before_the_test_set_is_read(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 4
-    told = r"error: run: cannot write its report and predictions, [\d,]+ bytes are needed \(File too large\); go on with: train resume=run\n"
+    told = (
+        r"error: run: cannot write its report and predictions, [\d,]+ bytes are needed "
+        r"\(File too large\); go on with: train resume=run\n"
+    )
     assert re.fullmatch(told, err), err
     assert not (tmp_path / "run/test_reads.jsonl").exists()
     assert not list((tmp_path / "run").glob(".*.tmp"))

@@ -1,4 +1,7 @@
-"""The checkpoint container: 1,000 broken ones are refused, none runs foreign code; generations; old formats still load."""
+"""The checkpoint container: 1,000 broken ones are refused, and none runs foreign code.
+
+Also its generations, and old formats, which still load.
+"""
 
 import hashlib
 import json
@@ -51,8 +54,8 @@ def refusal(path: Path) -> str:
     return message
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# whole
+# --------------------------------------------------------------------------------------------------
+# Whole
 
 
 def test_what_is_saved_is_loaded(path: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_save_keeps_the_generation_before(path: Path) -> None:
     (_, facts), problem = checkpoint.newest(path)
     assert facts["progress"]["step"] == 4
     assert str(problem).startswith(f"{path}: damaged")
-    # killed between the two renames
+    # A kill between the two renames leaves this.
     path.unlink()
     assert checkpoint.peek_newest(path)["progress"]["step"] == 4
 
@@ -127,7 +130,7 @@ def test_a_write_that_fails_leaves_all_as_it_was(
 
 def test_best_is_put_back_to_the_generation_that_the_state_names(tmp_path: Path) -> None:
     best = tmp_path / "best.ckpt"
-    # none is needed yet
+    # No best weights are needed yet.
     checkpoint.restore(best, step=0)
     with pytest.raises(CheckpointError, match=r"missing; it should hold the weights of step 3"):
         checkpoint.restore(best, step=3)
@@ -139,15 +142,15 @@ def test_best_is_put_back_to_the_generation_that_the_state_names(tmp_path: Path)
     assert checkpoint.peek(best)["step"] == 3
     with pytest.raises(CheckpointError, match="step 4"):
         checkpoint.restore(best, step=4)
-    # that of step 3 shows that the steps to come write it again
+    # The file of step 3 shows that the steps to come write it again.
     checkpoint.restore(best, step=2)
     best.write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="not a Skiplab checkpoint"):
         checkpoint.restore(best, step=3)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# broken
+# --------------------------------------------------------------------------------------------------
+# Broken
 
 
 def mutants(content: bytes, chance: random.Random) -> dict[str, bytes]:
@@ -184,7 +187,7 @@ def mutants(content: bytes, chance: random.Random) -> dict[str, bytes]:
 
 def test_a_thousand_mutants_are_refused(path: Path) -> None:
     broken = mutants(path.read_bytes(), random.Random(0))
-    # some of the zeroed and swapped bytes were equal
+    # Some zeroed or swapped bytes are equal, so not every mutant is broken.
     assert len(broken) >= 950
     for name, mutant in broken.items():
         path.write_bytes(mutant)
@@ -198,7 +201,10 @@ def test_a_thousand_mutants_are_refused(path: Path) -> None:
 def test_a_container_of_anything_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Its SHA-256 right, as an attacker would have it: no exception but ours, and no memory by what a header claims."""
+    """The SHA-256 is right, as an attacker would have it.
+
+    There is no exception but ours, and no memory is taken because a header claims it.
+    """
     facts = json.dumps(FACTS).encode()
     body = safetensors.torch.save(TENSORS)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -256,8 +262,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "nowhere.ckpt")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# foreign code
+# --------------------------------------------------------------------------------------------------
+# Foreign code
 
 
 class Canary:
@@ -355,12 +361,12 @@ def test_yaml_beside_the_command_is_not_read(tmp_path: Path, call: Cli) -> None:
     assert not Path("canary").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------
-# old formats
+# --------------------------------------------------------------------------------------------------
+# Old formats
 
 
 def test_a_run_folder_of_format_1_still_loads(tmp_path: Path, call: Cli) -> None:
-    """Made by version 0.1.0; later versions must list it, show it, evaluate it and go on with it."""
+    """Version 0.1.0 made it. Later versions must list, show and evaluate it, and go on with it."""
     shutil.copytree(FORMAT_1, tmp_path / "run")
     code, out, _ = call("list", "run", command="skiplab")
     assert code == 0
@@ -374,7 +380,7 @@ def test_a_run_folder_of_format_1_still_loads(tmp_path: Path, call: Cli) -> None
     accuracies = [
         float(re.findall(r"^accuracy ([\d.]+) %", text, re.MULTILINE)[0]) for text in (out, report)
     ]
-    # another processor may see an image otherwise
+    # Another processor may classify one image differently.
     assert accuracies[0] == pytest.approx(accuracies[1], abs=1)
     expected = json.loads((FORMAT_1 / "digests.json").read_text())
     found = verify.digests(tmp_path / "run")

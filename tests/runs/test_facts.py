@@ -1,4 +1,4 @@
-"""The facts of checkpoints as typed records: whole for a run that goes on, in outline for commands."""
+"""The facts of checkpoints, whole for a run that goes on, in outline for commands."""
 
 from pathlib import Path
 from typing import Any

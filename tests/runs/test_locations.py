@@ -1,4 +1,7 @@
-"""Paths that a user or the environment names: what is expanded, what is refused in one line, and where a cache goes without a home."""
+"""Paths that a user or the environment names: what is expanded, what is refused in one line.
+
+Also where a cache goes without a home folder.
+"""
 
 import os
 import pwd
@@ -17,7 +20,10 @@ from skiplab.errors import UsageError
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Neither $HOME nor an entry in passwd, as under a user id that nobody has; gives where temporary folders go."""
+    """Take away $HOME and the entry in passwd, as under a user id that nobody has.
+
+    Returns where temporary folders go.
+    """
 
     def unknown(_id: int) -> None:
         raise KeyError("getpwuid(): uid not found")

@@ -1,4 +1,7 @@
-"""Thousands of runs: a stored config is read fast and as exactly as the long way, nothing is read twice."""
+"""Thousands of runs: a stored config is read fast, and as exactly as the long way.
+
+Nothing is read twice.
+"""
 
 import zipfile
 from collections.abc import Callable
@@ -16,8 +19,8 @@ from skiplab.config.stored import dump, identity, load, read_tree
 from skiplab.errors import UsageError
 from skiplab.study.compare import answers, statistics
 
-# what a hand, another tool or a bad disk may make of a config.yaml: (what stands there, what stands
-# there then)
+# What a hand, another tool or a bad disk may make of a config.yaml: the text there, and the text in
+# its place.
 CHANGES = [
     ("", ""),
     ("seed: 0\n", "seed: 1\n"),
@@ -67,7 +70,7 @@ def outcome(read: Callable[[], Config]) -> tuple[Config | None, str]:
         config = read()
     except UsageError as error:
         return None, str(error).replace("config.yaml: ", "")
-    # which tells 1 from 1.0
+    # The repr tells 1 from 1.0.
     return config, repr(config)
 
 
@@ -108,8 +111,8 @@ def test_the_sections_of_a_config_are_read_once(monkeypatch: pytest.MonkeyPatch)
     assert read == ["seed: 1000002"]
 
 
-# ------------------------------------------------------------------------------------------------------------
-# predictions
+# --------------------------------------------------------------------------------------------------
+# Predictions
 
 
 def stored(
@@ -135,7 +138,7 @@ def test_what_was_right_is_read_of_any_archive_with_the_arrays(
     path = tmp_path / "predictions.npz"
     right = stored(path, save=save)
     with path.open("rb") as file:
-        # the short way
+        # The short way reads it.
         assert answers.members(file, ["test_labels.npy"]) is not None
     assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
     assert answers.correct(path, "val") is None
@@ -143,7 +146,7 @@ def test_what_was_right_is_read_of_any_archive_with_the_arrays(
         archive.comment = b"packed again"
         archive.writestr("umlaut-\u00e4.txt", "more")
     with path.open("rb") as file:
-        # zipfile's way
+        # Only zipfile reads it.
         assert answers.members(file, ["test_labels.npy"]) is None
     assert np.array_equal(answers.correct(path, "test"), right)  # pyright: ignore[reportArgumentType]
 

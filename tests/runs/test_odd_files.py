@@ -1,4 +1,7 @@
-"""What lies where a file of ours is expected, a path that cannot be one, a working folder that is gone: one line, and no wait."""
+"""Odd things where a file is expected, impossible paths, a working folder that is gone.
+
+They end in one line, without a wait.
+"""
 
 import os
 import subprocess
@@ -13,7 +16,7 @@ from skiplab.errors import FolderError
 from skiplab.runs import contents
 
 LONG = "a" * 300
-# where a command takes the path of a run or of a folder with runs
+# Arguments by which a command takes the path of a run, or of a folder with runs.
 RUN_PATHS = {
     "train": ("resume=PATH", "init_from=PATH", "out=PATH"),
     "skiplab": ("evaluate PATH", "draw PATH", "list PATH", "compare PATH", "verify PATH"),
@@ -60,8 +63,8 @@ def one_line(code: int, err: str, *, codes: tuple[int, ...] = (2,)) -> str:
     return err
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# paths
+# --------------------------------------------------------------------------------------------------
+# Paths
 
 
 @pytest.mark.parametrize("command", ["train", "skiplab"])
@@ -126,7 +129,8 @@ def test_a_study_in_the_place_of_something_else_is_refused(call: Cli) -> None:
 )
 def test_a_working_folder_that_is_gone_is_said(arguments: tuple[str, ...], tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    script = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); import sys; "
+    script = f"import os, sys; gone = {str(gone)!r}\n"
+    script += "os.mkdir(gone); os.chdir(gone); os.rmdir(gone)\n"
     script += f"sys.argv = {list(arguments)!r}; from skiplab.cli import main; main.{arguments[0]}()"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -135,8 +139,8 @@ def test_a_working_folder_that_is_gone_is_said(arguments: tuple[str, ...], tmp_p
     assert not gone.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------
-# in a run's folder
+# --------------------------------------------------------------------------------------------------
+# In a run's folder
 
 
 @pytest.mark.parametrize("told", ODD)

@@ -1,4 +1,7 @@
-"""The pictures, usual and odd, read back pixel by pixel where that says something. Warnings (of layout, say) are errors."""
+"""The pictures, usual and odd, read back pixel by pixel where that says something.
+
+Warnings, for example of layout, are errors.
+"""
 
 import itertools
 import json
@@ -32,7 +35,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     border = np.concatenate(
         [picture[:8].reshape(-1, 4), picture[-8:].reshape(-1, 4), picture[:, :8].reshape(-1, 4)]
     )
-    # nothing is cut off
+    # Nothing is cut off at the border.
     assert (border == 255).all()
     return picture[..., :3]
 
@@ -41,8 +44,8 @@ def share_of(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> float:
     return float((picture == colour).all(-1).mean())
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# curves
+# --------------------------------------------------------------------------------------------------
+# Curves
 
 
 def history(
@@ -97,7 +100,7 @@ def test_curves(rows: list[dict[str, float]], tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title=TITLE, tested=1)
     picture = read(tmp_path / "curves.png")
-    # three panels side by side
+    # There are three panels side by side.
     assert picture.shape[1] > 2 * picture.shape[0]
     assert (share_of(picture, BLUE) > 0) == any("train_loss" in row for row in rows)
     assert (share_of(picture, ORANGE) > 0) == any("val_loss" in row for row in rows)
@@ -161,7 +164,7 @@ def test_the_tested_weights_are_marked_at_their_step(tmp_path: Path):
         np.flatnonzero((early != plain).any((0, 2)))[0],
         np.flatnonzero((late != plain).any((0, 2)))[0],
     )
-    # in the first panel, the later step further right
+    # The mark is in the first panel, further right for the later step.
     assert 0 < shift[0] < shift[1] < plain.shape[1] / 3
 
 
@@ -175,15 +178,15 @@ def test_a_point_at_100_percent_is_whole(tmp_path: Path):
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         plots.curves(tmp_path / "metrics.jsonl", tmp_path / f"{name}.png", title="a", tested=1)
     pictures = [read(tmp_path / f"{name}.png").astype(int) for name in ("top", "middle")]
-    # pixels that are rather blue, so that it does not matter where in a pixel the marker's edge
-    # lies
+    # Count pixels that are rather blue, so that it does not matter where in a pixel the edge of a
+    # marker lies.
     top, middle = (int((picture[..., 2] - picture[..., 0] > 60).sum()) for picture in pictures)
-    # of some 40 of a marker
+    # A marker has some 40 pixels.
     assert abs(top - middle) <= 8
 
 
-# -------------------------------------------------------------------------------------------------------------
-# confusion
+# --------------------------------------------------------------------------------------------------
+# Confusion
 
 
 def matrix_of(num_classes: int, num_images: int, accuracy: float) -> NDArray[np.int64]:
@@ -226,7 +229,7 @@ def test_confusion(matrix: NDArray[np.int64], classes: list[str], tmp_path: Path
     plots.confusion(matrix, classes, tmp_path / "confusion.png", title=TITLE)
     picture = read(tmp_path / "confusion.png")
     assert 0.7 < picture.shape[1] / picture.shape[0] < 1.5
-    # most of the picture is the matrix, not the room around it
+    # Most of the picture is the matrix, not the room around it.
     assert share_of(picture, (255, 255, 255)) < 0.6
 
 
@@ -236,7 +239,7 @@ def test_confusion_is_shaded_by_the_share_of_the_true_class(tmp_path: Path):
     plots.confusion(np.diag(10 ** np.arange(10)), classes, tmp_path / "right.png", title="a")
     picture = read(tmp_path / "right.png")
     dark, pale = share_of(picture, DARKEST), share_of(picture, PALEST)
-    # of the diagonal a little is covered by the counts
+    # The counts cover a little of the diagonal.
     assert dark / (dark + pale) == pytest.approx(0.1, rel=0.2)
     plots.confusion(np.zeros((10, 10), np.int64), classes, tmp_path / "empty.png", title="a")
     picture = read(tmp_path / "empty.png")
@@ -244,8 +247,8 @@ def test_confusion_is_shaded_by_the_share_of_the_true_class(tmp_path: Path):
     assert share_of(picture, PALEST) > 0.3
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# images
+# --------------------------------------------------------------------------------------------------
+# Images
 
 
 def random_images(number: int, size: int, channels: int) -> NDArray[np.uint8]:
@@ -256,7 +259,7 @@ def find(picture: NDArray[np.uint8], image: NDArray[np.uint8], scale: int) -> tu
     """Where `image`, enlarged, stands: (row, column)."""
     enlarged = np.kron(image, np.ones((scale, scale, 1), np.uint8)).repeat(3 // image.shape[-1], -1)
     height, width = enlarged.shape[:2]
-    # enough to look for candidates: a frame's corner, one pixel before the image's
+    # Candidates are the corners of a frame, one pixel before the image.
     red = picture[..., 0]
     for row, column in (
         np.argwhere((red[:-1, :-1] == 208) & (red[1:, 1:] == enlarged[0, 0, 0])) + 1
@@ -300,7 +303,7 @@ def test_images_are_enlarged_to_sharp_squares_in_reading_order(
     )
     for row, column in places:
         above = picture[row - 40 : row - 4, column : column + side]
-        # a caption
+        # There is a caption above.
         assert (above.min(-1) < 100).any()
         assert (above[:, :4] == 255).all()
         assert (above[:, -4:] == 255).all()
@@ -314,11 +317,11 @@ def test_long_captions_stay_in_their_column(tmp_path: Path):
     places = [find(picture, image, 6) for image in images]
     top = places[8][0]
     for (_, left), (_, right) in itertools.pairwise(places[:8]):
-        # between two columns nothing is drawn
+        # Nothing is drawn between two columns.
         assert (picture[places[0][0] - 60 :, left + 196 : right - 4] == 255).all()
-    # four lines stand above the second row
+    # Four lines stand above the second row.
     assert (picture[top - 200 : top - 100, :, :].min(-1) < 100).any()
-    # and do not touch the first
+    # They do not touch the first row.
     assert (picture[places[0][0] + 193 : places[0][0] + 205] == 255).all()
 
 
@@ -337,8 +340,8 @@ def test_titles_wrap():
     assert plots.wrapped("", inches=5, points=10) == ""
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# imports
+# --------------------------------------------------------------------------------------------------
+# Imports
 
 
 def test_pyplot_torch_and_sklearn_are_never_imported(tmp_path: Path):
@@ -353,7 +356,8 @@ from skiplab.runs import plots
 plots.curves(Path("metrics.jsonl"), Path("curves.png"), title="a", tested=0)
 plots.confusion(np.eye(3, dtype=np.int64), ["a", "b", "c"], Path("confusion.png"), title="a")
 plots.images(np.zeros((2, 8, 8, 1), np.uint8), ["a", "b"], Path("images.png"), title="a")
-print([name for name in ("matplotlib.pyplot", "torch", "sklearn", "tkinter") if name in sys.modules])
+slow = ("matplotlib.pyplot", "torch", "sklearn", "tkinter")
+print([name for name in slow if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -1,4 +1,7 @@
-"""What a run says of itself is true: its history, its identity, whose checkpoints it takes, and which weights are its best."""
+"""What a run states of itself is true: its history, its identity, and its best weights.
+
+It takes no other run's checkpoints.
+"""
 
 import json
 import shutil
@@ -15,7 +18,7 @@ from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.runs import checkpoint, folders
 
-# 6 steps an epoch, an evaluation and a save in each
+# 6 steps per epoch, with an evaluation and a save in each.
 TINY = ("depth=1", "width=8", "batch_size=256", "trainer.threads=1", "pictures=never")
 CHANGES = {
     "optimizer.lr": 0.01,
@@ -53,8 +56,8 @@ def edit(path: str | Path, **values: Any) -> None:
     path.write_text(f"{first}\n{yaml.safe_dump(tree | values, sort_keys=False)}")
 
 
-# --------------------------------------------------------------------------------------------------------------
-# history
+# --------------------------------------------------------------------------------------------------
+# History
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -146,8 +149,8 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     code, out, err = call("compare", "outputs/studies/x", "--by", "epochs", command="skiplab")
     assert code == 0, err
     assert (
-        f"left out, since changed on the way and so no run of these values: {first} (epochs 1 -> 2 at step 6)"
-        in out
+        "left out, since changed on the way and so no run of these values: "
+        f"{first} (epochs 1 -> 2 at step 6)" in out
     )
     counted = json.loads(Path("outputs/studies/x/compare.json").read_text())["groups"]
     straight = {
@@ -156,7 +159,7 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     assert len(straight) == 2
     assert str(first) not in straight
 
-    # the cell that was taken away is run afresh
+    # The run that was taken away is run again from the start.
     code, out, err = call(*study, "seed=0,1", "epochs=1")
     assert code == 0, err
     assert "2 cells, 1 done before" in out
@@ -171,7 +174,7 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
 def test_the_same_command_does_not_go_on_with_a_changed_run(call: Cli) -> None:
     assert call(*TINY, "epochs=3", "trainer.limit_steps=6")[0] == 0
     (run,) = Path("outputs").glob("*/*-digits-*")
-    # stopped on its way
+    # The run stops before its end.
     assert call(f"resume={run}", "trainer.limit_steps=12", "trainer.max_time=1e-9")[0] == 7
     code, out, _ = call(*TINY, "epochs=3", "trainer.limit_steps=12")
     assert code == 0
@@ -182,7 +185,10 @@ def test_the_same_command_does_not_go_on_with_a_changed_run(call: Cli) -> None:
 
 
 def test_a_change_counts_from_the_step_of_the_save_that_it_found(call: Cli) -> None:
-    """The last checkpoint is damaged after the change was noted: the run goes on from the one before, with the new value from there."""
+    """The last checkpoint is damaged after the change was recorded.
+
+    The run goes on from the one before, with the new value from there.
+    """
     assert call(*TINY, "epochs=3", "trainer.limit_steps=12", "out=run")[0] == 0
     stored = provenance.load(Path("run"))
     made = provenance.record_changes(stored, with_value(stored, "optimizer.lr", 0.01), step=12)
@@ -229,8 +235,8 @@ def test_weights_to_start_from_are_part_of_the_identity(call: Cli) -> None:
     assert "has changed since this run was begun" in err
 
 
-# ------------------------------------------------------------------------------------------------------------
-# hand edits
+# --------------------------------------------------------------------------------------------------
+# Hand edits
 
 
 @pytest.fixture
@@ -290,7 +296,7 @@ def test_a_checkpoint_of_another_run_is_not_taken_over(run: Path, call: Cli) -> 
 
 
 def test_the_best_weights_are_those_or_none(run: Path, call: Cli) -> None:
-    """A generation before in the place of the best is no best: exit 3, as for a run that resumes."""
+    """An earlier generation in the place of the best is no best: exit 3, as on resume."""
     best = result(run)["best_step"]
     path = provenance.weights(run, "best", provenance.load(run))
     assert checkpoint.peek(path)["step"] == best

@@ -31,8 +31,8 @@ NORMALIZE = Normalize(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------
-# evaluation
+# --------------------------------------------------------------------------------------------------
+# Evaluation
 
 
 def split_of(num_images: int, seed: int = 0) -> Split:
@@ -54,7 +54,7 @@ def network() -> nn.Module:
         nn.Dropout(0.5),
         nn.Linear(24, CLASSES),
     )
-    # statistics of its own
+    # The pass gives BatchNorm statistics of its own.
     body(torch.randn(16, 3, SIZE, SIZE))
     return body
 
@@ -164,8 +164,8 @@ def test_accuracy_of_a_confusion_matrix():
     assert Scores(torch.tensor([[3, 1], [2, 4]]), 0.0).accuracy == 0.7
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# metrics
+# --------------------------------------------------------------------------------------------------
+# Metrics
 
 
 def predictions_of(
@@ -244,17 +244,17 @@ def test_metrics_are_scikit_learns(num_images: int, num_classes: int, skill: flo
 @pytest.mark.parametrize(
     ("labels", "predicted"),
     [
-        # class 1 is absent and never predicted
+        # Class 1 is absent and never predicted.
         ([0, 0, 2, 2, 0], [0, 2, 2, 2, 0]),
-        # class 1 is absent but predicted
+        # Class 1 is absent but predicted.
         ([0, 0, 2, 2, 0], [0, 1, 2, 1, 0]),
-        # class 1 is never predicted
+        # Class 1 is never predicted.
         ([0, 1, 2, 1], [0, 0, 2, 2]),
-        # all correct
+        # All are correct.
         ([0, 1, 2], [0, 1, 2]),
-        # all wrong
+        # All are wrong.
         ([0, 1, 2], [1, 2, 0]),
-        # one image
+        # There is one image.
         ([2], [2]),
         ([2], [0]),
     ],
@@ -269,7 +269,10 @@ def test_metrics_at_the_edges_are_scikit_learns(labels: list[int], predicted: li
 
 @pytest.mark.parametrize("gap", [50.0, 87.0, 130.0, 5000.0])
 def test_a_loss_is_that_of_the_logits_however_large(gap: float):
-    """A probability of exp(-130) is 0 in float32, and its logarithm would be the least that float32 holds: 87.3 nats."""
+    """A probability of exp(-130) is 0 in float32.
+
+    Its loss would be at most 87.3 nats, by the smallest number that float32 holds.
+    """
 
     class Sure(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -340,7 +343,7 @@ def test_calibration_by_hand():
     assert report.calibration_error(
         Predictions(np.array([0, 0, 0, 1, 1, 0]), probabilities)
     ) == pytest.approx((4 * 0.15 + 2 * 0.2) / 6, abs=1e-7)
-    # the last bin holds 1
+    # The last bin holds 1.
     assert (
         report.calibration_error(
             Predictions(np.array([0, 0]), np.array([[1.0, 0.0]] * 2, np.float32))
@@ -365,8 +368,8 @@ def test_the_interval_is_scipys(trials: int):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# text
+# --------------------------------------------------------------------------------------------------
+# Text
 
 TEXT = """\
 toys, test set
@@ -403,7 +406,7 @@ def test_the_text_byte_for_byte():
 def test_the_table_is_scikit_learns_to_the_character(
     num_classes: int, pairs: list[tuple[int, int]], name: str
 ):
-    # where nothing at all is right, scikit-learn writes its counts as 1.0
+    # Where nothing at all is right, scikit-learn writes its counts as 1.0.
     pairs = [*pairs, (0, 0)]
     labels, predicted = (np.array(side) % num_classes for side in zip(*pairs, strict=True))
     predictions, classes = (
@@ -422,7 +425,10 @@ def test_the_table_is_scikit_learns_to_the_character(
 
 
 def test_a_report_on_10_000_images_takes_less_than_a_millisecond():
-    """The limit is three times that, because machines are noisy; scikit-learn's own takes 5 ms for any number of images."""
+    """The limit is three times that, because machines are noisy.
+
+    scikit-learn's own report takes 5 ms for any number of images.
+    """
     predictions, classes = predictions_of(10_000, 10), names(10)
     taken = []
     for _ in range(20):

@@ -17,7 +17,7 @@ from skiplab.runs import atomic, checkpoint
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
 
-# 2.8 million weights
+# A network with 2.8 million weights.
 LARGE = ("model=resnet18", "width=32", "trainer.threads=1", "batch_size=16")
 
 
@@ -100,6 +100,7 @@ def test_a_save_stalls_the_loop_for_a_copy_of_the_state(tmp_path: Path) -> None:
                 writes.append(seconds_of(trainer.saver.writer.wait))
     save, copy, write = (statistics.median(values) for values in (saves, copies, writes))
     print(
-        f"\nsave {1000 * save:.1f} ms, one copy {1000 * copy:.1f} ms, the write behind it {1000 * write:.0f} ms"
+        f"\nsave {1000 * save:.1f} ms, one copy {1000 * copy:.1f} ms, "
+        f"the write behind it {1000 * write:.0f} ms"
     )
     assert save < 1.5 * copy + 0.005

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source with `ast`: who imports whom, what is banned, what is documented, how long things are."""
+"""The rules of the source, read with `ast`: imports, bans, docstrings and lengths."""
 
 import ast
 import subprocess
@@ -36,7 +36,7 @@ ONLY_IN = {
     }
     | {"study.plan", "study.sweep", "study.other_launchers", "study.search", "study.search_space"},
     "omegaconf": {"config.compose", "config.overrides", "launch"},
-    # brings the digits and is the oracle of the report; a run spares its import
+    # scikit-learn brings the digits and is the oracle of the report. A run spares its import.
     "sklearn": set(),
     "tqdm": {"runs.log"},
     "matplotlib": {
@@ -114,7 +114,10 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 @cache
 def imports(name: str, *, everywhere: bool) -> set[str]:
-    """Full names of the modules that `name` imports, at its top level or also inside functions; what is for types only is left out."""
+    """Return full names of the modules that `name` imports at its top level.
+
+    With `everywhere` also inside functions. Imports for types only are left out.
+    """
     found: set[str] = set()
     queue: list[ast.AST] = [tree(name)]
     while queue:
@@ -142,7 +145,7 @@ def packages(name: str, *, everywhere: bool) -> set[str]:
 
 
 def ours(name: str, *, everywhere: bool) -> set[str]:
-    """The modules of skiplab among the imports (`from skiplab import __version__` is none)."""
+    """Return the modules of skiplab among the imports. `__version__` is none."""
     found = {
         module.partition(".")[2]
         for module in imports(name, everywhere=everywhere)
@@ -152,7 +155,7 @@ def ours(name: str, *, everywhere: bool) -> set[str]:
 
 
 def reach(name: str, *, everywhere: bool) -> set[str]:
-    """Every module of skiplab that importing `name` brings in."""
+    """Return every module of skiplab that importing `name` brings in."""
     reached: set[str] = set()
     queue = [name]
     while queue:
@@ -163,7 +166,7 @@ def reach(name: str, *, everywhere: bool) -> set[str]:
 
 
 def calls(name: str) -> list[tuple[str, int]]:
-    """What is called, as it is written, and on which line."""
+    """Return what is called, as it is written, and on which line."""
     return [
         (ast.unparse(node.func), node.lineno)
         for node in ast.walk(tree(name))
@@ -171,8 +174,8 @@ def calls(name: str) -> list[tuple[str, int]]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# imports
+# --------------------------------------------------------------------------------------------------
+# Imports
 
 
 def test_the_reader_of_imports_sees_what_it_must() -> None:
@@ -189,7 +192,7 @@ def test_the_reader_of_imports_sees_what_it_must() -> None:
 
 
 def test_the_contracts_of_imports_are_kept() -> None:
-    """One way down, a floor for every module, and nothing that computes sees the config: pyproject.toml."""
+    """pyproject.toml has them: one way down, a layer for every module, and no config below."""
     command = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run(
         [str(command), "--config", str(ROOT / "pyproject.toml")],
@@ -226,8 +229,8 @@ def test_help_and_version_need_no_hydra() -> None:
             assert not packages(module, everywhere=False) & {"hydra", "omegaconf"}, module
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# bans
+# --------------------------------------------------------------------------------------------------
+# Bans
 
 BANNED_CALLS = {
     "eval": "runs code",
@@ -289,8 +292,8 @@ def test_pickle_is_an_unpickler_of_our_own_in_cifar_alone() -> None:
         }
 
 
-# ---------------------------------------------------------------------------------------------------------
-# words and lengths
+# --------------------------------------------------------------------------------------------------
+# Words and lengths
 
 
 @pytest.mark.parametrize("name", ["__init__", *NAMES])

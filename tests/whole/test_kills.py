@@ -43,7 +43,7 @@ def finish(*arguments: str, cwd: Path) -> tuple[str, str]:
 
 
 # --------------------------------------------------------------------------------------------------
-# kill -9
+# Kill -9
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# signals
+# Signals
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(
 
 
 # --------------------------------------------------------------------------------------------------
-# two runs, one folder
+# Two runs, one folder
 
 
 def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path: Path) -> Non
 
 
 # --------------------------------------------------------------------------------------------------
-# the disk
+# The disk
 
 
 def small_files() -> None:
@@ -418,7 +418,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(
 
 
 # --------------------------------------------------------------------------------------------------
-# the writer
+# The writer
 
 
 def test_a_save_does_not_wait_for_the_disk_and_its_failure_is_raised_at_the_next_call() -> None:

@@ -137,7 +137,7 @@ def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# launchers of Hydra's
+# Launchers of Hydra's
 
 FORKED = """
 import os, sys
