@@ -58,12 +58,12 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The digests of a run of SMALL to which nothing happens; made once for all workers."""
     from skiplab.cli import verify
-    from skiplab.runs import folders
+    from skiplab.runs import folders, lock
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    with folders.one_at_a_time(shared / "straight"):
+    with lock.one_at_a_time(shared / "straight"):
         if not folders.is_finished(shared / "straight/run"):
             process = start(*SMALL, "out=run", cwd=shared / "straight")
             _, err = process.communicate(timeout=120)

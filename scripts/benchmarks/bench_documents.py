@@ -11,7 +11,7 @@ from bench_table import Table
 # name -> its title, model, batch size; training images on a CPU and on CUDA, validation images,
 # warm-up steps
 CASES: dict[str, tuple[str, str, int, tuple[int, int], int, int]] = {
-    "deepcnn": ("document 1's Deep_CNN, batch 256", "deepcnn", 256, (9216, 36_864), 1024, 3),
+    "deepcnn": ("the lab's Deep_CNN, batch 256", "deepcnn", 256, (9216, 36_864), 1024, 3),
     "deepcnn_bf16": (
         "the same, ours with trainer.amp=bf16",
         "deepcnn",
@@ -20,8 +20,8 @@ CASES: dict[str, tuple[str, str, int, tuple[int, int], int, int]] = {
         1024,
         3,
     ),
-    "resnet256": ("document 2's ResNet, batch 256", "resnet", 256, (2048, 51_200), 0, 1),
-    "resnet2048": ("document 2's ResNet, batch 2048", "resnet", 2048, (4096, 53_248), 0, 1),
+    "resnet256": ("the notebook's ResNet, batch 256", "resnet", 256, (2048, 51_200), 0, 1),
+    "resnet2048": ("the notebook's ResNet, batch 2048", "resnet", 2048, (4096, 53_248), 0, 1),
 }
 
 
@@ -48,7 +48,7 @@ def tables(setting: Setting, models: list[str]) -> Iterator[Table]:
         table.add_peaks(title, found["ours"], found["plain"])
         table.note(f"{title}: {' '.join(overrides(case))}; {found['ours'][0]['source']}")
     table.note(
-        "each measurement a process of its own; whole epoch: document 1 evaluates its training set again, ours counts while it trains"
+        "each measurement a process of its own; whole epoch: the lab evaluates its training set again, ours counts while it trains"
     )
     yield table
 

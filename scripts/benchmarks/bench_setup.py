@@ -53,7 +53,7 @@ MODELS = {
         Pace(5, 16, 9216, 4000),
     ),
     "resnet": Model(
-        "document 2's ResNet, batch 256",
+        "the notebook's ResNet, batch 256",
         ("experiment=resnet_mnist", "batch_size=256"),
         Pace(1, 16, 2048, 1000),
         1,

@@ -1,7 +1,7 @@
 """Plain renderings of loops that people write, yardsticks of `scripts/bench documents` and `dataloader`. Nothing of Skiplab is used here.
 
 PIL images through torchvision transforms and a DataLoader, torch's default memory format and
-optimizers, `.item()` every step; for document 1 a second pass over the training set for its
+optimizers, `.item()` every step; for the lab a second pass over the training set for its
 training accuracy.
 """
 
@@ -21,7 +21,7 @@ from torchvision import models, transforms
 
 
 class PlainBlock(nn.Module):
-    """Document 1's residual block."""
+    """The lab's residual block."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,7 +34,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainDeepCNN(nn.Module):
-    """Document 1's Deep_CNN."""
+    """The lab's Deep_CNN."""
 
     def __init__(self, width: int = 32, num_blocks: int = 6):
         super().__init__()
@@ -56,7 +56,7 @@ class PlainDeepCNN(nn.Module):
 
 
 class PlainResBlock(nn.Module):
-    """Document 2's residual block."""
+    """The notebook's residual block."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
@@ -74,7 +74,7 @@ class PlainResBlock(nn.Module):
 
 
 def plain_resnet() -> nn.Module:
-    """Document 2's ResNet."""
+    """The notebook's ResNet."""
     blocks = (PlainResBlock(1, 32), PlainResBlock(32, 64), PlainResBlock(64, 128, 2))
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(128, 10))
 
@@ -180,7 +180,7 @@ def train_step(
 
 
 def accuracy(model: nn.Module, loader: DataLoader[Any], device: torch.device) -> float:
-    """One pass as document 1 evaluates."""
+    """One pass as the lab evaluates."""
     model.eval()
     correct = 0
     with torch.no_grad():

@@ -1,3 +1,3 @@
-"""Skiplab: train residual and skip-connection networks on small images, config-driven, exact and fast."""
+"""Skiplab: train residual and skip-connection networks on small images."""
 
 __version__ = "0.2.0"

@@ -5,7 +5,6 @@ The modules below take plain values. This one reads the keys.
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +25,7 @@ from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
+from skiplab.runs.facts import Outline
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
@@ -270,7 +270,7 @@ def make_saver(config: Config, context: Context) -> Saver:
         folder=context.folder,
         log=context.log,
         network=describe_weights(config),
-        run=provenance.facts(config),
+        run=provenance.origin(config),
         machine=devices.comparable(context.device, processes=context.ranks.size),
     )
 
@@ -355,12 +355,13 @@ def settings_of(
     )
 
 
-def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]:
-    """Load the weights that count in a checkpoint into the model, and return its facts.
+def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
+    """Load the weights that count in a checkpoint into the model, and return its outline.
 
     These are the average where there is one. Raises UsageError if they do not fit the model.
     """
-    tensors, facts = checkpoint.load(path)
+    tensors, tree = checkpoint.load(path)
+    facts = Outline.of_tree(tree)
     prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
     try:
         model.load_state_dict(
@@ -368,8 +369,7 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> dict[str, Any]
         )
     except RuntimeError:
         raise UsageError(
-            f"{path}: of {facts.get('network')}, "
-            f"which does not fit this run's {describe_weights(config)}"
+            f"{path}: of {facts.network}, which does not fit this run's {describe_weights(config)}"
         ) from None
     return facts
 

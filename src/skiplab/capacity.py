@@ -14,7 +14,7 @@ from skiplab.errors import OutOfMemory
 from skiplab.machine import devices, memory, threads
 from skiplab.machine.ranks import ALONE
 from skiplab.machine.torchrun import Place
-from skiplab.runs import checkpoint
+from skiplab.runs.facts import newest_outline
 
 # A training step costs as much as this many forward passes.
 FORWARDS_PER_STEP = 3
@@ -58,8 +58,8 @@ def count_parts(
     """
     wanted = config.trainer.accumulate
     if saved is not None and wanted == "auto":
-        before = checkpoint.peek_newest(saved).get("accumulate")
-        if isinstance(before, int) and before > 0:
+        before = newest_outline(saved).accumulate
+        if before is not None and before > 0:
             return before
     normalize = build.normalizer(config, device)
 

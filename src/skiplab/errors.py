@@ -1,4 +1,7 @@
-"""The ways a run can end badly: one class per exit code, each message one line that a user can act on."""
+"""The ways a run can end badly: one class per exit code.
+
+Each message is one line that a user can act on.
+"""
 
 
 class SkiplabError(Exception):
@@ -8,7 +11,10 @@ class SkiplabError(Exception):
 
 
 class UsageError(SkiplabError):
-    """Bad command line, config, data file or download, or a checkpoint of another network; one message per line."""
+    """A bad command line, config, data file or download, or a checkpoint of another network.
+
+    It may hold several messages, one per line.
+    """
 
     exit_code = 2
 
@@ -38,7 +44,10 @@ class OutOfMemory(SkiplabError):
 
 
 class RankFailed(SkiplabError):
-    """Another process of a run on several devices has failed; `trace` is its traceback if that was unforeseen."""
+    """Another process of a run on several devices has failed.
+
+    `trace` is its traceback, or empty if the error is one of ours.
+    """
 
     def __init__(self, message: str, *, exit_code: int = 1, trace: str = ""):
         super().__init__(message)
@@ -46,7 +55,7 @@ class RankFailed(SkiplabError):
 
 
 class Stopped(SkiplabError):
-    """Stopped on purpose after saving: 7 by max_time, 128 + N by signal N."""
+    """The run stopped on purpose, after a save: exit code 7 by max_time, 128 + N by signal N."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -54,10 +63,10 @@ class Stopped(SkiplabError):
 
 
 class NotDrawn(SkiplabError):
-    """Pictures could not be made; all else is there."""
+    """Pictures could not be drawn. Everything else is there."""
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, ours or not, in one line."""
+    """Return an error, ours or not, in one line."""
     said = " ".join(str(error).split())[:200]
     return said if isinstance(error, SkiplabError) else f"{type(error).__name__}: {said}"

@@ -34,7 +34,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         keep_allocator=config.trainer.keep_allocator,
     )
     model = build.network(config, device)
-    step = provenance.saved_step(build.load_weights(path, model, config)) or 0
+    step = build.load_weights(path, model, config).step or 0
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"

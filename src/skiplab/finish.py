@@ -1,7 +1,6 @@
 """The end of a run: its best weights on the sealed test set, report, predictions, result.json."""
 
 import io
-import json
 import shlex
 import subprocess
 import time
@@ -21,8 +20,9 @@ from skiplab.errors import CheckpointError, FolderError
 from skiplab.evaluate import heading_of, open_test_set, predictions_on
 from skiplab.machine import devices
 from skiplab.pictures import End
-from skiplab.runs import checkpoint, contents, folders, report
+from skiplab.runs import atomic, contents, folders, report
 from skiplab.runs.log import Log
+from skiplab.runs.result import RunResult
 from skiplab.training.rollback import as_changes
 from skiplab.training.trainer import Trainer
 from skiplab.words import duration, now
@@ -33,7 +33,7 @@ REPORTS = 2**17
 
 def finish(
     config: Config, trainer: Trainer, folder: Path, log: Log, checksum: str
-) -> tuple[dict[str, Any], End]:
+) -> tuple[RunResult, End]:
     """Test the best weights, write report, predictions and result.json, and log the report.
 
     With evaluator.split=val all of it is of the validation set, and the test set is not read.
@@ -65,17 +65,15 @@ def finish(
     if trainer.evaluator.validation is not None:
         few = note_few_images(num_held, len(classes))
         text += f"note: {few}\n" if few else ""
-    checkpoint.write_atomically(folder / "report.txt", text.encode(errors="backslashreplace"))
+    atomic.write(folder / "report.txt", text.encode(errors="backslashreplace"))
     write_predictions(folder, predictions)
     test = found if reported == "test" else None
     result = result_of(
         config, trainer, test=test, data_sha256=checksum, test_seconds=seconds.get("test")
     )
-    checkpoint.write_atomically(
-        folder / folders.RESULT, json.dumps(result, indent=1).encode() + b"\n"
-    )
+    atomic.write(folder / folders.RESULT, result.dump())
     log.line(f"\n{text}")
-    speed = f"{result['images_per_second']:,.0f} img/s"
+    speed = f"{images_per_second(trainer):,.0f} img/s"
     log.line(f"{chosen}; training time {duration(trainer.seconds)}, {speed}")
     log.line(f"run folder {folder}\n{describe_next(config, folder)}")
     return result, End(splits[reported], predictions[reported])
@@ -91,10 +89,8 @@ def load_best(config: Config, trainer: Trainer, folder: Path) -> None:
     facts = build.load_weights(path, trainer.step.average.model, config)
     if not provenance.is_of(config, facts):
         raise CheckpointError(f"{path}: of another run than {folders.CONFIG}")
-    if facts.get("step") != best_step:
-        raise CheckpointError(
-            f"{path}: of step {facts.get('step')}, but step {best_step:,} was best"
-        )
+    if facts.step != best_step:
+        raise CheckpointError(f"{path}: of step {facts.step}, but step {best_step:,} was best")
 
 
 def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
@@ -102,11 +98,11 @@ def check_room(folder: Path, *, num_images: int, num_classes: int) -> None:
 
     This comes before the test set is read, since that is done once.
     """
-    path = folder / f".end-room{checkpoint.TEMPORARY}"
+    path = folder / f".end-room{atomic.TEMPORARY}"
     # The first term is predictions.npz before it is compressed.
     size = num_images * (4 * num_classes + 16) + REPORTS
     try:
-        checkpoint.write_atomically(path, bytes(size))
+        atomic.write(path, bytes(size))
     except FolderError as error:
         said = str(error).replace(path.name, "its report and predictions")
         raise FolderError(f"{said}; go on with: train resume={shlex.quote(str(folder))}") from None
@@ -158,52 +154,57 @@ def write_predictions(folder: Path, predictions: dict[str, report.Predictions]) 
     # Before NumPy 2.2, savez takes allow_pickle= for the name of an array, so it is not given. None
     # of these arrays holds objects.
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    checkpoint.write_atomically(folder / contents.PREDICTIONS, buffer.getvalue())
+    atomic.write(folder / contents.PREDICTIONS, buffer.getvalue())
 
 
 def result_of(
-    config: Config, trainer: Trainer, *, test: dict[str, Any] | None, **more: Any
-) -> dict[str, Any]:
-    """The content of result.json: what was run on what, and what came out; `test` is the report on the test set."""
+    config: Config,
+    trainer: Trainer,
+    *,
+    test: dict[str, Any] | None,
+    data_sha256: str,
+    test_seconds: float | None,
+) -> RunResult:
+    """Compose the content of result.json. `test` is the report on the test set."""
     progress, model = trainer.progress, trainer.step.average.model
     assert isinstance(model, nn.Sequential)
-    summary = build.summary_of(config, model)
-    return (
-        {
-            "state": "finished",
-            "name": config.name,
-            "dataset": config.dataset.name,
-            "model": config.model.name,
-            "block": config.block.name,
-            "depth": config.depth,
-            "width": config.width,
-            "seed": config.seed,
-            "identity": stored.identity(config),
-            "changed": [change.as_dict() for change in config.changed]
-            + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
-            "steps": progress.step,
-            "epochs": progress.step / trainer.step.batches.steps_per_epoch,
-            "best_step": progress.best_step,
-            "accumulate": trainer.settings.accumulate,
-            "moved": trainer.moved,
-            "rollbacks": progress.rollbacks,
-            "lr_factor": progress.lr_factor,
-            "best_val_accuracy": progress.best_accuracy
-            if trainer.evaluator.validation is not None
-            else None,
-            "best_val_loss": progress.best_loss
-            if trainer.evaluator.validation is not None
-            else None,
-            "test": test,
-            "summary": asdict(summary),
-            "train_seconds": trainer.seconds,
-            "images_per_second": trainer.images / max(trainer.seconds, 1e-9),
-            "git_commit": git_commit(),
-            "finished": now(),
-        }
-        | more
-        | devices.facts(trainer.context.device, processes=trainer.context.ranks.size)
+    has_validation = trainer.evaluator.validation is not None
+    changes = [change.as_dict() for change in config.changed]
+    return RunResult(
+        state="finished",
+        name=config.name,
+        dataset=config.dataset.name,
+        model=config.model.name,
+        block=config.block.name,
+        depth=config.depth,
+        width=config.width,
+        seed=config.seed,
+        identity=stored.identity(config),
+        changed=changes + as_changes(trainer.rolled_back, lr=config.optimizer.lr),
+        steps=progress.step,
+        epochs=progress.step / trainer.step.batches.steps_per_epoch,
+        best_step=progress.best_step,
+        accumulate=trainer.settings.accumulate,
+        moved=trainer.moved,
+        rollbacks=progress.rollbacks,
+        lr_factor=progress.lr_factor,
+        best_val_accuracy=progress.best_accuracy if has_validation else None,
+        best_val_loss=progress.best_loss if has_validation else None,
+        test=test,
+        summary=asdict(build.summary_of(config, model)),
+        train_seconds=trainer.seconds,
+        images_per_second=images_per_second(trainer),
+        git_commit=git_commit(),
+        finished=now(),
+        data_sha256=data_sha256,
+        test_seconds=test_seconds,
+        **devices.facts(trainer.context.device, processes=trainer.context.ranks.size),
     )
+
+
+def images_per_second(trainer: Trainer) -> float:
+    """Return the training images per second of training, over all sessions."""
+    return trainer.images / max(trainer.seconds, 1e-9)
 
 
 def git_commit() -> str | None:

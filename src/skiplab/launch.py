@@ -18,7 +18,7 @@ from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, folders, lock, status
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -112,8 +112,8 @@ def check_out_is_free(config: Config) -> None:
     """Raise FolderError if a living run is in `out=`: before torch is imported, a second later."""
     if config.out is not None:
         folder = locations.given(config.out, key="out")
-        if folders.is_locked(folder):
-            raise folders.in_use(folder)
+        if lock.is_locked(folder):
+            raise lock.in_use(folder)
 
 
 def resolve_machine(config: Config) -> Config:
@@ -154,12 +154,12 @@ def hold_folder(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Pat
         if config.out is not None:
             folder = locations.given(config.out, key="out")
             make_out(folder)
-            stack.enter_context(folders.locked(folder))
+            stack.enter_context(lock.hold(folder))
             is_new = claim_out(config, folder)
         else:
-            with folders.one_at_a_time(OUTPUTS):
+            with lock.one_at_a_time(OUTPUTS):
                 folder, is_new = choose_folder(config, parent, prefix)
-                stack.enter_context(folders.locked(folder))
+                stack.enter_context(lock.hold(folder))
         try:
             yield folder, is_new
         except (SkiplabError, OSError) as error:
@@ -196,7 +196,7 @@ def holds_ours_alone(folder: Path) -> bool:
 def is_ours(path: Path) -> bool:
     """Tell whether a file is one that a start leaves when it is killed before it has a config."""
     return path.name in (".lock", ".hydra") or (
-        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == checkpoint.TEMPORARY
+        path.name.startswith(f".{folders.CONFIG}-") and path.suffix == atomic.TEMPORARY
     )
 
 
@@ -271,7 +271,7 @@ def go_on_in(config: Config, folder: Path, *, hint: str = "") -> None:
         return
     provenance.check(folder, stored)
     if folders.has_state(folder):
-        stood = folders.standing(folder)
+        stood = status.of_last_save(folder)
         print(
             f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}{hint}",
             flush=True,
@@ -321,13 +321,13 @@ def check_outputs() -> None:
 
     Hydra makes a sweep's folder in it.
     """
-    with folders.one_at_a_time(OUTPUTS):
+    with lock.one_at_a_time(OUTPUTS):
         pass
 
 
 def write_config(folder: Path, text: str) -> None:
     """Write the folder's config.yaml."""
-    checkpoint.write_atomically(folder / folders.CONFIG, text.encode())
+    atomic.write(folder / folders.CONFIG, text.encode())
 
 
 def write_hydra_record(
@@ -345,4 +345,4 @@ def write_hydra_record(
     parts = {"config": cfg, "hydra": hydra_config, "overrides": hydra_config.overrides.task}
     for name, content in parts.items():
         text = OmegaConf.to_yaml(content)
-        checkpoint.write_atomically(folder / ".hydra" / f"{name}.yaml", text.encode())
+        atomic.write(folder / ".hydra" / f"{name}.yaml", text.encode())

@@ -17,7 +17,7 @@ from skiplab.data.splits import Split
 from skiplab.describe import describe_network
 from skiplab.errors import NotDrawn, UsageError, in_words
 from skiplab.evaluate import SPLITS, open_test_set
-from skiplab.runs import contents, folders, report
+from skiplab.runs import contents, folders, report, result
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
 
@@ -61,7 +61,10 @@ def draw_run(folder: Path) -> None:
             np.load(file, allow_pickle=False) as arrays,
         ):
             tested = report.Predictions(arrays[f"{name}_labels"], arrays[f"{name}_probabilities"])
-        best_step = int((folders.result_of(folder) or {})["best_step"])
+        ended = result.read(folder)
+        best_step = None if ended is None else ended.best_step
+        if best_step is None:
+            raise ValueError("no best_step")
     except (
         OSError,
         ValueError,

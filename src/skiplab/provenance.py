@@ -9,6 +9,7 @@ identity is of values and history.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from skiplab.config.keys import leaves
 from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.machine import threads
-from skiplab.runs import checkpoint, contents, folders
+from skiplab.runs import checkpoint, contents, facts, folders, result, status
+from skiplab.runs.facts import Origin, Outline
 
 
 def load(folder: Path) -> Config:
@@ -49,10 +51,10 @@ def original(folder: Path) -> Mapping[str, Any] | None:
 
     Its checkpoint states them, or its record of the command.
     """
-    try:
-        return dict(checkpoint.peek_newest(folder / folders.LAST)["run"]["config"])
-    except (CheckpointError, KeyError, TypeError, ValueError):
-        pass
+    with suppress(CheckpointError):
+        run = facts.newest_outline(folder / folders.LAST).run
+        if run is not None and run.config is not None:
+            return run.config
     # .hydra/ is only a record, but good enough to name keys by.
     try:
         text = regular.read_text(folder / ".hydra/config.yaml", most=contents.LARGEST)
@@ -164,10 +166,10 @@ def training_identity(config: Config) -> str:
     return stored.identity(replace(config, evaluator=replace(config.evaluator, split="test")))
 
 
-def facts(config: Config) -> dict[str, Any]:
+def origin(config: Config) -> Origin:
     """Return what a checkpoint records of its run."""
     plain: dict[str, Any] = json.loads(json.dumps(stored.identity_values(config)))
-    return {"identity": training_identity(config), "config": plain}
+    return Origin(identity=training_identity(config), config=plain)
 
 
 def lineage(config: Config) -> Iterator[str]:
@@ -188,13 +190,12 @@ def lineage(config: Config) -> Iterator[str]:
         yield training_identity(config)
 
 
-def is_of(config: Config, found: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint's facts are of this run, at whatever point of its history.
+def is_of(config: Config, found: Outline) -> bool:
+    """Tell whether a checkpoint is of this run, at whatever point of its history.
 
     Earlier releases stored no identity.
     """
-    run = found.get("run")
-    return run is None or (isinstance(run, dict) and run.get("identity") in set(lineage(config)))
+    return found.run is None or found.run.identity in set(lineage(config))
 
 
 def check(folder: Path, config: Config) -> Config:
@@ -208,15 +209,13 @@ def check(folder: Path, config: Config) -> Config:
     # A run without a save begins again, as the config is now.
     if not folders.has_state(folder):
         return config if folders.is_finished(folder) else replace(config, changed=())
-    found = checkpoint.peek_newest(folder / folders.LAST)
+    found = facts.newest_outline(folder / folders.LAST)
     if not is_of(config, found):
-        run = found["run"]
-        keys = run.get("config") if isinstance(run, dict) else None
-        differ = describe_difference(config, keys if isinstance(keys, dict) else None)
+        differ = describe_difference(config, found.run and found.run.config)
         raise UsageError(
             f"{folder / folders.LAST}: of another run than {folders.CONFIG}{differ}; {ADVICE}"
         )
-    step = folders.standing(folder).step or 0
+    step = status.of_last_save(folder).step or 0
     if all(change.step <= step for change in config.changed):
         return config
     # The newest save was damaged, so the run stands at the one before.
@@ -242,16 +241,16 @@ def weights(folder: Path, name: str, config: Config) -> Path:
     seen: list[str] = []
     for each in checkpoint.generations(path):
         try:
-            found = checkpoint.peek(each)
+            found = facts.outline(each)
         except CheckpointError as error:
             seen.append(str(error))
             continue
         if not is_of(config, found):
             seen.append(f"{each}: of another run than {folders.CONFIG}")
-        elif (step := saved_step(found)) == wanted:
+        elif found.step == wanted:
             return each
         else:
-            seen.append(f"{each}: of step {step}")
+            seen.append(f"{each}: of step {found.step}")
     what = "not to be had" if seen else "missing"
     details = f" ({'; '.join(seen)})" if seen else ""
     go_on = "" if folders.is_finished(folder) else "; train resume=RUN goes on and saves them again"
@@ -265,28 +264,19 @@ def step_of(folder: Path, name: str) -> int:
 
     Raises CheckpointError if nothing states it.
     """
-    try:
-        if folders.is_finished(folder):
-            return int(
-                (folders.result_of(folder) or {})["best_step" if name == "best" else "steps"]
-            )
-        progress = checkpoint.peek_newest(folder / folders.LAST)["progress"]
-        step = int(progress["best_step" if name == "best" else "step"])
-    except (OSError, KeyError, TypeError, ValueError):
+    if (ended := result.read(folder)) is not None:
+        step = ended.best_step if name == "best" else ended.steps
+    else:
+        found = facts.newest_outline(folder / folders.LAST)
+        step = found.best_step if name == "best" else found.step
+    if step is None:
         raise CheckpointError(
             f"neither {folder / folders.RESULT} nor {folder / folders.LAST} "
             f"says which step is {name}"
-        ) from None
-    if name == "best" and step == 0:
+        )
+    if ended is None and name == "best" and step == 0:
         raise CheckpointError(f"{folder}: no best weights are saved yet; train resume=RUN goes on")
     return step
-
-
-def saved_step(found: Mapping[str, Any]) -> int | None:
-    """Return the optimizer step that a checkpoint's facts state."""
-    progress = found.get("progress")
-    step = found.get("step", progress.get("step") if isinstance(progress, dict) else None)
-    return step if isinstance(step, int) else None
 
 
 def threads_before(folder: Path) -> int | None:
@@ -295,9 +285,10 @@ def threads_before(folder: Path) -> int | None:
     Returns None before its first save, or if it did not run on a CPU.
     """
     try:
-        return threads.before(checkpoint.peek_newest(folder / folders.LAST))
+        device = facts.newest_outline(folder / folders.LAST).device
     except CheckpointError:
         return None
+    return None if device is None else threads.of_device(device)
 
 
 # --------------------------------------------------------------------------------------------------

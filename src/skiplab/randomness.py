@@ -1,7 +1,7 @@
-"""Randomness is a function, not a state: every random number of a run is derived from (seed, purpose, position).
+"""Randomness as a function: each random number of a run follows from (seed, purpose, position).
 
-Nothing random is carried from step to step, so nothing random is saved, and resuming in the middle
-of an epoch runs the same code as starting does.
+Nothing random is carried from step to step, so nothing random is saved. A run that resumes in the
+middle of an epoch runs the same code as one that starts.
 """
 
 import hashlib
@@ -10,7 +10,10 @@ import torch
 
 
 def fold(seed: int, purpose: str, *position: int) -> int:
-    """A 63-bit seed that depends on all of its arguments, the same on every machine and version (BLAKE2b)."""
+    """Return a 63-bit seed that depends on all arguments (BLAKE2b).
+
+    It is the same on every machine and in every version.
+    """
     digest = hashlib.blake2b(repr((seed, purpose, *position)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -18,14 +21,14 @@ def fold(seed: int, purpose: str, *position: int) -> int:
 def generator(
     seed: int, purpose: str, *position: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A fresh generator on `device` for the numbers that `purpose` draws at `position`."""
+    """Return a fresh generator on `device` for the numbers that `purpose` draws at `position`."""
     return torch.Generator(device).manual_seed(fold(seed, purpose, *position))
 
 
 def seed_default(seed: int, purpose: str, *position: int, device: torch.device) -> None:
-    """Point the default generator of `device` (dropout and initialisation draw from it) at `position`."""
-    # torch.manual_seed seeds every backend and costs 270 us a call, a generator's own manual_seed
-    # 1.5 us
+    """Seed the default generator of `device`, from which dropout and initialisation draw."""
+    # torch.manual_seed seeds every backend and takes 270 us per call. A generator's own manual_seed
+    # takes 1.5 us.
     value = fold(seed, purpose, *position)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)

@@ -1,6 +1,6 @@
-"""Files that are opened as files alone: never a pipe that would not end, nor more of one than it can hold. No torch.
+"""Open regular files only: never a pipe, which would not end, and never too large a file. No torch.
 
-What a file must not be is told as OSError, as what the system itself refuses is.
+Anything else raises OSError, as what the system itself refuses does.
 """
 
 import errno
@@ -23,12 +23,12 @@ KINDS = (
 
 
 def kind(mode: int) -> str:
-    """Return what a mode is of, in words."""
+    """Return what a file of this mode is, in words."""
     return next((words for is_one, words in KINDS if is_one(mode)), "a file")
 
 
 def read(path: Path | str, *, most: int) -> bytes:
-    """Return the content of a file. Raises OSError if it is none, or holds more than `most` bytes."""
+    """Return a file's content. Raises OSError if it is no file or has more than `most` bytes."""
     descriptor = _opened(path, os.O_RDONLY)
     try:
         if (size := os.fstat(descriptor).st_size) > most:
@@ -36,7 +36,7 @@ def read(path: Path | str, *, most: int) -> bytes:
                 errno.EINVAL, f"{size:,} bytes, and such a file has at most {most:,}", str(path)
             )
         pieces = [os.read(descriptor, size + 1)]
-        # it was changed meanwhile
+        # The size is another if the file was changed meanwhile.
         while len(pieces[0]) != size and pieces[-1] and sum(map(len, pieces)) <= most:
             pieces.append(os.read(descriptor, MB))
     finally:
@@ -45,12 +45,15 @@ def read(path: Path | str, *, most: int) -> bytes:
 
 
 def read_text(path: Path | str, *, most: int, errors: str = "strict") -> str:
-    """Return the content of a file of UTF-8, line ends as they are in Python. Raises OSError as `read` does, and UnicodeDecodeError."""
+    """Return the content of a UTF-8 file, with line ends as in Python.
+
+    Raises OSError as `read` does, and UnicodeDecodeError.
+    """
     return read(path, most=most).decode(errors=errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def head(path: Path | str, most: int) -> bytes:
-    """Return the first bytes of a file. Raises OSError if it is none."""
+    """Return at most `most` bytes from the start. Raises OSError if it is no file."""
     descriptor = _opened(path, os.O_RDONLY)
     try:
         return os.read(descriptor, most)
@@ -59,7 +62,7 @@ def head(path: Path | str, most: int) -> bytes:
 
 
 def size(path: Path | str) -> int:
-    """Return how many bytes a file that can be read has. Raises OSError if it is none."""
+    """Return the size in bytes. Raises OSError if it is no file, or cannot be read."""
     descriptor = _opened(path, os.O_RDONLY)
     try:
         return os.fstat(descriptor).st_size
@@ -68,26 +71,26 @@ def size(path: Path | str) -> int:
 
 
 def tail(path: Path | str, most: int) -> bytes:
-    """Return the last bytes of a file. Raises OSError if it is none."""
+    """Return at most `most` bytes from the end. Raises OSError if it is no file."""
     with opened(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most))
         return file.read(most)
 
 
 def opened(path: Path | str) -> BinaryIO:
-    """Open a file to read. Raises OSError if it is none."""
+    """Open a file to read. Raises OSError if it is no file."""
     return os.fdopen(_opened(path, os.O_RDONLY), "rb")
 
 
 def appended(path: Path | str) -> BinaryIO:
-    """Open a file to write to its end; it is made if it is not there. Raises OSError if something else is."""
-    # a link that leads nowhere makes no file somewhere else
+    """Open a file to append, and make it if it is missing. Raises OSError if it is no file."""
+    # A link that leads nowhere must not make a file somewhere else.
     creating = 0 if os.path.islink(path) else os.O_CREAT
     return os.fdopen(_opened(path, os.O_RDWR | os.O_APPEND | creating), "ab")
 
 
 def _opened(path: Path | str, flags: int) -> int:
-    # a pipe is opened at once, and refused below
+    # A pipe opens at once, without waiting for its other end, and is refused below.
     descriptor = os.open(path, flags | WITHOUT_WAITING, 0o666)
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -100,7 +103,10 @@ def _opened(path: Path | str, flags: int) -> int:
 
 
 def why(path: Path | str, error: OSError) -> str:
-    """Return what `error`, raised of a path, comes from: a link that leads nowhere or a file on the way to it, else the system's words."""
+    """Return why `error` was raised for a path.
+
+    The reason is a link that leads nowhere, or a file on the way to it, else the system's words.
+    """
     at = os.path.abspath(path)
     for each in reversed([at, *map(str, Path(at).parents)]):
         is_link = os.path.islink(each)
@@ -118,7 +124,7 @@ def why(path: Path | str, error: OSError) -> str:
 
 
 def no_folder(path: Path | str) -> str | None:
-    """Return why a path is no folder that one can look into, in words; None if it is one."""
+    """Return why a path is no folder that can be listed; None if it is one."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -133,5 +139,5 @@ def no_folder(path: Path | str) -> str | None:
 
 
 def shown(absolute: str, path: Path | str) -> str:
-    """Return an absolute path as it stands in `path`, if it does."""
+    """Return an absolute path; relative to the working folder if `path` is relative."""
     return absolute if os.path.isabs(path) else os.path.relpath(absolute)

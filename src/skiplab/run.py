@@ -6,7 +6,6 @@ config -> data -> model -> optimizer -> trainer -> evaluation -> report
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,13 +19,14 @@ from skiplab.machine.ranks import Ranks
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders
 from skiplab.runs.log import Log, Silence
+from skiplab.runs.result import RunResult
 from skiplab.training import rollback
 from skiplab.training.context import Context
 from skiplab.training.dry_run import dry_run
 from skiplab.training.trainer import Trainer
 
 
-def run(config: Config, folder: Path, stop_signal: StopSignal) -> dict[str, Any]:
+def run(config: Config, folder: Path, stop_signal: StopSignal) -> RunResult:
     """Train in `folder`, from its last checkpoint if it has one, and write the report.
 
     The caller holds the folder's lock. On several devices this process is the first rank, and the

@@ -278,7 +278,7 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
     assert all(0 <= m < 1 for m in dataset.mean)
     assert all(0 < s <= 1 for s in dataset.std)
     assert dataset.flip_keeps_label == (dataset.name not in ("digits", "mnist"))
-    # cifar10_imagenet_stats writes document 1's Resize(32) down
+    # cifar10_imagenet_stats writes the lab's Resize(32) down
     assert dataset.resize in (None, dataset.size)
     assert config.epochs > 0
     assert 0 < config.batch_size <= 256

@@ -30,7 +30,7 @@ from skiplab.machine import devices, memory, processes, torchrun
 from skiplab.machine.cpu import num_cores
 from skiplab.machine.ranks import ALONE, Ranks, Team
 from skiplab.machine.torchrun import Place
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.runs.log import Log, Silence
 from skiplab.training.evaluation import BATCH_SIZE, evaluate
 
@@ -67,15 +67,15 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def children_of(pid: int, *, mark: bytes = b"spawn_main") -> list[int]:
     """The ranks that the process has started."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            command = status.with_name("cmdline").read_bytes()
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            command = stat.with_name("cmdline").read_bytes()
         # it has ended
         except OSError:
             continue
         if parent == pid and mark in command:
-            found.append(int(status.parent.name))
+            found.append(int(stat.parent.name))
     return found
 
 
@@ -244,7 +244,7 @@ def test_whatever_ends_it_the_end_is_equal(tmp_path: Path) -> None:
     process.kill()
     process.join()
     wait_until(lambda: not is_alive(child), seconds=10)
-    assert not folders.is_locked(folder)
+    assert not lock.is_locked(folder)
 
     # the second one is
     process = verify.start(config, folder)
@@ -294,7 +294,7 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
         build.normalizer(config, device),
         num_classes=10,
     )
-    (row,) = (row for row in rows_of(folder) if row["step"] == facts["step"] and "val_loss" in row)
+    (row,) = (row for row in rows_of(folder) if row["step"] == facts.step and "val_loss" in row)
     assert (scores.loss, scores.accuracy) == (row["val_loss"], row["val_accuracy"])
 
 
@@ -331,7 +331,7 @@ def test_torchrun_makes_one_folder_a_run(seeds: str, tmp_path: Path) -> None:
     assert process.returncode == 0, err
     found = folders.runs_under(tmp_path / "outputs")
     assert len(found) == len(seeds.split(","))
-    assert {folders.state_of(folder).state for folder in found} == {"finished"}
+    assert {status.read(folder).state for folder in found} == {"finished"}
     assert len(re.findall("^run folder outputs/", out, re.MULTILINE)) == 2 * len(found)
     assert out.count("digits test set, ") == len(found)
     assert all("devices: 2\n" in (folder / folders.CONFIG).read_text() for folder in found)
@@ -398,7 +398,7 @@ def test_decisions_are_the_same_on_all_ranks(call: Cli) -> None:
         *two, "epochs=30", "optimizer.lr=1e-12", "trainer.early_stop=2", "out=early"
     )
     assert (code, err) == (0, "")
-    assert folders.state_of(Path("early")).step == 3 * 7
+    assert status.read(Path("early")).step == 3 * 7
     code, out, err = call("resume=diverged", "optimizer.lr=0.01", "trainer.devices=1")
     assert (code, err) == (0, "")
     assert (

@@ -8,6 +8,7 @@ import pytest
 from helpers import system
 from skiplab.machine import threads
 from skiplab.machine.cpu import num_cores
+from skiplab.runs.facts import Outline
 
 CORES = 16
 
@@ -140,8 +141,9 @@ def test_threads_follow_the_work_of_a_step() -> None:
 def test_a_checkpoint_tells_the_threads_that_a_run_had(
     device: object, expected: int | None
 ) -> None:
-    assert threads.before({"history": {"machine": {"device": device}}}) == expected
-    assert threads.before({}) is None
+    found = Outline.of_tree({"history": {"machine": {"device": device}}}).device
+    assert (None if found is None else threads.of_device(found)) == expected
+    assert Outline.of_tree({}).device is None
 
 
 def test_threads_wait_asleep_unless_the_environment_says_how() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from helpers import Cli, compose, on_cpu
 from skiplab.run import prepare
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import checkpoint, folders, status
 from skiplab.runs.log import Log
 
 # 18 steps; a save and an evaluation every sixth.
@@ -68,7 +68,7 @@ def test_max_time_is_of_one_session(call: Cli) -> None:
     steps = []
     for _ in range(2):
         assert call(*command)[0] == 7
-        steps.append(folders.standing(Path("run")).step or 0)
+        steps.append(status.of_last_save(Path("run")).step or 0)
     # The second session does more than one step.
     assert steps[1] - steps[0] > 0.2 * steps[0] > 2
 
@@ -187,7 +187,7 @@ def test_early_stop_saves_where_it_stops(tmp_path: Path) -> None:
 def test_precision_and_length_may_change_on_resume(call: Cli) -> None:
     assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
     assert call("resume=run", "trainer.amp=fp16")[0] == 7
-    step = folders.standing(Path("run")).step
+    step = status.of_last_save(Path("run")).step
     assert step == 2
     code, _, err = call("resume=run", "trainer.limit_steps=1", "trainer.max_time=null")
     assert code == 2

@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from helpers import compose, on_cpu
 from skiplab.errors import FolderError
 from skiplab.run import prepare
-from skiplab.runs import checkpoint
+from skiplab.runs import atomic, checkpoint
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
 
@@ -24,9 +25,9 @@ def test_a_snapshot_is_of_one_step_whatever_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is slow, and the loop goes on meanwhile."""
-    gate, write = threading.Event(), checkpoint.write_atomically
+    gate, write = threading.Event(), atomic.write
 
-    def slow(path: Path, content: bytes, **options: bool) -> None:
+    def slow(path: Path, content: bytes, **options: Any) -> None:
         if path.suffix == ".ckpt":
             gate.wait(10)
         write(path, content, **options)
@@ -41,7 +42,7 @@ def test_a_snapshot_is_of_one_step_whatever_follows(
             trainer.step.update(0)
             trainer.progress.step = 1
             expected = {name: tensor.clone() for name, tensor in trainer.state()[0].items()}
-            monkeypatch.setattr(checkpoint, "write_atomically", slow)
+            monkeypatch.setattr(atomic, "write", slow)
             trainer.save()
             for step in range(1, 4):
                 trainer.step.update(step)
@@ -71,7 +72,7 @@ def test_a_failed_write_is_raised_at_the_next_step(
             "update",
             lambda step, **options: (time.sleep(0.01), first(step, **options)),
         )
-        monkeypatch.setattr(checkpoint, "write_atomically", full)
+        monkeypatch.setattr(atomic, "write", full)
         with pytest.raises(FolderError, match="full"):
             trainer.fit()
     assert trainer.progress.step <= 3

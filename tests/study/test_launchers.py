@@ -12,7 +12,7 @@ import pytest
 
 from helpers import Cli, last_of
 from skiplab.cli import verify
-from skiplab.runs import folders
+from skiplab.runs import status
 
 SMALL = ("width=8", "batch_size=256", "epochs=2", "depth=1", "trainer.threads=1", "study=s")
 PLUGINS = {
@@ -100,7 +100,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
     def run() -> Path | None:
         return next((path.parent for path in tmp_path.glob("outputs/studies/s/*/last.ckpt")), None)
 
-    while run() is None or (folders.standing(found := run() or tmp_path).step or 0) == 0:
+    while run() is None or (status.of_last_save(found := run() or tmp_path).step or 0) == 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(int((found / ".lock").read_text().split()[1]), signal.SIGUSR2)

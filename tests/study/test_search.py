@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from helpers import Cli, start
 from skiplab.config import grid
 from skiplab.errors import UsageError
-from skiplab.runs import folders
+from skiplab.runs import lock, status
 from skiplab.study import search, search_files, search_space
 from skiplab.study.supervisor import Job
 
@@ -75,7 +75,7 @@ def test_a_search_ends_with_the_best_command_line_and_goes_on_to_more_trials(cal
         )
         assert (
             trial.value is None
-            or trial.value == folders.state_of(Path(trial.user_attrs["folder"])).val_accuracy
+            or trial.value == status.read(Path(trial.user_attrs["folder"])).val_accuracy
         )
     best = max(
         (trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0
@@ -203,7 +203,7 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(tmp_path: Path) -> None
         return [
             path.parent
             for path in folder.glob("trial-*/last.ckpt")
-            if (folders.standing(path.parent).step or 0) > 0
+            if (status.of_last_save(path.parent).step or 0) > 0
         ]
 
     while len(saved()) < 2:
@@ -211,7 +211,7 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(tmp_path: Path) -> None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    while any(folders.is_locked(path) for path in saved()):
+    while any(lock.is_locked(path) for path in saved()):
         time.sleep(0.05)
     process = start(*command, cwd=tmp_path, command="skiplab")
     out, err = process.communicate(timeout=120)

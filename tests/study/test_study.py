@@ -17,7 +17,7 @@ import pytest
 
 from helpers import Cli, Train, start
 from skiplab.cli import verify
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.study import record
 
 SMALL = ("width=8", "batch_size=256", "trainer.threads=1", "trainer.limit_steps=6", "jobs=2")
@@ -196,11 +196,11 @@ def test_a_study_that_is_ended_goes_on_and_ends_equal_to_the_bit(
     assert (
         process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     ), err
-    wait_for(lambda: not any(folders.is_locked(path) for path in cells(study)), seconds=20)
+    wait_for(lambda: not any(lock.is_locked(path) for path in cells(study)), seconds=20)
     if number != signal.SIGKILL:
         assert "sweep: 0 of 3 cells done, 2 stopped, 1 not begun" in out
         assert "the same command again goes on" in out
-    stood = [folders.standing(path).step or 0 for path in cells(study)]
+    stood = [status.of_last_save(path).step or 0 for path in cells(study)]
     assert len(stood) == 2
     assert all(step > 0 for step in stood) or number == signal.SIGKILL
     process = start(*command, cwd=tmp_path)

@@ -70,6 +70,11 @@ STARTS_WITHOUT_TORCH = (
     *(
         "data.download",
         "runs.folders",
+        "runs.lock",
+        "runs.status",
+        "runs.result",
+        "runs.facts",
+        "runs.atomic",
         "runs.checkpoint",
         "runs.contents",
         "machine.signals",

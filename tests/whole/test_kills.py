@@ -19,7 +19,7 @@ from helpers import SMALL, Cli, compose, last_of, start
 from skiplab import launch
 from skiplab.cli import verify
 from skiplab.errors import FolderError
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, checkpoint, folders, lock, status
 
 FORMAT_1 = Path(__file__).parents[1] / "fixtures/format1"
 LONG = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000"))
@@ -80,7 +80,7 @@ def test_the_command_killed_three_times_and_given_again(
     assert found() == [folder]
     assert folders.is_finished(folder)
     assert verify.differences(straight, verify.digests(folder)) == []
-    assert not list(tmp_path.rglob(f"*{checkpoint.TEMPORARY}"))
+    assert not list(tmp_path.rglob(f"*{atomic.TEMPORARY}"))
 
 
 def test_seventeen_kills_of_warm_processes() -> None:
@@ -119,10 +119,10 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "run" / folders.LAST, tensors, facts | {"num_steps": 13})
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
         file.write("\n")
-    (tmp_path / f"run/.last.ckpt-x{checkpoint.TEMPORARY}").touch()
+    (tmp_path / f"run/.last.ckpt-x{atomic.TEMPORARY}").touch()
     different = verify.differences(expected, verify.digests(tmp_path / "run"))
     assert different == [
-        f".last.ckpt-x{checkpoint.TEMPORARY}: left behind",
+        f".last.ckpt-x{atomic.TEMPORARY}: left behind",
         "last.ckpt: facts",
         "last.ckpt: model/head.2.bias",
         "metrics.jsonl",
@@ -247,8 +247,8 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     os.close(master)
     process.wait(timeout=20)
     assert process.returncode == 129
-    assert folders.standing(tmp_path / "run").step
-    assert not folders.is_locked(tmp_path / "run")
+    assert status.of_last_save(tmp_path / "run").step
+    assert not lock.is_locked(tmp_path / "run")
 
 
 def read_or_nothing(descriptor: int) -> bytes:
@@ -291,7 +291,7 @@ def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: P
     assert "optimizer:\n  name: sgd\n  lr: 0.05" in (tmp_path / "run/config.yaml").read_text()
     first.kill()
     first.communicate()
-    assert not folders.is_locked(tmp_path / "run")
+    assert not lock.is_locked(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -317,7 +317,7 @@ def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path: Path) -> Non
     leftover, kept = day / "00-00-00-digits-deepcnn-residual", day / "notes"
     for folder in (leftover, kept):
         folder.mkdir(parents=True)
-    (leftover / f".config.yaml-x{checkpoint.TEMPORARY}").touch()
+    (leftover / f".config.yaml-x{atomic.TEMPORARY}").touch()
     process = start(*SMALL, "trainer.max_time=1e-9", cwd=tmp_path)
     process.communicate(timeout=60)
     assert process.returncode == 7
@@ -351,7 +351,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> 
         r"run: cannot write [\w.]+, [\d,]+ bytes are needed \(File too large\)", done.stderr
     ), done.stderr
     assert done.stderr.count("\n") == 1
-    assert not list((tmp_path / "run").glob(f".*{checkpoint.TEMPORARY}"))
+    assert not list((tmp_path / "run").glob(f".*{atomic.TEMPORARY}"))
     verify.run_to_end(compose(*SMALL), tmp_path / "run")
     assert verify.differences(straight, verify.digests(tmp_path / "run")) == []
 
@@ -382,7 +382,7 @@ def test_a_full_file_system_in_the_middle_of_a_run(
         assert "disk/run: cannot " in err
         assert "No space left on device" in err
         assert err.count("\n") == 1
-        assert folders.standing(tmp_path / "disk/run").step is not None
+        assert status.of_last_save(tmp_path / "disk/run").step is not None
         filler.unlink()
         finish(*SMALL, "out=disk/run", cwd=tmp_path)
         assert verify.differences(straight, verify.digests(tmp_path / "disk/run")) == []

@@ -17,7 +17,7 @@ from helpers import Cli, Train, compose, last_of, start
 from skiplab import launch
 from skiplab.cli.list import row
 from skiplab.config import stored
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.study import plan
 
 SMALL = ("depth=1", "width=8", "batch_size=256", "epochs=2", "trainer.threads=1")
@@ -46,7 +46,7 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
         assert (predictions["val_predictions"] == predictions["val_labels"]).mean() == result[
             "best_val_accuracy"
         ]
-    assert folders.state_of(folder).test_accuracy is None
+    assert status.read(folder).test_accuracy is None
     assert (
         "has no test.accuracy (evaluator.split=val): compare --metric val.accuracy"
         in call("compare", "run", command="skiplab")[2]
@@ -62,7 +62,7 @@ def test_the_test_set_stays_sealed_where_the_report_is_of_validation(call: Cli) 
     assert "digits test set" in out
     assert (folder / "metrics.jsonl").read_bytes() == rows
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
-    assert folders.state_of(folder).test_accuracy is not None
+    assert status.read(folder).test_accuracy is not None
 
 
 def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: Cli) -> None:
@@ -244,7 +244,7 @@ def test_out_names_the_folder_and_protects_what_is_there(call: Cli) -> None:
 
 def test_two_runs_in_one_folder_the_second_is_refused(call: Cli) -> None:
     Path("run").mkdir()
-    with folders.locked(Path("run")):
+    with lock.hold(Path("run")):
         code, _, err = call(*SMALL, "out=run")
     assert code == 4
     assert "in use by pid" in err
@@ -445,7 +445,7 @@ def test_a_run_cannot_become_shorter_than_it_is(call: Cli) -> None:
 
 def test_a_second_command_with_out_says_that_it_goes_on(call: Cli) -> None:
     assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
-    step = folders.standing(Path("run")).step
+    step = status.of_last_save(Path("run")).step
     code, out, err = call(*SMALL, "out=run")
     assert (code, err) == (0, "")
     assert out.startswith(f"going on with run at step {step} of 12\n")

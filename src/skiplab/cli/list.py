@@ -13,7 +13,7 @@ from skiplab.cli.options import path
 from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.runs import folders
+from skiplab.runs import folders, status
 from skiplab.study import record
 from skiplab.words import duration, percent, printable
 
@@ -92,7 +92,7 @@ def state_of(folder: Path) -> str:
     """Return the state of one of a study's runs."""
     if not record.is_begun(folder):
         return "not begun"
-    return "broken" if folders.problem_of(folder) else folders.state_of(folder).state
+    return "broken" if folders.problem_of(folder) else status.read(folder).state
 
 
 def align(found: Sequence[tuple[str, ...]]) -> str:
@@ -116,7 +116,7 @@ def row(folder: Path) -> tuple[str, ...]:
         where += "  (config.yaml was edited by hand)"
     if config.changed:
         where += f"  (changed: {provenance.in_words(config.changed)})"
-    state = folders.state_of(folder)
+    state = status.read(folder)
     return (
         state.state,
         config.dataset.name,
@@ -152,7 +152,7 @@ def describe_model(config: Config) -> str:
     return f"{text} ({label})" if label else text
 
 
-def describe_steps(state: folders.State) -> str:
+def describe_steps(state: status.Status) -> str:
     """Describe how many steps a run has done, and of how many if it is not finished."""
     if state.num_steps is None:
         return "-"

@@ -13,7 +13,7 @@ from skiplab.config.values import nearest
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.launch import launch, resolve_machine, write_config
 from skiplab.machine.signals import StopSignal
-from skiplab.runs import folders
+from skiplab.runs import folders, lock, status
 
 
 def find_source(arguments: Sequence[str]) -> str | None:
@@ -55,7 +55,7 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
     Returns the exit code. Raises UsageError if there is no run, or a value may not change.
     """
     folder = find_folder(path)
-    with StopSignal() as stop_signal, folders.locked(folder):
+    with StopSignal() as stop_signal, lock.hold(folder):
         config = update_config(folder, texts)
         return launch(config, stop_signal, locked=folder)
 
@@ -81,9 +81,9 @@ def update_config(folder: Path, texts: Sequence[str]) -> Config:
     if after != before or not folders.is_finished(folder):
         before = provenance.check(folder, stored)
         after = resolve_machine(replace(after, changed=before.changed))
-    stood = folders.State("stopped", step=0, num_steps=0)
+    stood = status.Status("stopped", step=0, num_steps=0)
     if folders.has_state(folder):
-        stood = folders.standing(folder)
+        stood = status.of_last_save(folder)
     check_length(before, after, stood)
     if after != before:
         after = provenance.record_changes(before, after, step=stood.step or 0)
@@ -102,7 +102,7 @@ def length_of(config: Config) -> tuple[int, int | None, int | None]:
     return config.epochs, config.steps, config.trainer.limit_steps
 
 
-def check_length(before: Config, after: Config, stood: folders.State) -> None:
+def check_length(before: Config, after: Config, stood: status.Status) -> None:
     """Raise UsageError if the run stands beyond the length that it is asked to have."""
     limits: list[int | None] = []
     if after.trainer.limit_steps != before.trainer.limit_steps:

@@ -24,7 +24,7 @@ from skiplab.exits import guard
 from skiplab.launch import launch, resolve_machine
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, let_through
-from skiplab.runs import checkpoint, folders
+from skiplab.runs import atomic, checkpoint, folders, status
 from skiplab.study import workers
 from skiplab.words import counted
 
@@ -220,15 +220,13 @@ def unfinished_files(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {
-        name
-        for name in os.listdir(folder)
-        if name.endswith(checkpoint.TEMPORARY) and ".ckpt-" in name
+        name for name in os.listdir(folder) if name.endswith(atomic.TEMPORARY) and ".ckpt-" in name
     }
 
 
 def step_of(folder: Path) -> int:
     """Return the step of the folder's last checkpoint; -1 if there is none."""
-    return folders.standing(folder).step or 0 if folders.has_state(folder) else -1
+    return status.of_last_save(folder).step or 0 if folders.has_state(folder) else -1
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -255,7 +253,7 @@ def digests(folder: Path) -> dict[str, str]:
                     found[f"{name}: {key}"] = sha256(arrays[key].tobytes())
         else:
             found[name] = sha256((folder / name).read_bytes())
-    for leftover in folder.glob(f".*{checkpoint.TEMPORARY}"):
+    for leftover in folder.glob(f".*{atomic.TEMPORARY}"):
         found[f"{leftover.name}: left behind"] = ""
     return found
 

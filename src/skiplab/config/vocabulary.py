@@ -65,7 +65,7 @@ steps = maxsteps numsteps iters maxiters numiters totalsteps totaliters maxiter 
     numiterations maxiterations itermax trainiters
 batch_size = bs batch bsz batchsz trainbatchsize perdevicetrainbatchsize minibatch minibatchsize mb trainbs batches bsize
     perdevicebatchsize trainbatch b batchsizetrain
-val_fraction (the part held out: 0.1 where document 1 keeps 0.9) = validationsplit
+val_fraction (the part held out: 0.1 where the lab keeps 0.9) = validationsplit
 val_fraction = valsplit valsize validsplit validationfraction valratio validfraction valfrac validationsize validsize
     valpercent validationratio holdout valpart
 device = gpu cuda usecuda usegpu nocuda gpuid gpuindx gpuindex gpuids accelerator cudadevice devicename deviceid dev processor

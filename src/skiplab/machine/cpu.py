@@ -1,4 +1,4 @@
-"""The processor: how many of its cores this process may use, and what it computes. Imports no torch."""
+"""The processor: how many cores this process may use, and its instructions. Imports no torch."""
 
 import math
 import os
@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-# how the names of such flags begin
+# The names of the flags of vector instructions begin so.
 VECTOR_FLAGS = ("avx", "fma", "amx", "sse4", "f16c", "asimd", "sve", "bf16", "i8mm")
-# What limits the instructions that oneDNN, ATen and MKL choose.
+# Variables that limit the instructions that oneDNN, ATen and MKL choose.
 LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
     "ONEDNN_CPU_ISA_HINTS",
     "DNNL_CPU_ISA_HINTS",
     "ATEN_CPU_CAPABILITY",
-)
-LIMITS = (
-    *LIMITS,
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
     "ONEDNN_DEFAULT_FPMATH_MODE",
@@ -26,31 +23,44 @@ LIMITS = (
 
 
 def num_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use, at least 1: its affinity, and its cgroup's CPU quota, of which a part of a core counts whole."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return min([cores, *map(math.ceil, cpu_quotas(root))])
+    """Return how many cores this process may use, at least 1.
+
+    Its affinity and the CPU quotas of its control groups limit them; a quota is rounded up.
+    """
+    return min([affinity(), *map(math.ceil, cpu_quotas(root))])
+
+
+def affinity() -> int:
+    """Return how many cores the process may run on, whatever its quota."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_quotas(root: Path) -> list[float]:
-    """How many cores' time this process's cgroup and each one above it may take; those without a limit are left out."""
+    """Return the CPU quotas, in cores, of this process's control group and those above it.
+
+    Groups without a limit are left out.
+    """
     quotas: list[float] = []
     for group, version in cgroups(root, "cpu"):
         names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = " ".join((group / name).read_text() for name in names).split()
-            # -1 and "max": no limit
+            # -1 and "max" stand for no limit.
             if float(quota) > 0:
                 quotas.append(float(quota) / float(period))
     return quotas
 
 
 def cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Yield the control groups that may limit this process, its own first, then each one above it: folder and version (1 or 2)."""
+    """Yield folder and version (1 or 2) of each control group that may limit this process.
+
+    Its own comes first, then each one above it.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    # no such file, or not what Linux writes into it
+    # Other systems have no such file, or other things in it.
     except (OSError, ValueError):
         return
     for line in lines:
@@ -70,26 +80,29 @@ def cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
 
 
 def instructions(root: Path = Path("/")) -> str:
-    """The vector instructions that this process may use, by the processor's flags and the environment's limits: numbers depend on them."""
+    """Return the vector instructions that this process may use, on which numbers depend.
+
+    They are the processor's flags, and the limits that the environment sets.
+    """
     try:
         lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    flags = next(
-        (
-            line.partition(":")[2].split()
-            for line in lines
-            if line.startswith(("flags", "Features"))
-        ),
-        [],
-    )
+    flags: list[str] = []
+    for line in lines:
+        if line.startswith(("flags", "Features")):
+            flags = line.partition(":")[2].split()
+            break
     vector = sorted(flag for flag in flags if flag.startswith(VECTOR_FLAGS))
     limits = [f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name)]
     return " ".join([*vector, *limits])
 
 
 def has_bf16(root: Path = Path("/")) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX or Arm's BF16), where Linux tells."""
+    """Tell whether the processor multiplies bfloat16 in hardware: AVX512-BF16, AMX or Arm's BF16.
+
+    False where /proc/cpuinfo does not say.
+    """
     try:
         flags = set((root / "proc/cpuinfo").read_text(errors="replace").split())
     except OSError:

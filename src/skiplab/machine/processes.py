@@ -1,7 +1,7 @@
-"""The processes behind the ranks: children of the first, or torchrun's. How they start, what they are told, how they end together.
+"""The processes behind the ranks: how they start, what they are told, how they end together.
 
-All that passes between them is JSON in a store that the first process holds (torchrun's, where it
-started them).
+They are children of the first process, or torchrun's. All that passes between them is JSON in a
+store that the first process holds; torchrun's store where it started them.
 """
 
 import functools
@@ -33,26 +33,27 @@ from skiplab.machine.torchrun import Place
 if TYPE_CHECKING or torch.distributed.is_available():
     from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+# What the first process sends to the others; "device" is the type of their devices.
 Told = dict[str, Any]
-# what the other processes do in a run, from what the first has told them
+# What the other processes do in a run.
 Work = Callable[[Ranks, Told], None]
 HOST = "127.0.0.1"
-# seconds for a process to say why it ends, and for this one to notice
+# Seconds for a process to leave word why it ends, and for the first one to notice.
 PATIENCE = 10.0
 STORE_LIMIT = timedelta(minutes=5)
-# what errors say that another process's end raises here
+# Matches the errors that another process's end raises here.
 LOST = re.compile(r"gloo|nccl|connection|peer|socket|store", re.IGNORECASE)
 
 
 # --------------------------------------------------------------------------------------------------
-# seen from the first
+# The first process
 
 
 @contextmanager
 def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks]:
-    """The ranks of a run of which this process is the first; the others do `work`. Raises RankFailed when one of them ends badly.
+    """Lead the other processes of a run, which do `work`; yield the ranks.
 
-    `advice`: what a user can do then.
+    Raises RankFailed, with `advice` for the user, when one of them ends badly.
     """
     if size == 1:
         yield ALONE
@@ -69,17 +70,18 @@ def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks
                 yield team
                 team.meet()
                 done = True
-            # of all ranks, or of the first alone: it is told here
+            # An error of ours names its own cause, whether all ranks or only the first raised it.
             except SkiplabError:
                 raise
-            # before the connections are closed, which the others would take for the cause
+            # Look for the cause before the connections are closed: the others would take that for
+            # the cause.
             except Exception as error:
                 if (failure := others.explain(error)) is not None:
                     raise failure from None
                 raise
             finally:
                 if not done:
-                    # they may wait in an operation that this process has left
+                    # The others may wait in an operation that this process has left.
                     others.leave()
     except RankFailed as failure:
         raise RankFailed(
@@ -92,33 +94,29 @@ def leading(size: int, work: Work, told: Told, *, advice: str) -> Iterator[Ranks
 
 
 def device_of(told: Told, place: Place) -> torch.device:
-    """The device of a process: its number is the process's own on its machine."""
-    return (
-        torch.device("cuda", place.local_rank)
-        if told["device"] == "cuda"
-        else torch.device(told["device"])
-    )
+    """Return the device of a process; a CUDA device has the process's number on its machine."""
+    if told["device"] == "cuda":
+        return torch.device("cuda", place.local_rank)
+    return torch.device(told["device"])
 
 
 class Others:
-    """The other processes of a run, seen from the first. Those of torchrun's are started and ended by it."""
+    """The other processes of a run, as the first sees them. Torchrun starts and ends its own."""
 
     def __init__(self, store: "Store", place: Place):
         self.store, self.place = store, place
 
     @classmethod
     def of_torchrun(cls, place: Place) -> "Others":
-        """Those that wait in `follow_torchrun`."""
+        """Return the processes that wait in `follow_torchrun`."""
         store = torchrun_store()
         return cls(PrefixStore(f"run {store.add('runs', 1) - 1}", store), place)
 
     def failure(self) -> RankFailed | None:
-        """What has gone wrong with one of them, if anything has."""
-        return (
-            RankFailed(**json.loads(self.store.get("error")))
-            if self.store.check(["error"])
-            else None
-        )
+        """Return what has gone wrong with one of them; None if nothing has."""
+        if self.store.check(["error"]):
+            return RankFailed(**json.loads(self.store.get("error")))
+        return None
 
     def check(self) -> None:
         """Raise RankFailed if something has gone wrong with one of them."""
@@ -126,7 +124,10 @@ class Others:
             raise failure
 
     def explain(self, error: Exception) -> RankFailed | None:
-        """The failure of another process that `error`, raised here, comes from; None if it is this one's own."""
+        """Return the failure of another process that caused `error` here.
+
+        None if the error is this process's own.
+        """
         is_lost = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
         deadline = time.monotonic() + (PATIENCE if is_lost else 0)
         while (failure := self.failure()) is None and time.monotonic() < deadline:
@@ -138,10 +139,10 @@ class Others:
         return failure
 
     def leave(self) -> None:
-        """This process has left the run before its end."""
+        """Let the others go: this process has left the run before its end."""
 
     def end(self) -> None:
-        """The run is over for this process, and so for all."""
+        """End the run for all: it is over for this process."""
         self.store.set("end", "")
 
 
@@ -149,7 +150,7 @@ class Children(Others):
     """Processes that this one starts, one for each further rank."""
 
     def __init__(self, size: int, work: Work, *, advice: str):
-        # the store would listen on every interface
+        # A socket of our own, since the store would listen on every interface.
         listener = socket.create_server((HOST, 0))
         port = listener.getsockname()[1]
         server = TCPStore(
@@ -161,13 +162,16 @@ class Children(Others):
             master_listen_fd=listener.detach(),
         )
         super().__init__(PrefixStore("run", server), Place(0, size, 0, size))
-        self.advice, self.over, self.lock = advice, threading.Event(), threading.Lock()
+        self.advice = advice
+        self.over = threading.Event()
+        # Asking for an exit code waits for the process, which only one thread can do at a time.
+        self.lock = threading.Lock()
         stay_on_this_machine()
-        # a fresh interpreter each: a fork of a process that has run OpenMP hangs in its first
-        # operation, and CUDA forbids it
+        # Each child is a fresh interpreter. A fork of a process that has run OpenMP hangs in its
+        # first operation, and CUDA forbids forks.
         context = multiprocessing.get_context("spawn")
         self.processes: list[BaseProcess] = []
-        # started later, it would let the signals in again
+        # If it started later, it would let the signals in again.
         resource_tracker.ensure_running()
         try:
             with signals.kept_back():
@@ -177,7 +181,7 @@ class Children(Others):
                     )
                     process.start()
                     self.processes.append(process)
-        # the system has no room for more
+        # The system may have no room for more processes.
         except OSError:
             self.leave()
             raise
@@ -187,28 +191,28 @@ class Children(Others):
         return super().failure() or self.death()
 
     def death(self) -> RankFailed | None:
-        """How one of them has died, if one has."""
+        """Return how one of them has died; None if none has."""
         for rank, process in enumerate(self.processes, 1):
-            # to ask for an exit code is to wait for the process, which only one thread can
             with self.lock:
                 code = process.exitcode
             if code:
-                how = (
-                    f"was ended by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with exit code {code}"
-                )
+                how = f"ended with exit code {code}"
+                if code < 0:
+                    how = f"was ended by {signal.Signals(-code).name}"
                 return RankFailed(f"rank {rank} (pid {process.pid}) {how}")
         return None
 
     def watch(self) -> None:
-        """End this process if another is gone and it does not notice: it may wait for what never comes."""
+        """End this process if another is gone and it does not notice in time.
+
+        It may wait in an operation that never ends.
+        """
         waiting = {process.sentinel: process for process in self.processes}
         while waiting:
             for sentinel in connection.wait(list(waiting)):
                 process = waiting.pop(sentinel)  # pyright: ignore[reportArgumentType]
                 with self.lock:
-                    # it has let go of its end of a pipe, and is about to leave
+                    # The child has closed its end of the pipe and is about to exit.
                     process.join()
             if (failure := self.death()) is not None:
                 if not self.over.wait(PATIENCE):
@@ -233,20 +237,23 @@ class Children(Others):
 
 
 def stay_on_this_machine() -> None:
-    """Have gloo use the loopback interface, unless the environment names another: it would go by the host's name."""
+    """Have gloo use the loopback interface, unless the environment names another.
+
+    By default it looks up the host's name.
+    """
     if hasattr(socket, "if_nameindex"):
         loopback = [name for _, name in socket.if_nameindex() if name.rstrip("0123456789") == "lo"]
         if loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
 
 
-# -------------------------------------------------------------------------------------------------
-# seen from the others
+# --------------------------------------------------------------------------------------------------
+# The other processes
 
 
 def be_child(place: Place, port: int, work: Work) -> None:
-    """What a child does: its part in one run."""
-    # whoever stops a run means the first process, which decides for all
+    """Do a child's part in one run, and exit."""
+    # A stop is meant for the first process, which decides for all.
     signals.ignore()
     threading.Thread(target=end_with_parent, daemon=True).start()
     store = TCPStore(HOST, port, is_master=False, wait_for_workers=False, timeout=STORE_LIMIT)
@@ -256,7 +263,7 @@ def be_child(place: Place, port: int, work: Work) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent has, however that ended."""
+    """Exit when the parent process has ended, however it ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -264,10 +271,10 @@ def end_with_parent() -> None:
 
 
 def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
-    """This process's part in the run that `store` tells of; None if all went well.
+    """Do this process's part in the run that `store` describes; return None if all went well.
 
-    What goes wrong is left in the store, for the first process to tell. Should it not notice, the
-    timer that is returned ends this one.
+    An error is left in the store, for the first process to report. If that process does not notice,
+    the timer that is returned ends this one.
     """
 
     def check() -> None:
@@ -276,9 +283,9 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
 
     giving_up = None
     told = json.loads(store.get("told"))
-    # what torch remarks, it remarks in the first process too
+    # Torch logs its remarks in the first process too.
     logging.disable()
-    # the connections are closed last: when they are, the first process looks into the store
+    # The connections are closed last: the first process then looks into the store.
     with ExitStack() as stack:
         try:
             team = stack.enter_context(
@@ -287,15 +294,13 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
             work(team, told)
             team.meet()
         except Exception as error:
-            ours = isinstance(error, SkiplabError)
-            line = (
-                str(error)
-                if ours
-                else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
-            code, trace = (error.exit_code, "") if ours else (1, traceback.format_exc())
+            if isinstance(error, SkiplabError):
+                line, code, trace = str(error), error.exit_code, ""
+            else:
+                reason = " ".join(str(error).split())[:200]
+                line, code, trace = f"{type(error).__name__}: {reason}", 1, traceback.format_exc()
             said = {"message": f"rank {place.rank}: {line}", "exit_code": code, "trace": trace}
-            # of a store that is gone with its process
+            # The store raises RuntimeError if it is gone with its process.
             with suppress(RuntimeError):
                 store.compare_set("error", "", json.dumps(said))
             giving_up = threading.Timer(2 * PATIENCE, give_up, kwargs=said)
@@ -305,17 +310,20 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
 
 
 def give_up(message: str, exit_code: int, trace: str) -> None:
-    """End this process, which has failed, though the first has not noticed: an operation of the device's waits for what never comes."""
+    """Exit: this process has failed, and the first one has not noticed in time.
+
+    The first one may wait in an operation of the device that never ends.
+    """
     with suppress(OSError):
         os.write(2, f"{trace}error: {message}\n".encode())
     os._exit(exit_code)
 
 
 def follow_torchrun(place: Place, work: Work) -> None:
-    """What each process of torchrun's but the first does: its part in every run of the first, until that has ended."""
-    # between runs there is nothing to say
+    """Do the part of one of torchrun's processes in every run of the first, until it ends."""
+    # Between runs there is nothing to save or to report.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # of a store that is gone with its process
+    # The store raises RuntimeError if it is gone with its process.
     with suppress(RuntimeError):
         store = torchrun_store()
         for number in itertools.count():
@@ -333,14 +341,14 @@ def follow_torchrun(place: Place, work: Work) -> None:
 
 
 def tell_torchrun_over() -> None:
-    """Let the other processes of torchrun's go: no more runs will come."""
+    """Let torchrun's other processes go: no more runs will come."""
     with suppress(RuntimeError):
         torchrun_store().set("over", "")
 
 
 @functools.cache
 def torchrun_store() -> "Store":
-    """Where the processes that torchrun started meet."""
+    """Return the store in which the processes that torchrun started meet."""
     if (place := torchrun.place()) is not None and place.local_size == place.size:
         stay_on_this_machine()
     from torch.distributed.rendezvous import rendezvous

@@ -1,7 +1,7 @@
-"""Ranks: processes that train one network together, a device each. What they add up, share and agree on.
+"""Ranks: processes that train one network together, a device each.
 
-The trainer makes the same calls in every run. `Ranks` is one process alone, for which they do
-nothing; `Team` is several.
+The trainer makes the same calls in every run. `Ranks` is one process, for which they do nothing;
+`Team` is several.
 """
 
 import functools
@@ -22,18 +22,17 @@ from skiplab.machine.torchrun import Place
 if TYPE_CHECKING or torch_dist.is_available():
     from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
-# For a rank that hangs. One that dies is noticed at once, and the others' patience has to outlast a
-# network that one of them compiles, or a checkpoint on a slow disk.
+# For a rank that hangs; one that dies is noticed at once. The limit has to outlast a network that
+# one rank compiles, or a checkpoint on a slow disk.
 TIME_LIMIT = timedelta(minutes=10)
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Ranks:
-    """One process alone."""
+    """One process, to which several ranks' operations come down to nothing."""
 
     place = Place(rank=0, size=1, local_rank=0, local_size=1)
-    # what sets this rank's dropout apart: nothing for the first, which draws as a process alone
-    # does
+    # Sets this rank's dropout apart. The first rank draws as a single process does.
     position: tuple[int, ...] = ()
 
     @property
@@ -43,38 +42,49 @@ class Ranks:
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         return self.place.size
 
     def part_of(self, num_images: int) -> tuple[int, int, int]:
-        """This rank's part of a batch: part i of n, and the factor of its losses, of which the ranks' mean is taken (0: not counted)."""
+        """Return this rank's part of a batch: i, n of part i of n, and the factor of its losses.
+
+        The ranks' mean is taken of the losses times their factors; 0 stands for a part that does
+        not count.
+        """
         return 0, 1, 1
 
     def replicate(self, model: nn.Module, *, sync_bn: bool) -> nn.Module:
-        """What to call in place of the model, so that after the backward pass every rank holds the mean of the ranks' gradients."""
+        """Return what to call in place of the model.
+
+        After its backward pass every rank holds the mean of the ranks' gradients. With `sync_bn`
+        BatchNorm is over all ranks.
+        """
         return model
 
     def reducing(self, replica: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-        """Around the forward and backward pass of one of several parts: the last takes the mean of what all parts have added up."""
+        """Return the context of the forward and backward pass of one of several parts.
+
+        Only the last part takes the ranks' mean, of the gradients that all parts have added up.
+        """
         return NOTHING
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The ranks' sum, in place; of numbers whose sum is exact, since its order is not fixed."""
+        """Add up over the ranks, in place. The numbers must be exact: the order is not fixed."""
         return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The ranks' mean, added up from the first to the last."""
+        """Return the mean over the ranks, added up from the first to the last."""
         return tensor
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Have every rank take over the first's values."""
+        """Copy the first rank's values to every rank, in place."""
 
     def agreed(self, decide: Callable[[], int | None]) -> int:
-        """Return the number that the first rank decides (None: 0). If it raises Diverged, all do."""
+        """Return the number that the first rank decides, 0 for None. If it raises Diverged, all do."""
         return decide() or 0
 
     def main_first(self) -> AbstractContextManager[None]:
-        """The first rank goes first, the others after it, and none goes on before all are done."""
+        """Let the first rank go first, then the others. None leaves before all are done."""
         return NOTHING
 
 
@@ -89,28 +99,34 @@ class Team(Ranks):
     ):
         self.store, self.place, self.device = store, place, device
         self.position = (place.rank,) if place.rank else ()
-        # raises if one of the others is gone
+        # Raises RankFailed if another rank is gone.
         self.check = check
         self.meetings = 0
-        # images a rank
+        # Images per rank: BatchNorm cannot normalise one value.
         self.least = 2
 
     def part_of(self, num_images: int) -> tuple[int, int, int]:
-        """As one process's. BatchNorm cannot normalise one value, so a batch of less than two images a rank is computed by fewer ranks.
+        """Return part and factor as `Ranks.part_of`; a small batch is computed by fewer ranks.
 
-        The others then compute the first part too, for nothing: every rank has to take part in the
-        sum. Where BatchNorm is over all ranks, one image a rank will do.
+        BatchNorm cannot normalise one value, so a rank gets at least two images; one where
+        BatchNorm is over all ranks. The other ranks compute the first part with factor 0, since
+        every rank has to take part in the sum.
         """
         parts = max(1, min(self.size, num_images // self.least))
-        return (self.place.rank, parts, self.size) if self.place.rank < parts else (0, parts, 0)
+        if self.place.rank < parts:
+            return self.place.rank, parts, self.size
+        return 0, parts, 0
 
     def replicate(self, model: nn.Module, *, sync_bn: bool) -> nn.Module:
-        """The model wrapped; it keeps its parameters, buffers and their names. With `sync_bn` its BatchNorms become one over all ranks."""
+        """Wrap the model, which keeps its parameters, buffers and their names.
+
+        With `sync_bn` the model's BatchNorms are replaced, in place, by ones over all ranks.
+        """
         if sync_bn:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
             self.least = 1
         replica = DistributedDataParallel(model)
-        # they are shared where they are used, at an evaluation, and not at every step
+        # An evaluation shares the buffers. No step needs them.
         replica.broadcast_buffers = False
         return replica
 
@@ -134,7 +150,7 @@ class Team(Ranks):
             tensor.detach().copy_(whole)
 
     def agreed(self, decide: Callable[[], int | None]) -> int:
-        """Between the hosts: no device is waited for."""
+        """Send the decision between the hosts: that waits for no device."""
         decision, problem = 0, None
         if self.is_main:
             try:
@@ -158,7 +174,10 @@ class Team(Ranks):
         self.meet()
 
     def meet(self) -> None:
-        """Wait until all ranks are here, for however long: data may be fetched meanwhile, so not by a collective with its time limit."""
+        """Wait until all ranks are here, however long that takes.
+
+        One of them may download data meanwhile, so a collective with its time limit will not do.
+        """
         self.meetings += 1
         key = f"met/{self.meetings}"
         self.store.add(key, 1)
@@ -171,11 +190,11 @@ class Team(Ranks):
 def connected(
     store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]
 ) -> Iterator[Team]:
-    """The team of the processes that meet in `store`, whose keys are this run's alone."""
+    """Connect the processes that meet in `store`, whose keys belong to this run only."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     team = Team(store, place, device=device, check=check)
-    # from here on it is quick, or somebody is gone
+    # All ranks are here, so a time limit that runs out now means that one has died.
     team.meet()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     torch_dist.init_process_group(

@@ -1,4 +1,8 @@
-"""SIGINT, SIGTERM and their kin ask a run to save and stop, a second one ends it at once; SIGUSR1 asks it to save and go on."""
+"""The signals that a run heeds.
+
+SIGINT, SIGTERM and others ask it to save and stop; a second one ends it at once. SIGUSR1 asks it to
+save and go on.
+"""
 
 import os
 import signal
@@ -11,29 +15,30 @@ from typing import Any, NoReturn
 
 from skiplab.machine.decisions import GO_ON, SAVE, Decision, stop_with
 
-# Ctrl-C, kill; a closed terminal, Ctrl-\; what batch systems send before a limit (LSF and Grid
-# Engine SIGUSR2, CPU time SIGXCPU); a failing power supply. Windows has the first two alone.
+# Ctrl-C and kill; a closed terminal and Ctrl-\; what batch systems send before a limit (LSF and
+# Grid Engine SIGUSR2, CPU time SIGXCPU); a failing power supply. Windows has only the first two.
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGXCPU", "SIGPWR")
 EXIT_CODES = {
     number: 128 + number for name in STOPS if (number := getattr(signal, name, None)) is not None
 }
-# the kernel sends it every second from the limit on
+# The kernel sends this one every second from the limit on.
 REPEATED = getattr(signal, "SIGXCPU", None)
-
-
-# Windows has no SIGUSR1
+# Windows has no SIGUSR1.
 ALL = (*EXIT_CODES, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 
 
 def ignore() -> None:
-    """Let them all pass: for a process that does what another decides. A terminal's Ctrl-C reaches every process."""
+    """Ignore all these signals, in a process that follows another's decisions.
+
+    A terminal's Ctrl-C reaches every process.
+    """
     for number in ALL:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """`ignore` while entered."""
+    """Ignore all these signals inside the `with`."""
     before = {number: signal.getsignal(number) for number in ALL}
     ignore()
     try:
@@ -45,8 +50,12 @@ def ignored() -> Iterator[None]:
 
 @contextmanager
 def kept_back() -> Iterator[None]:
-    """While entered, signals wait, and in a process that is started meanwhile they wait for good: it has no handlers as yet."""
-    # Windows
+    """Block these signals inside the `with`.
+
+    A process that is started inside inherits the block; it calls `let_through` once its handlers
+    are set.
+    """
+    # Windows blocks no signals.
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -58,14 +67,20 @@ def kept_back() -> Iterator[None]:
 
 
 def of_submitit() -> signal.Signals | None:
-    """The signal by which submitit tells a job of its own that it has to leave: SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names."""
+    """Return the signal that submitit sends to a job of its own that has to leave.
+
+    It is SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names; None in other processes.
+    """
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return None
     return getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
 
 
 def hang_up() -> None:
-    """Have what is said from now on go nowhere: the terminal was closed, or nobody reads the pipe any more."""
+    """Send all further output to the null device.
+
+    The terminal was closed, or nobody reads the pipe any more.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
@@ -73,23 +88,23 @@ def hang_up() -> None:
 
 
 def keep_back() -> None:
-    """Have all signals wait, in this process and those that it forks, until they `let_through`."""
+    """Block these signals, in this process and those that it forks, until `let_through`."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
 
 
 def let_through() -> None:
-    """End what `kept_back` has begun in the process that started this one."""
+    """Unblock the signals that `kept_back` or `keep_back` blocked, here or in the parent."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
 
 
 class StopSignal:
-    """While entered, catches the signals.
+    """Catches the signals inside the `with`.
 
-    While a network trains (`heeded`), calling it tells what was asked. At all other times nothing
-    can be lost, so a stop ends the process at once, with `advice` as the last line: an exception
-    would be raised in the middle of an import, where it can turn into another.
+    While a network trains (`heeded`), a call returns what was asked for. At all other times nothing
+    can be lost, so a stop ends the process at once, with `advice` as the last line. It raises no
+    exception: in the middle of an import, that can turn into another.
     """
 
     def __init__(self) -> None:
@@ -103,14 +118,14 @@ class StopSignal:
         return asked
 
     def __enter__(self) -> "StopSignal":
-        # explicitly, also where they were ignored: a shell starts background jobs with SIGINT
-        # ignored
+        # Handlers are set even where signals were ignored: a shell starts background jobs with
+        # SIGINT ignored.
         if threading.current_thread() is threading.main_thread():
             handlers = dict.fromkeys(EXIT_CODES, self.stop)
             if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-                # nohup means it
+                # nohup ignores SIGHUP on purpose.
                 del handlers[signal.SIGHUP]
-            # Windows has none
+            # Windows has no SIGUSR1.
             if hasattr(signal, "SIGUSR1"):
                 handlers[signal.SIGUSR1] = self.save
             handlers.pop(of_submitit(), None)
@@ -125,13 +140,13 @@ class StopSignal:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """While entered, a stop is asked for instead of made."""
+        """Take a stop for a request inside the `with`."""
         self.is_training = True
         try:
             yield
         finally:
             self.is_training = False
-        # it came after the last step
+        # The signal came after the last step.
         if self.asked.is_stop:
             self.end()
 
@@ -143,14 +158,14 @@ class StopSignal:
         os._exit(self.asked.exit_code)
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
-        """End the process, or ask for a stop and let the next signal do what it does by default."""
+        """End the process, or ask for a stop and give the next signal its default effect."""
         self.asked = stop_with(EXIT_CODES[signal.Signals(number)])
         if not self.is_training:
             self.end()
         for each in EXIT_CODES.keys() & self.before.keys():
             signal.signal(each, signal.SIG_IGN if each == REPEATED else signal.SIG_DFL)
         with suppress(OSError):
-            # print is not for handlers: it may be in use
+            # `print` may be in use when the handler is called.
             os.write(1, b"\nstopping after this step; once more ends at once\n")
 
     def save(self, number: int, _frame: FrameType | None) -> None:

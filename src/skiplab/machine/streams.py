@@ -1,7 +1,7 @@
-"""Standard input, output and error as every command needs them: all three are there, show any text, and none that fails ends a run.
+"""Standard input, output and error, as every command needs them.
 
-A run's words are in its run.log too, so it goes on when nobody can read them. A command whose words
-are all that it is for fails.
+All three are open and take any text. An output that fails ends no run, since its words are in
+run.log too. A command that does nothing but print fails then.
 """
 
 import errno
@@ -11,22 +11,28 @@ import select
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-# what becomes of characters that an output cannot show
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+# How characters are written that an output cannot show.
 SHOWN = "backslashreplace"
 NAMES = {1: "stdout", 2: "stderr"}
-# whether what is said is kept elsewhere too
+# Whether all output is kept elsewhere too, so that its failure is no failure.
 spared = False
 
 
 class Patient(io.FileIO):
-    """An output that raises nothing: what goes wrong is kept as `failure`, and what is written after that is dropped."""
+    """An output that raises nothing: it keeps an error as `failure` and drops later writes."""
 
     failure: OSError | None = None
 
-    def write(self, content: Any, /) -> int:
-        """Write, wait where a pipe without blocking is full; the number of bytes, those that are dropped included."""
+    def write(self, content: "Buffer", /) -> int:
+        """Write, and wait if a non-blocking pipe is full.
+
+        Returns the number of bytes, dropped ones included.
+        """
         while self.failure is None:
             try:
                 written = super().write(content)
@@ -40,16 +46,16 @@ class Patient(io.FileIO):
 
 
 def prepare() -> None:
-    """Make sure of the three streams of this process: the first thing that a command does.
+    """Make sure that this process has all three streams: every command calls this first.
 
-    A descriptor that is closed is opened on the null device, or the next file to be opened would
-    take its number, and its words.
+    A closed descriptor is opened on the null device. Otherwise the next file that is opened would
+    get its number, and its output.
     """
     missing = [number for number in (0, 1, 2) if is_closed(number)]
     for number in missing:
-        # the lowest that is free, which is this one
+        # `open` takes the lowest free number, which is this one.
         opened = os.open(os.devnull, os.O_RDWR)
-        # a system that gives others
+        # Some systems may choose another.
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
@@ -57,26 +63,25 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     for number, name in NAMES.items():
-        before: Any = getattr(sys, name)
-        # a console of Windows
-        if (
-            before is not None
-            and type(getattr(before.buffer, "raw", before.buffer)) is not io.FileIO
-        ):
+        before: io.TextIOWrapper | None = getattr(sys, name)
+        if before is not None and not is_plain_file(before):
             before.reconfigure(errors=SHOWN)
             continue
-        raw = Patient(
-            number if before is not None or number in missing else os.open(os.devnull, os.O_WRONLY),
-            "w",
-            closefd=False,
-        )
+        if before is None and number not in missing:
+            number = os.open(os.devnull, os.O_WRONLY)
+        raw = Patient(number, "w", closefd=False)
         if before is None:
             raw.failure = OSError(errno.EBADF, "it is closed")
-        setattr(sys, name, renewed(before, raw))
+        setattr(sys, name, reopen(before, raw))
+
+
+def is_plain_file(stream: io.TextIOWrapper) -> bool:
+    """Tell whether a stream writes to a descriptor; a console of Windows does not."""
+    return type(getattr(stream.buffer, "raw", stream.buffer)) is io.FileIO
 
 
 def is_closed(number: int) -> bool:
-    """Whether a descriptor is none."""
+    """Tell whether a descriptor is closed."""
     try:
         os.fstat(number)
     except OSError as error:
@@ -84,53 +89,62 @@ def is_closed(number: int) -> bool:
     return False
 
 
-def renewed(before: Any, raw: Patient) -> io.TextIOWrapper:
-    """A text stream like the one before (None: there was none), on another file, which shows what it cannot encode as escapes."""
+def reopen(before: io.TextIOWrapper | None, raw: Patient) -> io.TextIOWrapper:
+    """Return a text stream like the one before, on another file.
+
+    Characters that it cannot encode become escapes. `before` is None if there was no stream.
+    """
     if before is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=SHOWN)
     with suppress(OSError):
         before.flush()
-    options = {"line_buffering": before.line_buffering, "write_through": before.write_through}
-    # as Python makes them with and without PYTHONUNBUFFERED
-    buffer: Any = raw if before.write_through else io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffer, encoding=before.encoding, errors=SHOWN, **options)
+    # Python makes them so with and without PYTHONUNBUFFERED.
+    buffer = raw if before.write_through else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        cast(BinaryIO, buffer),
+        encoding=before.encoding,
+        errors=SHOWN,
+        line_buffering=before.line_buffering,
+        write_through=before.write_through,
+    )
 
 
 def to_log(path: Path | str) -> None:
-    """Have all that this process says go to the end of a file, in UTF-8."""
+    """Append all output of this process to a file, in UTF-8."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for number, name in NAMES.items():
         os.dup2(descriptor, number)
-        raw = Patient(number, "w", closefd=False)
-        setattr(
-            sys,
-            name,
-            io.TextIOWrapper(
-                io.BufferedWriter(raw), encoding="utf-8", errors=SHOWN, line_buffering=True
-            ),
-        )
+        buffer = io.BufferedWriter(Patient(number, "w", closefd=False))
+        stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=SHOWN, line_buffering=True)
+        setattr(sys, name, stream)
     os.close(descriptor)
 
 
 def spare() -> None:
-    """What is said from now on is kept elsewhere too, in a run's log or a study's files: an output that fails is no failure."""
+    """Count no failing output as a failure from now on.
+
+    All output is kept elsewhere too, in a run's log or a study's files.
+    """
     global spared
     spared = True
 
 
 def settled(code: int) -> int:
-    """The exit code of a command that would end with this one: another where its words were all, and did not arrive."""
+    """Return the exit code of a command that would end with `code`.
+
+    It is another one if the command only prints and its output did not arrive.
+    """
     for name in NAMES.values():
-        # of a stream that is closed
+        # A closed stream raises ValueError.
         with suppress(OSError, ValueError):
             getattr(sys, name).flush()
     buffer = getattr(sys.stdout, "buffer", None)
     failure = getattr(getattr(buffer, "raw", buffer), "failure", None)
     if failure is None or spared or code:
         return code
-    # `skiplab list | head`: nobody reads on, so there is nothing to say
+    # Nobody reads on, as in `skiplab list | head`, so nothing is printed. A shell expects the exit
+    # code of a process that SIGPIPE ends.
     if failure.errno == errno.EPIPE:
-        # as one that SIGPIPE ends, which is what a shell expects
         return 141
     print(f"error: standard output: cannot be written ({failure.strerror})", file=sys.stderr)
     return 4

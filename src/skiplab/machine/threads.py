@@ -1,42 +1,44 @@
 """How many CPU threads a run computes with, and how they wait for each other. Imports no torch.
 
-A run's numbers depend on its threads, so their number follows what the process is given and the
-work of a step, never a clock or the load of the machine; a run that goes on keeps the number that
-it was begun with.
+A run's numbers depend on its threads. So their number follows from what the process is given and
+from the work of a step, never from a clock or the load of the machine. A resumed run keeps the
+number that it began with.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from skiplab.machine.cpu import cpu_quotas, num_cores
+from skiplab.machine.cpu import affinity, cpu_quotas, num_cores
 from skiplab.words import counted
 
-# What launchers and batch systems tell a process, and whether it is meant for each process or for
-# all of a task.
+# Variables of launchers and batch systems. Some are meant for each process, others for all
+# processes of a task.
 PER_PROCESS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
-# a study tells each of its runs its share of the cores
+# A study gives each of its runs a share of the cores.
 SHARE = "SKIPLAB_THREADS"
 PER_TASK = ("SLURM_CPUS_PER_TASK", SHARE)
-# FLOPs of a step for each thread, below which a thread more costs what it brings
-# (docs/performance.md)
+# FLOPs of a step per thread. With fewer, one more thread costs what it gains
+# (docs/performance.md).
 LEAST_WORK = 1.0e9
-# as hardware.comparable writes it
+# A device in the words of `devices.comparable`.
 MACHINE = re.compile(r"(?:\d+ x )?cpu, (\d+) threads")
 
-# How long a thread that waits for the others keeps its core before it sleeps. Left alone, libgomp's
-# spin 300,000 times, a millisecond or so, at each of the hundreds of barriers of a step: beside
-# other work that takes the core from the thread that is waited for. Not to spin at all costs 2 to 4
-# % where nothing else runs (docs/performance.md).
+# How long a thread that waits for the others keeps its core before it sleeps. By default libgomp's
+# threads spin 300,000 times, about a millisecond, at each of the hundreds of barriers of a step.
+# Where other work runs, that takes the core from the thread that is waited for. No spinning at all
+# costs 2 to 4 % where nothing else runs (docs/performance.md).
 WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "0"}
-# by which a user says so himself
+# Variables by which a user chooses how threads wait.
 WISHES = ("OMP_WAIT_POLICY", *WAITING)
 
 
-def wait_asleep(environment: Any = os.environ) -> None:
-    """Have OpenMP's threads sleep at barriers instead of spinning; before OpenMP is loaded, unless the environment says how."""
+def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have OpenMP's threads sleep at barriers instead of spinning, unless the environment says how.
+
+    Call it before OpenMP is loaded.
+    """
     if not any(environment.get(name) for name in WISHES):
         environment.update(WAITING)
 
@@ -44,35 +46,30 @@ def wait_asleep(environment: Any = os.environ) -> None:
 def given(
     *, environment: Mapping[str, str] | None = None, root: Path = Path("/")
 ) -> tuple[int, str]:
-    """Return how many cores this process and those that it starts have together, at least 1, and what says so."""
-    cores = num_cores(root)
-    where = (
-        "CPU quota of its control group"
-        if cpu_quotas(root) and cores < affinity()
-        else "cores for this process"
-    )
-    return least(
-        [(cores, where), *stated(PER_TASK, os.environ if environment is None else environment)]
-    )
+    """Return how many cores this process and its children share, at least 1, and what says so."""
+    cores, where = num_cores(root), "cores for this process"
+    if cpu_quotas(root) and cores < affinity():
+        where = "CPU quota of its control group"
+    variables = os.environ if environment is None else environment
+    return least([(cores, where), *stated(PER_TASK, variables)])
 
 
 def limit(
     *, processes: int = 1, environment: Mapping[str, str] | None = None, root: Path = Path("/")
 ) -> tuple[int, str]:
-    """Return how many threads each of `processes` may use, at least 1, and what says so: the cores, a CPU quota, or the environment."""
+    """Return how many threads each of `processes` may use, at least 1, and what says so.
+
+    The cores, a CPU quota or the environment may be the limit.
+    """
     number, where = given(environment=environment, root=root)
-    return least(
-        [
-            (number // processes, where),
-            *stated(PER_PROCESS, os.environ if environment is None else environment),
-        ]
-    )
+    variables = os.environ if environment is None else environment
+    return least([(number // processes, where), *stated(PER_PROCESS, variables)])
 
 
 def stated(names: Iterable[str], environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """Yield the numbers that these variables state, each with how it is written; what is no number above 0 is left out."""
+    """Yield the numbers above 0 that these variables state, each with its `NAME=value`."""
     for name in names:
-        # OMP_NUM_THREADS=4,2 is for nested regions
+        # OMP_NUM_THREADS may be a list, 4,2, for nested regions: the first counts.
         match = re.match(r"\s*(\d+)", environment.get(name, ""))
         if match and int(match[1]) > 0:
             yield int(match[1]), f"{name}={environment[name].strip()}"
@@ -84,26 +81,24 @@ def least(found: Sequence[tuple[int, str]]) -> tuple[int, str]:
     return max(1, number), where
 
 
-def affinity() -> int:
-    """Return how many cores the process may run on, whatever its quota."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def for_work(flops: float, *, most: int) -> int:
-    """Return how many threads a step of so many FLOPs is worth, from 1 to `most`."""
+    """Return how many threads a step of `flops` FLOPs is worth, from 1 to `most`."""
     return max(1, min(most, int(flops / LEAST_WORK)))
 
 
-def before(facts: Mapping[str, Any]) -> int | None:
-    """Return how many threads a process of a run had, by its checkpoint's facts; None if it ran elsewhere than on a CPU."""
-    try:
-        match = MACHINE.fullmatch(facts["history"]["machine"]["device"])
-    except (KeyError, TypeError):
-        return None
+def of_device(text: str) -> int | None:
+    """Return the threads of a process from its device in the words of `devices.comparable`.
+
+    None if the device is no CPU.
+    """
+    match = MACHINE.fullmatch(text)
     return int(match[1]) if match else None
 
 
 def in_words() -> str:
     """Return the threads of this process and where their number comes from, for `skiplab info`."""
     number, where = limit()
-    return f"{counted(number, 'thread')} at most ({where}); small steps take fewer; trainer.threads=N sets them"
+    return (
+        f"{counted(number, 'thread')} at most ({where}); small steps take fewer; "
+        "trainer.threads=N sets them"
+    )

@@ -1,16 +1,16 @@
-"""What torchrun says in the environment of the processes that it starts. Imports no torch."""
+"""What torchrun tells its processes in their environment. Imports no torch."""
 
 import os
 from dataclasses import dataclass
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# other launchers set RANK too, without a place to meet
+# Other launchers set RANK too, but no address to meet at.
 MARKS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which process this is of how many, in all and on this machine."""
+    """The number of this process and how many there are, in all and on this machine."""
 
     rank: int
     size: int
@@ -19,7 +19,7 @@ class Place:
 
 
 def place() -> Place | None:
-    """This process's place among those that torchrun started; None if it did not start it."""
+    """Return this process's place among those that torchrun started; None if it started none."""
     if not all(os.environ.get(name) for name in (*NAMES, *MARKS)):
         return None
     return Place(*(int(os.environ[name]) for name in NAMES))

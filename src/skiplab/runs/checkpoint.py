@@ -9,19 +9,17 @@
 A checkpoint keeps one generation before it, NAME.prev.ckpt beside NAME.ckpt.
 """
 
-import errno
 import hashlib
 import json
 import os
 import stat
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from skiplab.errors import CheckpointError, FolderError
+from skiplab.errors import CheckpointError
+from skiplab.runs import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,61 +27,16 @@ if TYPE_CHECKING:
 Content = TypeVar("Content")
 MAGIC = b"SKIPLAB1"
 HEADER_SIZE = len(MAGIC) + 32 + 8
-# how the names of unfinished files end; the names begin with a dot
-TEMPORARY = ".tmp"
-
-
-def write_atomically(
-    path: Path, content: bytes | Iterable[bytes], *, keep_previous: bool = False
-) -> None:
-    """Replace `path` by `content`, whole or not at all: same-folder temporary, fsync, rename, fsync of the folder.
-
-    With `keep_previous` the file that was there stays as `previous(path)`; at every moment one of
-    the two is whole. Raises FolderError naming the folder where it is full (with the bytes needed)
-    or not writable; `path` is then as it was.
-    """
-    parts = [content] if isinstance(content, bytes) else list(content)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        # of a file system without modes
-        with suppress(OSError):
-            os.chmod(temporary, 0o644)
-        if keep_previous and path.exists():
-            keep(path)
-        os.replace(temporary, path)
-        # Windows cannot open a folder, and has no need to
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(path.parent, os.O_DIRECTORY)
-            try:
-                # some file systems cannot; the file is in its place by then
-                with suppress(OSError):
-                    os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        needed = (
-            f", {sum(map(len, parts)):,} bytes are needed"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            else ""
-        )
-        raise FolderError(
-            f"{path.parent}: cannot write {path.name}{needed} ({error.strerror})"
-        ) from None
 
 
 def keep(path: Path) -> None:
-    """Have `previous(path)` be `path`, which stays where it is: whoever reads it meanwhile finds it."""
-    second = path.with_name(f".{path.name}-link{TEMPORARY}")
+    """Keep `path` as `previous(path)` too. It stays where it is, so that readers find it.
+
+    Does nothing if there is no such file. At every moment one of the two is whole.
+    """
+    if not path.exists():
+        return
+    second = path.with_name(f".{path.name}-link{atomic.TEMPORARY}")
     try:
         second.unlink(missing_ok=True)
         os.link(path, second)
@@ -99,13 +52,6 @@ def keep(path: Path) -> None:
 def promote(path: Path) -> None:
     """Put the generation before in the place of a damaged `path`: the next save would keep the damaged one instead."""
     os.replace(previous(path), path)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in `folder`; only for who holds the folder's lock."""
-    for path in folder.glob(f".*-*{TEMPORARY}"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:
@@ -130,7 +76,8 @@ def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) 
     length = len(text).to_bytes(8, "little")
     digest = hashlib.sha256(length + text)
     digest.update(body)
-    write_atomically(path, (MAGIC + digest.digest() + length + text, body), keep_previous=True)
+    whole = (MAGIC + digest.digest() + length + text, body)
+    atomic.write(path, whole, before_replacing=keep)
 
 
 def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":

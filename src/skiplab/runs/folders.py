@@ -1,54 +1,38 @@
-"""Run folders: made exclusively, locked while a run is in them, found again by identity. Imports no torch."""
+"""Run folders: made exclusively, and found again by the identity of their run. Imports no torch."""
 
-import errno
-import io
-import json
-import math
 import os
 import re
-import socket
 import stat
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
 
 from skiplab import regular
-from skiplab.errors import CheckpointError, FolderError, UsageError
-from skiplab.runs import checkpoint, contents
+from skiplab.errors import FolderError, UsageError
+from skiplab.runs import checkpoint, contents, lock, result
 
 AS_EFFECTIVE = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
 
-try:
-    import fcntl
-# Windows: two runs in one folder are not noticed
-except ImportError:
-    fcntl = None
-
-CONFIG, LAST, BEST, RESULT, LOG = (
-    contents.CONFIG,
-    contents.LAST,
-    contents.BEST,
-    contents.RESULT,
-    contents.LOG,
-)
-# of a run, if a file of TOLD_BY shows that it is one of ours
+CONFIG = contents.CONFIG
+LAST = contents.LAST
+BEST = contents.BEST
+RESULT = contents.RESULT
+LOG = contents.LOG
+# Files that show a folder to be a run's, if one of OURS shows that Skiplab wrote it.
 TRACES = {RESULT, LOG, contents.METRICS, *contents.CHECKPOINTS}
-TOLD_BY = {".lock", contents.TIMING, contents.READS}
+OURS = {".lock", contents.TIMING, contents.READS}
 IDENTITY_LINE = re.compile(rb"# skiplab \S+ identity ([0-9a-f]{64})\r?\n")
-# bytes
+# Bytes of that line.
 LONGEST_LINE = 400
 
 
 def slug(text: str) -> str:
-    """`text` with what a shell would stumble over replaced: [A-Za-z0-9._-] only."""
+    """Return `text` with only [A-Za-z0-9._-]: each run of other characters becomes `_`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_") or "run"
 
 
 def make(parent: Path, name: str) -> Path:
-    """A fresh folder `name` in `parent`, or name-2, name-3 ... where runs that start together want the same."""
+    """Make a fresh folder `name` in `parent`, or name-2, name-3 ... if the name is taken."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -66,100 +50,13 @@ def make(parent: Path, name: str) -> Path:
         ) from None
 
 
-@contextmanager
-def locked(folder: Path, *, instead: str = "out=") -> Iterator[None]:
-    """Hold the folder's lock; FolderError with the holder's pid and host if another run has it. A dead run holds nothing.
-
-    `instead`: the key by which another folder can be taken.
-
-    What a killed run left half written in the folder is removed. FolderError too if something else
-    is in the place of one of our files.
-    """
-    contents.check(folder)
-    with _lock_file(folder) as file:
-        if not take(file):
-            raise in_use(folder, instead=instead)
-        try:
-            for leftover in (folder, folder / ".hydra"):
-                checkpoint.remove_temporaries(leftover)
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        except OSError as error:
-            raise FolderError(f"{folder}: not writable ({error.strerror})") from None
-        yield
-
-
-def take(file: TextIO, *, patience: float = 0.2) -> bool:
-    """Lock a file for this process; False if another run holds it. Where the file system knows no locks, nobody holds anything."""
-    # who only asks holds it for an instant
-    deadline = time.monotonic() + patience
-    while fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return True
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
-    return True
-
-
-@contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
-    """Runs that start under `root` choose their folders one after the other; waits for the others."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(
-            f"{root}: no run folder can be made there ({regular.why(root, error)})"
-        ) from None
-    with _lock_file(root) as file:
-        take(file, patience=math.inf)
-        yield
-
-
-def _lock_file(folder: Path) -> TextIO:
-    try:
-        return io.TextIOWrapper(regular.appended(folder / ".lock"))
-    except OSError as error:
-        raise FolderError(
-            f"{folder}: not writable ({regular.why(folder / '.lock', error)})"
-        ) from None
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a living run holds the folder."""
-    if fcntl is None:
-        return False
-    try:
-        with regular.opened(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    return False
-
-
-def in_use(folder: Path, *, instead: str = "out=") -> FolderError:
-    """The error that names who holds the folder."""
-    holder = ""
-    with suppress(OSError, UnicodeDecodeError):
-        holder = regular.head(folder / ".lock", LONGEST_LINE).decode().strip()
-    return FolderError(
-        f"{folder}: in use by {holder or 'another run'}; take another {instead} or wait for it"
-    )
-
-
 def has_state(folder: Path) -> bool:
-    """Whether a checkpoint to go on from is in the folder, of whatever generation."""
+    """Tell whether the folder has a checkpoint to go on from, of whatever generation."""
     return bool(checkpoint.generations(folder / LAST))
 
 
 def identity_of(folder: Path | str) -> str | None:
-    """The identity that the first line of the folder's config states, or None where there is none."""
+    """Return the identity that the first line of the folder's config states; None if it has none."""
     try:
         match = IDENTITY_LINE.match(regular.head(f"{folder}/{CONFIG}", LONGEST_LINE))
     except (OSError, ValueError):
@@ -167,26 +64,20 @@ def identity_of(folder: Path | str) -> str | None:
     return match and match[1].decode()
 
 
-def result_of(folder: Path) -> dict[str, Any] | None:
-    """The content of result.json, which is written last; None if the run has none. One that is no JSON is none: the end is done again."""
-    try:
-        found = json.loads(regular.read(f"{folder}/{RESULT}", most=contents.LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def is_finished(folder: Path) -> bool:
-    """Whether the run came to its end."""
-    return result_of(folder) is not None
+    """Tell whether the run came to its end."""
+    return result.tree_of(folder) is not None
 
 
-# -------------------------------------------------------------------------------------------------------------
-# many of them
+# --------------------------------------------------------------------------------------------------
+# Many runs
 
 
 def walk(root: Path) -> Iterator[tuple[str, set[str]]]:
-    """Every folder under `root`, itself included, with the names in it; of one that cannot be read none. Links are not followed."""
+    """Yield every folder under `root`, itself included, with the names in it.
+
+    A folder that cannot be read has no names. Links are not followed.
+    """
     waiting = [str(root)]
     while waiting:
         folder = waiting.pop()
@@ -200,57 +91,63 @@ def walk(root: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def is_run(folder: Path | str, names: set[str]) -> bool:
-    """Whether a folder with these names in it is a run's: a whole one, or one whose config is not to be read any more."""
+    """Tell whether a folder with these names in it is a run's: whole, or with a damaged config."""
     if CONFIG in names and identity_of(folder) is not None:
         return True
     if not names:
-        # nobody knows what is in it
+        # A folder that cannot be read may hold a run.
         return os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)
-    if names & TRACES and names & TOLD_BY:
+    if names & TRACES and names & OURS:
         return True
     return CONFIG in names and contents.unreadable(f"{folder}/{CONFIG}") is not None
 
 
 def runs_under(root: Path) -> list[Path]:
-    """All run folders under `root`, oldest first, and folders that cannot be read: what is wrong with one, `problem_of` tells."""
+    """Return all run folders under `root`, oldest first, and folders that cannot be read.
+
+    `problem_of` says what is wrong with one.
+    """
     return in_order(folder for folder, names in walk(root) if is_run(folder, names))
 
 
 def in_order(found: Iterable[str]) -> list[Path]:
-    """Run folders, oldest first."""
+    """Return run folders, oldest first."""
     return sorted(map(Path, found), key=started)
 
 
 def started(folder: Path) -> tuple[float, str]:
-    """When the run began, by its config's time of writing."""
+    """Return when the run began, by its config's time of writing, and the folder's name."""
     try:
         return os.stat(f"{folder}/{CONFIG}").st_mtime, folder.name
-    # removed meanwhile
+    # The folder may be removed while others are looked at.
     except (OSError, ValueError):
         return 0.0, folder.name
 
 
 def unfinished(root: Path, identity: str) -> Path | None:
-    """The newest folder under `root` whose run has this identity, is not finished and not alive; it may not have saved yet."""
+    """Return the newest folder under `root` whose run has this identity, unfinished and not alive.
+
+    It may hold no checkpoint yet.
+    """
     found = in_order(
         folder
         for folder, names in walk(root)
         if CONFIG in names and identity_of(folder) == identity
     )
-    return next(
-        (folder for folder in reversed(found) if not is_finished(folder) and not is_locked(folder)),
-        None,
-    )
+    for folder in reversed(found):
+        if not is_finished(folder) and not lock.is_locked(folder):
+            return folder
+    return None
 
 
-# ---------------------------------------------------------------------------------------------------
-# what is wrong with one
+# --------------------------------------------------------------------------------------------------
+# What is wrong with one
 
 
 def problem_of(folder: Path, names: Iterable[str] | None = None) -> str | None:
-    """Why a run folder cannot be read as one, naming its file; None if nothing is wrong.
+    """Return why a run folder cannot be read as one, naming its file; None if nothing is wrong.
 
-    `names`: the files that must be files (None: all of ours).
+    `names` are the files that must be files; None stands for all of ours.
     """
     try:
         with os.scandir(folder) as entries:
@@ -272,14 +169,17 @@ def problem_of(folder: Path, names: Iterable[str] | None = None) -> str | None:
 
 
 def of_path(path: Path) -> Path:
-    """The run folder that `path`, a run folder or a checkpoint in it, means; UsageError if it means none."""
+    """Return the run folder that `path` means: a run folder, or a checkpoint in it.
+
+    Raises UsageError if it means none.
+    """
     try:
         folder = path if stat.S_ISDIR(os.stat(path).st_mode) else path.parent
     except FileNotFoundError as error:
         reason = regular.why(path, error)
-        told = f" ({reason})" if reason != error.strerror else ""
+        detail = f" ({reason})" if reason != error.strerror else ""
         raise UsageError(
-            f"{path}: no such run folder or checkpoint{told}; `skiplab list` shows the runs"
+            f"{path}: no such run folder or checkpoint{detail}; `skiplab list` shows the runs"
         ) from None
     except OSError as error:
         raise UsageError(
@@ -287,58 +187,15 @@ def of_path(path: Path) -> Path:
         ) from None
     if identity_of(folder) is None:
         problem = problem_of(folder, [CONFIG]) or f"{CONFIG} cannot be read"
-        is_foreign = (
-            not os.path.lexists(folder / CONFIG)
-            or contents.unreadable(f"{folder}/{CONFIG}") is None
-        )
-        if is_foreign and os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE):
+        if _is_foreign(folder):
             problem = f"not a run folder: {problem}"
         raise UsageError(f"{path}: {problem}; `skiplab list` shows the runs")
     return folder
 
 
-@dataclass(frozen=True)
-class State:
-    """What a run folder says of its run; None where it says nothing yet."""
-
-    # finished | running | stopped
-    state: str
-    step: int | None = None
-    num_steps: int | None = None
-    # the best so far
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
-    # of training, over all sittings
-    seconds: float | None = None
-
-
-def state_of(folder: Path) -> State:
-    """Where the folder's run stands: from result.json once it is finished, before that from its last checkpoint."""
-    with suppress(ValueError, KeyError, TypeError):
-        result = result_of(folder) or {}
-        steps, best = int(result["steps"]), result["best_val_accuracy"]
-        # test: null with evaluator.split=val
-        test, seconds = result["test"], float(result["train_seconds"])
-        tested = None if test is None else float(test["accuracy"])
-        return State(
-            "finished", steps, steps, None if best is None else float(best), tested, seconds
-        )
-    state = "running" if is_locked(folder) else "stopped"
-    try:
-        return replace(standing(folder), state=state)
-    except CheckpointError:
-        return State(state)
-
-
-def standing(folder: Path) -> State:
-    """Where the newest whole checkpoint of a run stands. Raises CheckpointError if there is none."""
-    facts = checkpoint.peek_newest(folder / LAST)
-    try:
-        step, num_steps = int(facts["progress"]["step"]), int(facts["num_steps"])
-        best, seconds = (
-            float(facts["progress"]["best_accuracy"]),
-            float(facts["history"]["seconds"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise CheckpointError(f"{folder / LAST}: holds no run's state") from None
-    return State("stopped", step, num_steps, best if best >= 0 else None, None, seconds)
+def _is_foreign(folder: Path) -> bool:
+    """Tell whether a folder without an identity can be read, and so is not one of ours."""
+    config = folder / CONFIG
+    if os.path.lexists(config) and contents.unreadable(str(config)) is not None:
+        return False
+    return os.access(folder, os.R_OK | os.X_OK, **AS_EFFECTIVE)

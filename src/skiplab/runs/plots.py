@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab.runs import canvas, checkpoint
+from skiplab.runs import atomic, canvas
 
 with canvas.plain():
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def save(made: Figure, target: Path, **options: Any) -> None:
     """Write a figure as a PNG file, whole or not at all. Raises FolderError where it cannot be written."""
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", **options)
-    checkpoint.write_atomically(target, buffer.getvalue())
+    atomic.write(target, buffer.getvalue())
 
 
 # with little around what is drawn

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from skiplab.machine.signals import hang_up
-from skiplab.runs import folders
+from skiplab.runs import status
 from skiplab.study import supervisor
 from skiplab.study.supervisor import Job
 from skiplab.words import counted, duration, percent
@@ -45,15 +45,15 @@ class Progress:
         self.total = total
         self.best: Best | None = None
         # The state of a finished cell is read once. The keys are run folders.
-        self.states: dict[str, folders.State] = {}
+        self.states: dict[str, status.Status] = {}
 
-    def state(self, job: Job) -> folders.State:
+    def state(self, job: Job) -> status.Status:
         """Read what the run's folder says."""
         key = str(job.cell.folder)
         if job.state != "finished":
-            return folders.state_of(job.cell.folder)
+            return status.read(job.cell.folder)
         if key not in self.states:
-            self.states[key] = found = folders.state_of(job.cell.folder)
+            self.states[key] = found = status.read(job.cell.folder)
             accuracy = found.val_accuracy
             if accuracy is not None and (self.best is None or accuracy > self.best.accuracy):
                 self.best = Best(job.cell.label, accuracy)
@@ -199,7 +199,7 @@ def make_view(*, slots: int, total: int | None = None) -> Lines:
     return view(slots=slots, stream=sys.stdout, total=total)
 
 
-def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], folders.State]) -> str:
+def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], status.Status]) -> str:
     """Return the table of every cell: state, accuracies, seconds of training, and its folder.
 
     A failed cell has its log and its reason in place of its folder.

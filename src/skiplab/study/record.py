@@ -12,7 +12,7 @@ from pathlib import Path
 
 from skiplab import regular
 from skiplab.errors import UsageError
-from skiplab.runs import checkpoint, contents, folders
+from skiplab.runs import atomic, contents, folders
 
 RECORD = "study.json"
 
@@ -31,7 +31,7 @@ class Record:
 def write(folder: Path, *, command: str, cells: Iterable[Path] = ()) -> None:
     """Record in the study's folder what `skiplab list` prints of it."""
     content = {"command": command, "cells": [os.path.relpath(cell, folder) for cell in cells]}
-    checkpoint.write_atomically(folder / RECORD, json.dumps(content, indent=1).encode() + b"\n")
+    atomic.write(folder / RECORD, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def read(folder: Path) -> Record:

@@ -18,7 +18,7 @@ from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal
-from skiplab.runs import folders
+from skiplab.runs import folders, lock, status
 from skiplab.study import (
     plan,
     progress_view,
@@ -99,7 +99,7 @@ def command(options: Options) -> int:
     except OSError as error:
         raise FolderError(f"{folder}: cannot be made ({error.strerror})") from None
     streams.spare()
-    with folders.locked(folder):
+    with lock.hold(folder):
         search = Search(folder, fixed, space, options)
         typed = f"{grid.for_people(options.texts)} --trials {options.trials}"
         record.write(folder, command=f"skiplab search {typed}")
@@ -319,7 +319,7 @@ class Search:
         trial = self.open_trials.get(key)
         if trial is None or job.state not in ("finished", "failed", "stopped"):
             return
-        found = folders.state_of(job.cell.folder)
+        found = status.read(job.cell.folder)
         if job.state == "finished" and found.val_accuracy is not None:
             self.study.tell(trial, found.val_accuracy)
         elif job.state == "failed":

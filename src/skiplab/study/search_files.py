@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skiplab.errors import UsageError
-from skiplab.runs import checkpoint, contents
+from skiplab.runs import atomic, contents
 
 JOURNAL = "search.journal"
 # The last evaluation is looked for in this many bytes at the end of metrics.jsonl.
@@ -43,7 +43,7 @@ def drop_torn_line(path: Path) -> None:
             "take another study=NAME"
         ) from None
     if whole != content:
-        checkpoint.write_atomically(path, whole)
+        atomic.write(path, whole)
 
 
 def count_lines(path: Path) -> int:

@@ -20,7 +20,7 @@ from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.exits import complain
 from skiplab.machine import streams
 from skiplab.machine.signals import EXIT_CODES, StopSignal
-from skiplab.runs import folders
+from skiplab.runs import folders, lock, status
 from skiplab.study import launcher, other_launchers, plan, progress_view, record
 from skiplab.study.supervisor import Job
 from skiplab.words import counted
@@ -147,7 +147,7 @@ def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bo
         raise FolderError(f"{study.folder}: cannot be made ({error.strerror})") from None
     streams.spare()
     sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
-    with folders.locked(study.folder, instead="study="), StopSignal() as stop_signal:
+    with lock.hold(study.folder, instead="study="), StopSignal() as stop_signal:
 
         def launch() -> None:
             if is_for_our_launcher(study.parsed, in_process=in_process):
@@ -301,7 +301,7 @@ def print_comparison(folder: Path, *, missing: int, of: int) -> int:
 
 def print_closing_table(jobs: Sequence[Job], *, stopped: int) -> int:
     """Print the table of all cells and a line below it; return the exit code."""
-    print(f"\n{progress_view.closing_table(jobs, lambda job: folders.state_of(job.cell.folder))}\n")
+    print(f"\n{progress_view.closing_table(jobs, lambda job: status.read(job.cell.folder))}\n")
     print(progress_view.closing_line(jobs))
     states = {job.state for job in jobs}
     if states - {"finished"}:

@@ -24,7 +24,7 @@ from skiplab.exits import guard
 from skiplab.launch import launch
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, kept_back, let_through
-from skiplab.runs import checkpoint
+from skiplab.runs import atomic
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -114,7 +114,7 @@ def record_overrides(folder: Path, texts: Sequence[str]) -> None:
     """Record the overrides that the cell was started with, as Hydra does. Nothing reads them."""
     (folder / ".hydra").mkdir(exist_ok=True)
     content = yaml.safe_dump(list(texts)).encode()
-    checkpoint.write_atomically(folder / ".hydra/overrides.yaml", content)
+    atomic.write(folder / ".hydra/overrides.yaml", content)
 
 
 def stop_with_parent() -> None:

@@ -10,18 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from skiplab.errors import CheckpointError, Stopped
+from skiplab.errors import Stopped
 from skiplab.machine import devices
 from skiplab.machine.decisions import GO_ON, Decision, stop_with
 from skiplab.machine.ranks import Ranks
 from skiplab.runs import checkpoint
+from skiplab.runs.facts import Facts, History
 from skiplab.runs.folders import BEST, LAST
 from skiplab.training import state
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Scores
 from skiplab.training.pace import Pace
 from skiplab.training.progress import Progress, Settings
-from skiplab.training.saving import Saver
+from skiplab.training.saving import Saver, not_of_this_run
 from skiplab.training.step import Step
 
 TIME_IS_UP = stop_with(7)
@@ -240,43 +241,43 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------
     # The state
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the run's whole state: named tensors and JSON facts.
+    def state(self) -> tuple[dict[str, Tensor], Facts]:
+        """Return the run's whole state: named tensors and facts.
 
         Only `history` may differ between a straight and a resumed run.
         """
-        facts: dict[str, Any] = {
-            "network": self.saver.network,
-            "num_steps": self.settings.num_steps,
-            "progress": self.progress.facts(),
-            "accumulate": self.settings.accumulate,
-            "run": dict(self.saver.run),
-            "scaler": self.step.scaler.state_dict(),
-            "history": {
-                "seconds": self.seconds,
-                "images": self.images,
-                "machine": dict(self.saver.machine),
-                "moved": self.moved,
-            },
-        }
-        if self.rolled_back:
-            facts["rolled_back"] = self.rolled_back
+        history = History(
+            seconds=self.seconds,
+            images=self.images,
+            machine=self.saver.machine,
+            moved=list(self.moved),
+        )
+        facts = Facts(
+            network=self.saver.network,
+            num_steps=self.settings.num_steps,
+            progress=self.progress.facts(),
+            accumulate=self.settings.accumulate,
+            run=self.saver.run,
+            scaler=self.step.scaler.state_dict(),
+            history=history,
+            rolled_back=list(self.rolled_back),
+        )
         return state.tensors_of(self.step), facts
 
-    def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], facts: Facts) -> None:
         """Take over what `state` returned.
 
         Raises KeyError, TypeError, ValueError or RuntimeError if it is not such a state.
         """
         state.load_tensors(self.step, tensors)
         # The scaler's facts are empty where the run began without fp16.
-        if facts["scaler"]:
-            self.step.scaler.load_state_dict(facts["scaler"])
-        self.progress.load(facts["progress"])
-        self.rolled_back = [int(number) for number in facts.get("rolled_back", [])]
-        self.seconds = facts["history"]["seconds"]
-        self.images = facts["history"]["images"]
-        self.moved = list(facts["history"].get("moved", []))
+        if facts.scaler:
+            self.step.scaler.load_state_dict(dict(facts.scaler))
+        self.progress.load(facts.progress)
+        self.rolled_back = list(facts.rolled_back)
+        self.seconds = facts.history.seconds
+        self.images = facts.history.images
+        self.moved = list(facts.history.moved)
 
     def resume(self) -> None:
         """Take over the newest checkpoint that is whole.
@@ -288,13 +289,9 @@ class Trainer:
             tensors, facts = self.saver.newest()
         try:
             self.load(tensors, facts)
-            made_on = dict(facts["history"]["machine"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{folder / LAST}: not a checkpoint of this run ({reason})"
-            ) from None
-        for difference in devices.differences(made_on, self.saver.machine):
+            raise not_of_this_run(folder / LAST, error) from None
+        for difference in devices.differences(facts.history.machine, self.saver.machine):
             self.moved.append({"step": self.progress.step, "what": difference})
             log.line(
                 f"{difference}: the end will not be equal to the bit "

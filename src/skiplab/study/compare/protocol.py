@@ -40,7 +40,7 @@ def data_problems(results: Sequence[Result]) -> list[str]:
     problems: list[str] = []
     for name in sorted({result.values["dataset.name"] for result in results}):
         runs = [result for result in results if result.values["dataset.name"] == name]
-        by_sum = {result.result.get("data_sha256"): result for result in runs}
+        by_sum = {result.result.data_sha256: result for result in runs}
         if len(by_sum) > 1:
             one, other = list(by_sum.values())[:2]
             problems.append(

@@ -23,6 +23,7 @@ from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.runs import contents, folders
+from skiplab.runs.result import RunResult, read as read_result
 from skiplab.study import record
 from skiplab.study.compare import answers
 from skiplab.words import counted
@@ -100,7 +101,7 @@ class Result:
     config: Config
     # These are the config's values, by full path.
     values: dict[str, Any]
-    result: dict[str, Any]
+    result: RunResult
     identity: str
 
     @property
@@ -110,7 +111,7 @@ class Result:
     @property
     def changed(self) -> str:
         """What was changed on the way, in a text; empty if nothing was."""
-        return provenance.describe_stored_changes(self.result.get("changed"))
+        return provenance.describe_stored_changes(self.result.changed)
 
     def metric(self, name: str) -> float:
         """Return a figure of METRICS or FIGURES. Raises UsageError where the run has none."""
@@ -130,16 +131,17 @@ class Result:
     def _figure(self, name: str) -> float | None:
         kind, _, key = name.partition(".")
         if kind == "test":
-            return self.result["test"][key]
+            return None if self.result.test is None else self.result.test[key]
         if kind == "val":
-            return self.result[f"best_val_{key}"]
+            return getattr(self.result, f"best_val_{key}")
         if name in ("train.seconds", "seconds"):
-            return self.result["train_seconds"]
+            return self.result.train_seconds
         if kind == "train":
             last = self.evaluations[-1]
             names = (f"train_eval_{key}", f"train_plain_{key}", f"train_{key}")
             return next((last[name] for name in names if name in last), None)
-        return self.result["summary"][{"params": "parameters", "macs": "macs"}[name]]
+        summary = self.result.summary or {}
+        return summary[{"params": "parameters", "macs": "macs"}[name]]
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -213,7 +215,7 @@ def read(paths: Sequence[Path]) -> Found:
     unfinished: list[Path] = []
     problems: list[str] = []
     for folder in run_folders(paths):
-        if (result := folders.result_of(folder)) is None:
+        if (result := read_result(folder)) is None:
             # Nobody knows how far a damaged run came.
             problem = folders.problem_of(folder, [folders.CONFIG, folders.RESULT])
             if problem is not None:
@@ -300,32 +302,21 @@ def result_of(folder: Path) -> Result:
 
     Raises UsageError if its files do not belong together or are of another format.
     """
-    return held_together(folder, folders.result_of(folder) or {})
+    return held_together(folder, read_result(folder) or RunResult.of_tree({}))
 
 
-def held_together(folder: Path, result: dict[str, Any]) -> Result:
+def held_together(folder: Path, result: RunResult) -> Result:
     """Make a Result of what a run's result.json holds. Raises UsageError as `result_of` does."""
     config = provenance.load(folder)
     # `load` has checked that it is the config's.
     identity = folders.identity_of(folder) or ""
-    try:
-        told = str(result["identity"])
-        tested = result["test"]["accuracy"] if config.evaluator.split == "test" else 0
-        float(
-            sum(
-                (
-                    tested,
-                    result["summary"]["parameters"],
-                    result["summary"]["macs"],
-                    result["train_seconds"],
-                )
-            )
-        )
-    except (ValueError, KeyError, TypeError):
+    told = result.identity
+    is_untested = config.evaluator.split == "test" and result.test is None
+    if told is None or is_untested or result.unreadable & {"summary", "train_seconds"}:
         raise UsageError(
             f"{folder}: its {folders.RESULT} is damaged or of another version of the format; "
             "run it anew"
-        ) from None
+        )
     if told != identity:
         raise UsageError(
             f"{folder}: its {folders.CONFIG} is not what it was run with "
@@ -347,7 +338,7 @@ def without_repeats(found: Found) -> Found:
     for result in sorted(found.results, key=lambda result: result.config.evaluator.split):
         is_sealed = result.config.evaluator.split == "val"
         identity = provenance.training_identity(result.config) if is_sealed else result.identity
-        key = identity, result.changed, str(result.result.get("data_sha256"))
+        key = identity, result.changed, str(result.result.data_sha256)
         by_identity.setdefault(key, result)
     kept = {id(result) for result in by_identity.values()}
     results = [result for result in found.results if id(result) in kept]

@@ -102,7 +102,7 @@ def cautions(groups: Sequence[Group], best: Group, *, metric: str) -> list[str]:
 def validation_choice(groups: Sequence[Group], best: Group) -> str:
     """Say which group validation would have picked; nothing where a run has not validated."""
     results = [result for group in groups for result in group.results]
-    if any(result.result.get("best_val_accuracy") is None for result in results):
+    if any(result.result.best_val_accuracy is None for result in results):
         return ""
 
     def validation(group: Group) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skiplab.errors import FolderError, UsageError, in_words
-from skiplab.runs import checkpoint
+from skiplab.runs import atomic
 from skiplab.study.compare import page, protocol, results, sentences, statistics
 from skiplab.study.compare.groups import Group, numeric_keys, partition
 from skiplab.study.compare.results import FIGURES, METRICS, Found, is_share
@@ -240,7 +240,7 @@ def draw(made: Comparison, *, x: str | None) -> "tuple[list[Picture], list[str]]
 def put(path: Path, content: str) -> None:
     """Write a text file, whole or not at all."""
     # A folder's name may hold bytes that are no UTF-8.
-    checkpoint.write_atomically(path, content.encode(errors="backslashreplace"))
+    atomic.write(path, content.encode(errors="backslashreplace"))
 
 
 def as_csv(made: Comparison) -> str:
