@@ -19,9 +19,8 @@ import pytest
 
 from helpers import Cli, compose
 from skiplab import __version__, paths
-from skiplab.cli import help as help_text, skiplab
+from skiplab.cli import skiplab
 from skiplab.config import grid, overrides, plugins, stored, typed
-from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import groups
@@ -78,38 +77,6 @@ def assert_refused(result: tuple[int, str, str], *fragments: str) -> None:
 
 # --------------------------------------------------------------------------------------------------
 # help, version
-
-
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("model=zzz", "-m", "--help")])
-def test_help_lists_every_group_and_option(arguments: tuple[str, ...], call: Cli) -> None:
-    code, out, err = call(*arguments)
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    for group, options in groups().items():
-        start = lines.index(f"  {group}")
-        listed = lines[start + 1 : start + 1 + len(options)]
-        assert [line.split()[0] for line in listed] == options
-        for line in listed:
-            assert len(line.split()) > 2, "an option without a description"
-    assert max(map(len, lines)) <= 140
-    assert out.isascii()
-    for code in (0, 2, 3, 4, 5, 6, 7, 130, 143):
-        assert re.search(rf"\b{code}\b", out[out.index("EXIT CODES") :])
-
-
-def test_the_commands_that_help_shows_are_right() -> None:
-    examples = [
-        re.split(r"   ", line.strip())[0]
-        for line in help_text.HEAD.splitlines()
-        if line.startswith("  train")
-    ]
-    assert len(examples) == 5
-    for example in examples:
-        texts = shlex.split(example)[1:]
-        if not example.startswith("train resume="):
-            overrides.check([text for text in texts if text != "-m"], multirun="-m" in texts)
-    for key in re.findall(r"\b(?:optimizer|scheduler|augment|trainer)\.\w+", help_text.TAIL):
-        assert key in leaves()
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

@@ -28,7 +28,7 @@ def train_command(arguments: Sequence[str]) -> int:
     if any(argument in ("--help", "-h") for argument in arguments):
         from skiplab.cli import help
 
-        print(help.train())
+        print(help.text_for(help.find_topics(arguments)))
         return 0
     if "--version" in arguments:
         print(f"skiplab {__version__}")

@@ -6,7 +6,7 @@ stored config.
 
 import types
 import typing
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any
 
@@ -101,7 +101,7 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
         if not isinstance(option, str) or option not in options:
             problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), options)}")
             return None
-        schema = _schema_of(option, options[option], variants)
+        schema = schema_of(option, options[option], variants)
     hints = keys.hints(schema)
     known = {f.name: f for f in fields(schema)}
     for name in value:
@@ -128,7 +128,7 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
     return schema(**converted) if len(converted) == len(known) else None
 
 
-def _schema_of(option: str, preset: Set[str], variants: tuple[Any, ...]) -> Any:
+def schema_of(option: str, preset: Set[str], variants: Sequence[Any]) -> Any:
     """Return the class named as the option, else the one whose keys differ least from its preset's."""
 
     def difference(variant: Any) -> tuple[bool, int]:
