@@ -226,17 +226,18 @@ def facts(setting: Setting, arguments: list[str]) -> dict[str, Any]:
     from skiplab.machine import devices
     from skiplab.machine.cpu import num_cores
 
-    is_cuda = setting.is_cuda
+    gpu = torch.cuda.get_device_name(setting.device) if setting.is_cuda else None
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
         "command": ["scripts/bench", *arguments],
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "cpu": devices.cpu_name(),
         "cores": num_cores(),
         "threads": setting.threads,
-        "gpu": torch.cuda.get_device_name(setting.device) if is_cuda else None,
+        "gpu": gpu,
         "package": str(Path(devices.__file__).parent),
         "versions": devices.versions() | {"cudnn": str(torch.backends.cudnn.version())},
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "load": load,
         "repeats": setting.repeats,
         "root": setting.root,
     }
