@@ -221,7 +221,7 @@ def test_a_tag_and_an_interval_are_for_a_search() -> None:
 )
 def test_a_config_is_what_hydra_composes_of_all_of_it(texts: list[str]) -> None:
     """Values are set in what was composed before, which is kept; Hydra, given everything, comes to the same."""
-    with composition.composing() as files:
+    with composition.hydra_ready() as files:
         whole = composition.plain(compose("config", texts))
         assert composition.tree_of(texts, files) == composition.tree_of(texts, files) == whole
     assert composition.record_of(texts)[0] == whole

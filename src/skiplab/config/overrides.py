@@ -238,7 +238,7 @@ def check_values(overrides: Sequence[Override]) -> list[str]:
     # a set that keeps its order
     problems: dict[str, None] = {}
     composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
-    with compose.composing() as files:
+    with compose.hydra_ready() as files:
         for cell in cells:
             chosen = tuple(str(o.input_line) for o in cell if not compose.is_plain_value(o))
             try:
