@@ -1,4 +1,4 @@
-"""The code behind the names of options: one table for each group of conf/ whose options are code."""
+"""The code behind the names of options: one table per group of conf/ whose options are code."""
 
 from collections.abc import Collection, Mapping
 

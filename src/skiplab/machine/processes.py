@@ -294,12 +294,18 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
             work(team, told)
             team.meet()
         except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            said = {
+                "message": f"rank {place.rank}: {type(error).__name__}: {reason}",
+                "exit_code": 1,
+                "trace": traceback.format_exc(),
+            }
             if isinstance(error, SkiplabError):
-                line, code, trace = str(error), error.exit_code, ""
-            else:
-                reason = " ".join(str(error).split())[:200]
-                line, code, trace = f"{type(error).__name__}: {reason}", 1, traceback.format_exc()
-            said = {"message": f"rank {place.rank}: {line}", "exit_code": code, "trace": trace}
+                said = {
+                    "message": f"rank {place.rank}: {error}",
+                    "exit_code": error.exit_code,
+                    "trace": "",
+                }
             # The store raises RuntimeError if it is gone with its process.
             with suppress(RuntimeError):
                 store.compare_set("error", "", json.dumps(said))

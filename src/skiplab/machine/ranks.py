@@ -80,7 +80,7 @@ class Ranks:
         """Copy the first rank's values to every rank, in place."""
 
     def agreed(self, decide: Callable[[], int | None]) -> int:
-        """Return the number that the first rank decides, 0 for None. If it raises Diverged, all do."""
+        """Return the number that the first rank decides, 0 for None. All raise its Diverged."""
         return decide() or 0
 
     def main_first(self) -> AbstractContextManager[None]:
@@ -97,7 +97,9 @@ class Team(Ranks):
     def __init__(
         self, store: "Store", place: Place, *, device: torch.device, check: Callable[[], None]
     ):
-        self.store, self.place, self.device = store, place, device
+        self.store = store
+        self.place = place
+        self.device = device
         self.position = (place.rank,) if place.rank else ()
         # Raises RankFailed if another rank is gone.
         self.check = check

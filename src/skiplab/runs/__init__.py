@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder and lock, checkpoints, log, report and pictures."""
+"""What a run leaves on disk: folder and lock, checkpoints, result, log, report and pictures."""

@@ -1,4 +1,7 @@
-"""Matplotlib as every picture is drawn with it: its own defaults, no TeX, quiet, whatever the user's files and environment say of it."""
+"""Matplotlib as every picture is drawn: with its own defaults, without TeX, and quiet.
+
+The user's files and environment change none of that.
+"""
 
 import logging
 import os
@@ -8,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 BACKEND = "MPLBACKEND"
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While entered, Matplotlib is as it is shipped; the caller's settings are back afterwards. Also a decorator of what draws.
+    """Give Matplotlib its own defaults inside the `with`, then the caller's settings back.
 
-    A `matplotlibrc` is for the user's own pictures: text.usetex needs TeX, and a class may be named
-    `a_$b$`.
+    Also decorates functions that draw. A `matplotlibrc` is for the user's own pictures: text.usetex
+    needs TeX, and a class may be named `a_$b$`.
     """
     with quiet():
-        matplotlib = imported()
+        matplotlib = import_matplotlib()
         defaults = {
             name: value
             for name, value in matplotlib.rcParamsDefault.items()
@@ -33,13 +36,16 @@ def plain() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While entered, Matplotlib logs nothing, and warns only where the caller has asked for warnings as errors."""
+    """Keep Matplotlib from logging inside the `with`, and from warning.
+
+    Warnings that the caller has turned into errors are still raised.
+    """
     log = logging.getLogger("matplotlib")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            # of a class name: a box stands for it
+            # A box is drawn for a character of a class name that the font lacks.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             warnings.simplefilter("ignore", append=True)
             yield
@@ -47,30 +53,33 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def imported() -> Any:
-    """The package. Its import reads the user's settings, and raises where it cannot: then those that are shipped are read."""
+def import_matplotlib() -> ModuleType:
+    """Import matplotlib, whatever the user's settings.
+
+    The import reads the user's settings, and raises if it cannot. Then it is repeated where it
+    finds the settings that matplotlib comes with.
+    """
     if "matplotlib" in sys.modules:
         return sys.modules["matplotlib"]
-    # one that is for another environment raises
+    # The import raises for a backend that this environment does not have.
     backend = os.environ.pop(BACKEND, None)
     try:
         try:
             import matplotlib
-        # a matplotlibrc that cannot be read; the first that is looked for is that of the current
-        # folder
+        # Some matplotlibrc cannot be read. The first place that is searched is the current folder.
         except Exception:
             spec = find_spec("matplotlib")
             if spec is None or spec.origin is None:
                 raise
             for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
-                # of the package that did not come to be
+                # These modules belong to the import that failed.
                 del sys.modules[name]
             with chdir(Path(spec.origin).parent / "mpl-data"):
                 import matplotlib
     finally:
         if backend is not None:
             os.environ[BACKEND] = backend
-    # the caller may draw too, after us
+    # The caller may draw later, with this backend.
     if backend:
         with suppress(ValueError):
             matplotlib.rcParams["backend"] = backend

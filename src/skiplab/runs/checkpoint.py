@@ -1,4 +1,6 @@
-"""The checkpoint container: no pickle, written atomically and in the background, its SHA-256 checked before anything in it is parsed.
+"""The checkpoint container: no pickle, written atomically and in the background.
+
+Its SHA-256 is checked before anything in it is parsed.
 
 8 bytes   b"SKIPLAB1"                  format 1
 32 bytes  SHA-256 of all that follows
@@ -6,7 +8,7 @@
 ...       facts: canonical JSON
 ...       tensors: the safetensors format
 
-A checkpoint keeps one generation before it, NAME.prev.ckpt beside NAME.ckpt.
+A checkpoint NAME.ckpt keeps one generation before it, NAME.prev.ckpt.
 """
 
 import hashlib
@@ -40,33 +42,40 @@ def keep(path: Path) -> None:
     try:
         second.unlink(missing_ok=True)
         os.link(path, second)
-    # a file system without hard links: for a moment only the generation before is there
+    # Without hard links only the generation before is there for a moment.
     except OSError:
         os.replace(path, previous(path))
     else:
         os.replace(second, previous(path))
-        # a rename between two links of one file does nothing: a save was cut off just there
+        # A rename between two links of one file does nothing. They are there if a save was cut off
+        # just before.
         second.unlink(missing_ok=True)
 
 
 def promote(path: Path) -> None:
-    """Put the generation before in the place of a damaged `path`: the next save would keep the damaged one instead."""
+    """Put the generation before in the place of a damaged `path`.
+
+    Otherwise the next save would keep the damaged one.
+    """
     os.replace(previous(path), path)
 
 
 def previous(path: Path) -> Path:
-    """The generation before the checkpoint `path`."""
+    """Return the path of the generation before the checkpoint `path`."""
     return path.with_name(f"{path.stem}.prev{path.suffix}")
 
 
 def generations(path: Path) -> list[Path]:
-    """The checkpoint and the generation before it, as far as they exist."""
+    """Return the checkpoint and the generation before it, as far as they exist."""
     return [each for each in (path, previous(path)) if each.exists()]
 
 
 def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON facts as one container, and keep the one before. NaN among the facts is a ValueError."""
-    # imports torch, which `peek` and the command line do without
+    """Write tensors and JSON facts as one container, and keep the one before.
+
+    Raises ValueError for a fact that is not finite, FolderError where the file cannot be written.
+    """
+    # This imports torch, which `peek` and the command line do without.
     import safetensors.torch
 
     body = safetensors.torch.save(
@@ -81,7 +90,10 @@ def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) 
 
 
 def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Tensors (on the CPU) and facts of a container. Raises CheckpointError naming the file if it is not whole."""
+    """Return the tensors, on the CPU, and the facts of a container.
+
+    Raises CheckpointError naming the file if it is not whole.
+    """
     import safetensors.torch
     from safetensors import SafetensorError
 
@@ -90,20 +102,19 @@ def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         try:
             return safetensors.torch.load(file.read()), facts
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path}: its tensors cannot be read ({' '.join(str(error).split())[:100]})"
-            ) from None
+            reason = " ".join(str(error).split())[:100]
+            raise CheckpointError(f"{path}: its tensors cannot be read ({reason})") from None
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """The facts of a container alone, checked as `load` does; needs no torch."""
+    """Return only the facts of a container, checked as `load` does. Needs no torch."""
     with _opened(path) as file:
         return _read_facts(path, file)
 
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        # a pipe would never end
+        # Reading a pipe would never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path}: not a file")
         return path.open("rb")
@@ -126,7 +137,7 @@ def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
                 f"{path}: damaged: its SHA-256 is not the one it was written with"
             )
         length = int.from_bytes(head[-8:], "little")
-        # before memory is taken for it
+        # Checked before memory is taken for it.
         if length > size - HEADER_SIZE:
             raise CheckpointError(
                 f"{path}: damaged: {length:,} bytes of facts in a file of {size:,}"
@@ -143,7 +154,10 @@ def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 that a container states of itself, in hexadecimal. Raises CheckpointError if it is no container."""
+    """Return the SHA-256 that a container states of itself, in hexadecimal.
+
+    Raises CheckpointError if it is no container.
+    """
     with _opened(path) as file:
         head = file.read(HEADER_SIZE)
     if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
@@ -152,12 +166,15 @@ def digest(path: Path) -> str:
 
 
 def newest(path: Path) -> "tuple[tuple[dict[str, Tensor], dict[str, Any]], CheckpointError | None]":
-    """What the newest whole generation holds, and what is wrong with one that is newer. Raises CheckpointError if none is whole."""
+    """Return what the newest whole generation holds, and what is wrong with a newer one.
+
+    Raises CheckpointError if none is whole.
+    """
     return _newest(path, load)
 
 
 def peek_newest(path: Path) -> dict[str, Any]:
-    """The facts of the newest whole generation. Raises CheckpointError if none is whole."""
+    """Return the facts of the newest whole generation. Raises CheckpointError if none is whole."""
     return _newest(path, peek)[0]
 
 
@@ -173,12 +190,15 @@ def _newest(path: Path, read: Callable[[Path], Content]) -> tuple[Content, Check
 
 
 def restore(path: Path, *, step: int) -> None:
-    """Have `path` be the generation of `step`: a save that was cut off may have put a later one there.
+    """Put the generation of `step` at `path`.
 
-    Raises CheckpointError if no whole generation is, unless a later one shows that the steps to
-    come will write it again.
+    A save that was cut off may have put a later one there.
+
+    Raises CheckpointError if no whole generation is of that step, unless a later one shows that the
+    steps to come will write it again.
     """
-    found, problem = [], None
+    found: list[object] = []
+    problem: CheckpointError | None = None
     for each in generations(path):
         try:
             found.append(peek(each).get("step"))
@@ -196,7 +216,7 @@ def restore(path: Path, *, step: int) -> None:
 
 
 def not_finite(tensors: "Mapping[str, Tensor]") -> str:
-    """Which of the tensors hold values that are not finite, in words; empty if none does."""
+    """Return which tensors hold values that are not finite, in words; empty if none does."""
     names = [
         name
         for name, tensor in tensors.items()
@@ -204,13 +224,12 @@ def not_finite(tensors: "Mapping[str, Tensor]") -> str:
     ]
     if not names:
         return ""
-    return f"not finite: {', '.join(names[:3])}" + (
-        f" and {len(names) - 3} more of {len(tensors)}" if len(names) > 3 else ""
-    )
+    more = f" and {len(names) - 3} more of {len(tensors)}" if len(names) > 3 else ""
+    return f"not finite: {', '.join(names[:3])}{more}"
 
 
 def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """The tensors whose name begins with `prefix`, without it."""
+    """Return the tensors whose name begins with `prefix`, by the rest of their name."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -219,12 +238,15 @@ def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def snapshot(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """A copy on the host, of this moment: the originals may change while it is written."""
+    """Copy tensors to the host: the originals may change while the copy is written."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 class Writer:
-    """Writes in a thread of its own while entered, one job at a time; a job's error is raised by the next call."""
+    """Writes in a thread inside the `with`, one job at a time.
+
+    A job's error is raised by the next call.
+    """
 
     def __init__(self) -> None:
         self.pool: ThreadPoolExecutor | None = None
@@ -236,19 +258,19 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self.pool is not None
-        # waits; what is raised already matters more than what the job raised
+        # This waits. An error that is raised already matters more than one of the job.
         self.pool.shutdown()
         if kind is None:
             self.wait()
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Start a job once the one before is done."""
-        assert self.pool is not None, "submit works inside `with` alone"
+        """Start a job once the one before is done. Raises what that one raised."""
+        assert self.pool is not None, "submit works only inside `with`"
         self.wait()
         self.job = self.pool.submit(write)
 
     def check(self) -> None:
-        """Raise what the job in flight has raised, if it is done; does not wait."""
+        """Raise what the job in flight has raised, if it is done. Does not wait."""
         if self.job is not None and self.job.done():
             self.wait()
 

@@ -1,4 +1,7 @@
-"""What lies in the folder of a run or a study: which names are files, and what is wrong with one that is none. Imports no torch."""
+"""The names in the folder of a run or a study, and what is wrong where one is no file.
+
+Imports no torch.
+"""
 
 import os
 import re
@@ -8,17 +11,19 @@ from pathlib import Path
 from skiplab import regular
 from skiplab.errors import FolderError
 
-CONFIG, LAST, BEST, RESULT, LOG = "config.yaml", "last.ckpt", "best.ckpt", "result.json", "run.log"
-METRICS, TIMING, PREDICTIONS, REPORT, READS = (
-    "metrics.jsonl",
-    "timing.jsonl",
-    "predictions.npz",
-    "report.txt",
-    "test_reads.jsonl",
-)
+CONFIG = "config.yaml"
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+RESULT = "result.json"
+LOG = "run.log"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+PREDICTIONS = "predictions.npz"
+REPORT = "report.txt"
+READS = "test_reads.jsonl"
 CHECKPOINTS = (LAST, BEST, "last.prev.ckpt", "best.prev.ckpt")
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
-# What is a file where it is, and what is a folder: of a run, and of a study.
+# Names that must be files, and names that must be folders, in the folder of a run or a study.
 FILES = {
     CONFIG,
     RESULT,
@@ -35,18 +40,21 @@ FILES = {
 FILES |= {"study.json", "multirun.yaml", "search.journal", "search.png"}
 FOLDERS = {".hydra", "logs"}
 OWN_FILE = re.compile(r"compare\w*\.(?:csv|json|md|html|png)")
-# bytes of a text file of a run, metrics.jsonl aside
+# Bytes that a text file of a run may have, metrics.jsonl aside.
 LARGEST = 2**26
 
 
 def check(folder: Path) -> None:
-    """Raise FolderError if something else is in the place of a file of ours, which would be written: a folder, a pipe, a broken link."""
+    """Raise FolderError if something else is in the place of a file that a run writes.
+
+    That may be a folder, a pipe or a broken link.
+    """
     try:
         with os.scandir(folder) as entries:
             problems = [
                 f"{folder / entry.name}: {reason}; move it away"
                 for entry in entries
-                # a picture that cannot be drawn is a warning
+                # A picture that cannot be drawn is only a warning.
                 if entry.name not in PICTURES and (reason := odd(entry)) is not None
             ]
     except OSError as error:
@@ -56,25 +64,27 @@ def check(folder: Path) -> None:
 
 
 def odd(entry: "os.DirEntry[str]") -> str | None:
-    """What is wrong with a thing in a folder of ours that is not what its name says; None if nothing is, or the name is not ours."""
+    """Return why an entry of a folder is not what its name says.
+
+    None if nothing is wrong, or if the name is not ours.
+    """
     if entry.name in FOLDERS:
         return None if entry.is_dir() else "not a folder"
-    if (entry.name not in FILES and not OWN_FILE.fullmatch(entry.name)) or entry.is_file(
-        follow_symlinks=False
-    ):
+    is_ours = entry.name in FILES or OWN_FILE.fullmatch(entry.name) is not None
+    if not is_ours or entry.is_file(follow_symlinks=False):
         return None
     try:
         mode = entry.stat().st_mode
     except OSError as error:
         return regular.why(entry.path, error)
-    # run.log -> /dev/null is somebody's wish
+    # A link from run.log to /dev/null is made on purpose.
     if stat.S_ISREG(mode) or (entry.name == LOG and stat.S_ISCHR(mode)):
         return None
     return f"{regular.kind(mode)}, not a file"
 
 
 def unreadable(path: str) -> str | None:
-    """Why a file cannot be read, or is too large to be; None if it can."""
+    """Return why a file cannot be read, or is too large to be one of ours; None if it can."""
     try:
         size = regular.size(path)
     except OSError as error:

@@ -37,7 +37,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """How a run came to its state: all that may differ between a straight and a resumed run."""
+    """How a run came to its state. Only this may differ between a straight and a resumed run."""
 
     # Of training, and the images trained on, over all sessions.
     seconds: float
@@ -58,7 +58,7 @@ class History:
 
     @classmethod
     def of_tree(cls, tree: Tree) -> "History":
-        """Read what a checkpoint holds. Raises KeyError, TypeError or ValueError where it is no history."""
+        """Read what `last` holds. Raises KeyError, TypeError or ValueError for anything else."""
         return cls(
             seconds=tree["seconds"],
             images=tree["images"],
@@ -103,7 +103,7 @@ class Facts:
 
     @classmethod
     def of_tree(cls, tree: Tree) -> "Facts":
-        """Read what the checkpoint holds. Raises KeyError, TypeError or ValueError where it is no run's state."""
+        """Read what `last` holds. Raises KeyError, TypeError or ValueError for anything else."""
         return cls(
             network=str(tree["network"]),
             num_steps=int(tree["num_steps"]),
@@ -184,7 +184,7 @@ def outline(path: Path) -> Outline:
 
 
 def newest_outline(path: Path) -> Outline:
-    """Return the outline of the newest whole generation. Raises CheckpointError if none is whole."""
+    """Return the outline of the newest whole generation; CheckpointError if there is none."""
     return Outline.of_tree(checkpoint.peek_newest(path))
 
 

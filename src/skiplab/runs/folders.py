@@ -56,7 +56,7 @@ def has_state(folder: Path) -> bool:
 
 
 def identity_of(folder: Path | str) -> str | None:
-    """Return the identity that the first line of the folder's config states; None if it has none."""
+    """Return the identity in the first line of the folder's config; None if it has none."""
     try:
         match = IDENTITY_LINE.match(regular.head(f"{folder}/{CONFIG}", LONGEST_LINE))
     except (OSError, ValueError):

@@ -1,4 +1,8 @@
-"""What a run says while it runs: lines on the console and in run.log, a progress bar on a terminal, metrics.jsonl, timing.jsonl."""
+"""What a run records while it trains.
+
+Lines go to the console and to run.log, a progress bar to a terminal, numbers to metrics.jsonl and
+timing.jsonl.
+"""
 
 import json
 import os
@@ -14,18 +18,21 @@ from tqdm import tqdm
 
 from skiplab.machine import signals
 
-# its own default is a semaphore of the system, which a killed run would leave behind
+# By default tqdm's lock is a semaphore of the system, which a killed run would leave behind.
 tqdm.set_lock(threading.RLock())
-# seconds after which a run without a bar says that it lives
+# Seconds after which a run without a bar shows that it lives.
 QUIET = 30
 
 
 class Log:
-    """The log of one run folder. Metrics hold nothing of clock, machine or history, so that they are the same after any kill."""
+    """The log of one run folder.
+
+    Metrics hold nothing of clock, machine or history, so that they are the same after any kill.
+    """
 
     def __init__(self, folder: Path, *, console: bool = True):
         self.folder, self.console = folder, console
-        # of a folder's name, anything
+        # A line may name a folder, whose name may be any bytes.
         self.file = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")
         self.metrics = (folder / "metrics.jsonl").open("ab")
         self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
@@ -33,13 +40,16 @@ class Log:
         self.last_line = time.monotonic()
 
     def record(self, text: str) -> None:
-        """One line in run.log alone. A disk that is full ends a run where it saves, not here: these are words, and no result."""
+        """Write a line to run.log only.
+
+        A full disk ends a run where it saves, not here: a lost line loses no result.
+        """
         with suppress(OSError):
             self.file.write(text + "\n")
             self.file.flush()
 
     def line(self, text: str) -> None:
-        """One line for the reader, above the progress bar if there is one."""
+        """Write a line to run.log and to the console, above the progress bar if there is one."""
         self.last_line = time.monotonic()
         self.record(text)
         if not self.console:
@@ -51,30 +61,33 @@ class Log:
             self.hang_up()
 
     def hang_up(self) -> None:
-        """The terminal was closed, or nobody reads the pipe any more: the run goes on, and says what it says in run.log alone."""
+        """Write to run.log only from now on.
+
+        The terminal was closed, or nobody reads the pipe any more. The run goes on.
+        """
         self.console, self.bar = False, None
         signals.hang_up()
 
     def evaluation(
         self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool
     ) -> None:
-        """The line of an evaluation's row of metrics.jsonl."""
+        """Write the line of an evaluation, from its row of metrics.jsonl."""
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
-        smoothed = f" (smoothed {row['train_loss']:.4f})" if "train_plain_loss" in row else ""
+        loss = row["train_loss"]
+        smoothed = validation = ""
+        if "train_plain_loss" in row:
+            smoothed = f" (smoothed {loss:.4f})"
+            loss = row["train_plain_loss"]
+        if "val_loss" in row:
+            validation = f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}"
         self.line(
             f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
-            f"train loss {row.get('train_plain_loss', row['train_loss']):.4f}{smoothed} accuracy {percent['train_accuracy']:<8}"
-            + (
-                f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}"
-                if "val_loss" in row
-                else ""
-            )
-            + f" {images_per_second:,.0f} img/s"
-            + ("  best so far" if is_best else "")
+            f"train loss {loss:.4f}{smoothed} accuracy {percent['train_accuracy']:<8}"
+            f"{validation} {images_per_second:,.0f} img/s" + ("  best so far" if is_best else "")
         )
 
     def start_bar(self, *, step: int, num_steps: int) -> None:
-        """Show a bar of optimizer steps, on a terminal only; NO_COLOR keeps it plain."""
+        """Show a bar of optimizer steps, only on a terminal. NO_COLOR keeps it plain."""
         if self.console and sys.stderr.isatty():
             colour = None if os.environ.get("NO_COLOR") else "green"
             self.bar = tqdm(
@@ -96,7 +109,11 @@ class Log:
                 self.hang_up()
 
     def show(self, values: Mapping[str, str], *, always: bool = False) -> None:
-        """What stands behind the bar from now on. Where there is no bar: a line, if the last one is half a minute old, or `always`."""
+        """Show values behind the bar.
+
+        Without a bar they are a line, if the last line is half a minute old. With `always` they are
+        a line in any case.
+        """
         if self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
         if always or (self.bar is None and time.monotonic() - self.last_line >= QUIET):
@@ -109,32 +126,35 @@ class Log:
             self.bar = None
 
     def metric(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows to metrics.jsonl."""
+        """Append rows to metrics.jsonl. Raises ValueError for a number that is not finite."""
         self.metrics.write(
             b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
         )
 
     def metrics_size(self) -> int:
-        """How many bytes metrics.jsonl holds."""
+        """Return how many bytes metrics.jsonl holds."""
         self.metrics.flush()
         return self.metrics.tell()
 
     def sync_metrics(self) -> None:
-        """Hand metrics.jsonl to the disk: before a checkpoint that counts its bytes is written."""
+        """Sync metrics.jsonl to the disk, before a checkpoint that counts its bytes is written."""
         os.fsync(self.metrics.fileno())
 
     def truncate_metrics(self, size: int) -> bool:
-        """Forget the metrics of steps that will be run again; False if rows of earlier steps are missing."""
+        """Cut metrics.jsonl to `size` bytes: the steps after that will be run again.
+
+        Returns False if rows of earlier steps are missing.
+        """
         whole = self.metrics_size() >= size
-        # then to the end of the last row that is whole
+        # The file is too short: cut it after its last whole row.
         if not whole:
             size = (self.folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1
         self.metrics.truncate(size)
         self.metrics.seek(size)
         return whole
 
-    def time(self, **row: Any) -> None:
-        """Append a row to timing.jsonl; whoever looks on can read it now, and the metrics up to here."""
+    def time(self, **row: float) -> None:
+        """Append a row to timing.jsonl. Other processes can read it now, and the metrics so far."""
         self.metrics.flush()
         self.timing.write(json.dumps(row) + "\n")
         self.timing.flush()
@@ -142,7 +162,7 @@ class Log:
     def close(self) -> None:
         """Take the bar away and close the files."""
         self.stop_bar()
-        # of a disk that is full: see `record`
+        # A full disk ends no run here: see `record`.
         with suppress(OSError):
             self.file.close()
         for file in (self.metrics, self.timing):
@@ -150,10 +170,12 @@ class Log:
 
 
 class Silence(Log):
-    """The log of a process that writes and says nothing: another one does."""
+    """The log of a process that writes nothing, since another one does."""
 
     def __init__(self) -> None:
-        self.console, self.bar, self.last_line = False, None, time.monotonic()
+        self.console = False
+        self.bar = None
+        self.last_line = time.monotonic()
 
     def record(self, text: str) -> None: ...
 
@@ -167,6 +189,6 @@ class Silence(Log):
     def truncate_metrics(self, size: int) -> bool:
         return True
 
-    def time(self, **row: Any) -> None: ...
+    def time(self, **row: float) -> None: ...
 
     def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""The end of a run in words and numbers: the classification report as scikit-learn writes it, calibration, interval, result.json.
+"""The report of a run: the classification report as scikit-learn writes it, calibration, interval.
 
-All of it comes from one pass over the predictions and the confusion matrix; tests hold it to
+All of it comes from one pass over the predictions and the confusion matrix. Tests compare it with
 scikit-learn on the raw predictions.
 """
 
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# of the expected calibration error
+# Bins of the expected calibration error.
 NUM_BINS = 15
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network said of one split: labels int64 (N,), probabilities float32 (N, K)."""
+    """The network's output on a split: labels int64 (N,), probabilities float32 (N, K)."""
 
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
@@ -44,20 +44,19 @@ class Predictions:
 
 
 def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) -> dict[str, Any]:
-    """Every figure of the report: accuracy with its 95 % interval, loss, calibration, F1, top-5 above ten classes, per class.
+    """Return every figure of the report, also per class.
 
-    `loss`: the mean cross-entropy, which probabilities in float32 are too coarse for.
+    They are accuracy with its 95 % interval, loss, calibration, F1, and top-5 accuracy above ten
+    classes. `loss` is the mean cross-entropy, for which probabilities in float32 are too coarse.
 
-    A class that the split does not hold, or that is never predicted, scores 0 with a support that
-    says so.
+    A class that is not in the split, or that is never predicted, scores 0; its support tells why.
     """
     labels, confusion = predictions.labels, predictions.confusion
-    hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    precision, recall, f1 = (
-        ratio(hits, chosen),
-        ratio(hits, support),
-        ratio(2 * hits, support + chosen),
-    )
+    hits = confusion.diagonal()
+    support = confusion.sum(1)
+    chosen = confusion.sum(0)
+    precision, recall = ratio(hits, chosen), ratio(hits, support)
+    f1 = ratio(2 * hits, support + chosen)
     correct = int(hits.sum())
     low, high = wilson_interval(correct, len(labels))
     found = {
@@ -82,19 +81,24 @@ def metrics(predictions: Predictions, classes: Sequence[str], *, loss: float) ->
 
 
 def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """part / whole, and 0 where there is nothing to be a part of."""
+    """Return part / whole, and 0 where the whole is 0."""
     return part / np.maximum(whole, 1)
 
 
 def text(found: dict[str, Any], *, heading: str) -> str:
-    """report.txt: the classification report and the figures below it; nothing of clock, machine or history."""
+    """Compose report.txt: the classification report, and figures below it.
+
+    It holds nothing of clock, machine or history.
+    """
     low, high = found["accuracy_95"]
     lines = [
         heading,
         "",
         table(found),
-        f"accuracy {100 * found['accuracy']:.2f} %, 95 % interval {100 * low:.2f} to {100 * high:.2f} % ({found['images']} images)",
-        f"loss {found['loss']:.4f}, expected calibration error {100 * found['expected_calibration_error']:.2f} %, "
+        f"accuracy {100 * found['accuracy']:.2f} %, "
+        f"95 % interval {100 * low:.2f} to {100 * high:.2f} % ({found['images']} images)",
+        f"loss {found['loss']:.4f}, "
+        f"expected calibration error {100 * found['expected_calibration_error']:.2f} %, "
         f"F1 macro {found['f1_macro']:.4f}, weighted {found['f1_weighted']:.4f}",
     ]
     if "top5_accuracy" in found:
@@ -103,12 +107,16 @@ def text(found: dict[str, Any], *, heading: str) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """scikit-learn's classification_report of these figures with four digits, to the character, without importing it."""
+    """Compose scikit-learn's classification_report with four digits, to the character.
+
+    It does not import scikit-learn.
+    """
     rows: dict[str, dict[str, Any]] = found["classes"]
     width = max(map(len, [*rows, "weighted avg"]))
     lines = [f"{'':>{width}}  {'precision':>9} {'recall':>9} {'f1-score':>9} {'support':>9}", ""]
     lines += [
-        f"{name:>{width}}  {row['precision']:>9.4f} {row['recall']:>9.4f} {row['f1']:>9.4f} {row['support']:>9}"
+        f"{name:>{width}}  {row['precision']:>9.4f} {row['recall']:>9.4f} "
+        f"{row['f1']:>9.4f} {row['support']:>9}"
         for name, row in rows.items()
     ]
     lines += [
@@ -128,7 +136,10 @@ def table(found: dict[str, Any]) -> str:
 
 
 def calibration_error(predictions: Predictions) -> float:
-    """Expected calibration error: sum over bins of (n / N) |accuracy - confidence| (Guo et al. 2017), 15 bins of equal width."""
+    """Return the expected calibration error (Guo et al. 2017), with 15 bins of equal width.
+
+    It is the sum over bins of (n / N) |accuracy - confidence|.
+    """
     confidence = predictions.confidence.astype(np.float64)
     correct = predictions.predicted == predictions.labels
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
@@ -137,7 +148,10 @@ def calibration_error(predictions: Predictions) -> float:
 
 
 def top_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32], *, k: int) -> float:
-    """Share of the images whose true class is among the k most probable; of equal ones the later counts first, as in scikit-learn."""
+    """Return the share of images whose true class is among the k most probable.
+
+    Of equally probable classes the later comes first, as in scikit-learn.
+    """
     truth = probabilities[np.arange(len(labels)), labels][:, np.newaxis]
     is_later = np.arange(probabilities.shape[1]) > labels[:, np.newaxis]
     ahead = (probabilities > truth) | ((probabilities == truth) & is_later)
@@ -147,9 +161,12 @@ def top_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32], 
 def wilson_interval(
     successes: int, trials: int, *, z: float = 1.959963984540054
 ) -> tuple[float, float]:
-    """The interval that holds the true rate with 95 % confidence (Wilson 1927), defined at 0 and at all successes too."""
+    """Return the 95 % confidence interval of a rate (Wilson 1927).
+
+    It is defined at 0 and at all successes too.
+    """
     rate, shrink = successes / trials, 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / shrink
     margin = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / shrink
-    # rounding must not exclude the rate
+    # Rounding must not exclude the rate.
     return max(0.0, min(rate, centre - margin)), min(1.0, max(rate, centre + margin))

@@ -113,7 +113,7 @@ def _is_readable(name: str, tree: Mapping[str, object]) -> bool:
 
 
 def tree_of(folder: Path) -> dict[str, Any] | None:
-    """Return what stands in a folder's result.json, which is written last; None if the run has none.
+    """Return the content of a folder's result.json, which is written last; None if there is none.
 
     A file that is no JSON mapping counts as none: the run's end is done again.
     """
