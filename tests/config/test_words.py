@@ -163,14 +163,9 @@ def test_the_vocabulary_names_what_is_here() -> None:
         assert word == lexicon.plain(word)
         assert word not in known, word
     choices = {option for options in groups().values() for option in options} | set(lexicon.VERBS)
-    for tree in [
-        node
-        for node in ast.walk(
-            ast.parse(Path(str(validate.__file__)).with_name("schema.py").read_text())
-        )
-        if isinstance(node, ast.Constant)
-    ]:
-        choices.add(str(tree.value))
+    for name in ("schema.py", "options.py"):
+        module = ast.parse(Path(validate.__file__).with_name(name).read_text())
+        choices |= {str(node.value) for node in ast.walk(module) if isinstance(node, ast.Constant)}
     choices |= {
         "params",
         "macs",

@@ -5,20 +5,15 @@ take half a second and import no torch.
 """
 
 import argparse
-import itertools
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from skiplab.config import compose, grammar, lexicon, plugins, rules, stored, validate
-from skiplab.config.grid import count_cells, each_of, with_preset
+from skiplab.config import cells, grammar, lexicon, plugins, stored, validate
+from skiplab.config.grid import each_of, with_preset
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.typed import DASHES, shown
@@ -26,12 +21,6 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
-# A sweep of at most so many runs, with at most so many to compose, is checked whole in 7 s at most.
-# A larger one is checked value by value.
-MAX_CELLS = 1_000
-MAX_COMPOSED = 100
-# In a large sweep so many of the first and last values of a key are checked.
-MOST_OF_A_KEY = 200
 # The keys of a study as a whole.
 OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")
 
@@ -77,7 +66,7 @@ def check(
         elif override is not None:
             good.append(override)
     problems += _misplaced(good, multirun=multirun, is_search=is_search, shows=shows)
-    problems += [line for line in check_values(good) if line not in problems]
+    problems += [line for line in cells.check_values(good) if line not in problems]
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
@@ -246,115 +235,6 @@ def _choice_meant(group: str, value: str, options: Sequence[str]) -> str:
     return nearest(value, options)
 
 
-def check_values(overrides: Sequence[Override]) -> list[str]:
-    """Return what is wrong with the composed configs.
-
-    A small sweep is checked at every run, a large one at every value.
-    """
-    # A set that keeps its order.
-    problems: dict[str, None] = {}
-    composed: dict[tuple[str, ...], dict[str, Any] | None] = {}
-    with compose.hydra_ready() as files:
-        for cell in _cells_to_check(overrides):
-            chosen = tuple(str(o.input_line) for o in cell if not compose.is_plain_value(o))
-            values = [o for o in cell if compose.is_plain_value(o)]
-            try:
-                if chosen not in composed:
-                    composed[chosen] = None
-                    composed[chosen] = compose.composed(chosen, files)[0]
-                if (tree := composed[chosen]) is not None:
-                    problems |= dict.fromkeys(_value_problems(tree, values))
-            except UsageError as error:
-                problems[str(error)] = None
-            except COMPOSING_ERRORS as error:
-                problems[_composing_failed(error, chosen)] = None
-    trees = [tree for tree in composed.values() if tree is not None]
-    return [*problems, *_root_problem(trees, overrides)]
-
-
-# What Hydra, OmegaConf and PyYAML raise at a preset that cannot be composed.
-COMPOSING_ERRORS = (
-    HydraException,
-    OmegaConfBaseException,
-    yaml.YAMLError,
-    ValueError,
-    AssertionError,
-)
-
-
-def _cells_to_check(overrides: Sequence[Override]) -> Iterable[tuple[Override, ...]]:
-    """Return the runs of a small sweep, or for each value of a large one a run that has it."""
-    is_large = count_cells(overrides) > MAX_CELLS
-    most = MOST_OF_A_KEY if is_large else None
-    choices = [values for o in overrides if (values := each_of(o, most=most))]
-    num_composed = math.prod(
-        len(values) for values in choices if not compose.is_plain_value(values[0])
-    )
-    if num_composed <= MAX_COMPOSED and not is_large:
-        return itertools.product(*choices)
-    first = [values[0] for values in choices]
-    return [
-        (*first[:i], value, *first[i + 1 :]) for i, values in enumerate(choices) for value in values
-    ]
-
-
-def _value_problems(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
-    """Return what is wrong with a composed tree once these values are set in it."""
-    problems: list[str] = []
-    tree = compose.with_values(tree, values, problems)
-    problems += [*_epochs_problem(tree, values), *_width_problem(tree, values)]
-    try:
-        validate.check(tree)
-    except UsageError as error:
-        problems += str(error).split("\n")
-    return problems
-
-
-def _epochs_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
-    """Return what is wrong with epochs= where the run's length is given in steps."""
-    given = [override for override in values if override.key_or_group == "epochs"]
-    if not given or tree["steps"] is None:
-        return []
-    rule = (
-        f"steps={tree['steps']} is the run's length here, and epochs says nothing; "
-        "leave it out, or write steps=null too"
-    )
-    return [f"{given[-1].input_line}: {rule}"]
-
-
-def _root_problem(trees: Sequence[Mapping[str, Any]], values: Sequence[Override]) -> list[str]:
-    """Return what is wrong with dataset.root= where no run of a sweep reads it."""
-    given = [
-        override
-        for override in values
-        if override.key_or_group == "dataset.root" and override.value() is not None
-    ]
-    names = {str(tree["dataset"]["name"]) for tree in trees}
-    if not given or not names or not names <= {*rules.BUNDLED}:
-        return []
-    return [f"dataset.root={given[-1].value()}: {rules.unread_root(names)}"]
-
-
-def _width_problem(tree: Mapping[str, Any], values: Sequence[Override]) -> list[str]:
-    """Return what is wrong with width= where a budget chooses it."""
-    given = [override for override in values if override.key_or_group == "width"]
-    if not given or tree["match"] == "none":
-        return []
-    return [
-        f"{given[-1].input_line}: match={tree['match']} chooses the width; leave one of them out"
-    ]
-
-
-def _composing_failed(error: Exception, chosen: Sequence[str]) -> str:
-    """Return the line for what Hydra raised when it composed these overrides."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # PyYAML names the file in its last line.
-    if isinstance(error, yaml.YAMLError):
-        return f"conf: not YAML: {' '.join(' '.join(lines).split())}"
-    culprits = " ".join(text for text in chosen if "hydra" in text) or "conf"
-    return f"{culprits}: Hydra cannot compose this: {lines[0]}"
-
-
 def apply_to_stored(config: Config, texts: Sequence[str]) -> Config:
     """Return a run's own config with values changed on resume.
 
@@ -370,7 +250,7 @@ def apply_to_stored(config: Config, texts: Sequence[str]) -> Config:
             problem = _set_in_stored(tree, text, override)
         if problem is not None:
             problems.append(problem)
-    problems += [*_epochs_problem(tree, given), *_root_problem([tree], given)]
+    problems += [*cells.epochs_problem(tree, given), *cells.root_problem([tree], given)]
     if problems:
         raise UsageError("\n".join(problems))
     return validate.check(tree, is_stored=True)
