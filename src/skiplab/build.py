@@ -11,7 +11,8 @@ from torch import nn
 
 from skiplab import provenance, registry
 from skiplab.config import rules
-from skiplab.config.schema import Airbench, Config
+from skiplab.config.options import Airbench
+from skiplab.config.schema import Config
 from skiplab.data import splits
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize

@@ -1,4 +1,4 @@
-"""`train --help`: the overview, and what it says of groups and keys, held against conf/ and the schema."""
+"""`train --help`: the overview, groups and keys, against conf/ and the schema."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Configuration: what is refused and in which words, what is accepted, a run's identity, its stored config."""
+"""What a config refuses and in which words, what it accepts, its identity, and its stored form."""
 
 import dataclasses
 import functools
@@ -28,12 +28,12 @@ HYDRAS_ADVICE = re.compile(
 
 @functools.cache
 def compose(*texts: str) -> Config:
-    """The checked config of a command line."""
+    """Return the checked config of a command line."""
     return helpers.compose(*texts)
 
 
 def refusal(command: str) -> list[str]:
-    """The lines that refuse a command line; -m makes it a sweep."""
+    """Return the lines that refuse a command line. -m makes it a sweep."""
     texts = shlex.split(command)
     with pytest.raises(UsageError) as caught:
         overrides.check([text for text in texts if text != "-m"], multirun="-m" in texts)
@@ -43,7 +43,7 @@ def refusal(command: str) -> list[str]:
 
 # One bad command line, and all that its one line must hold.
 REFUSED: list[tuple[str, ...]] = [
-    # misspelt: groups, options, keys at the root and below it
+    # Misspelt groups, options, keys at the root and below it.
     ("blok=conv", "blok", "did you mean block?"),
     ("modle=resnet", "modle", "did you mean model?"),
     ("optimzer=adam", "did you mean optimizer?"),
@@ -70,7 +70,7 @@ REFUSED: list[tuple[str, ...]] = [
     ("dataset.chanels=1", "did you mean dataset.channels?"),
     ("epochs.foo=3", "epochs.foo", "did you mean epochs?"),
     ("optim.lr=0.1", "optim.lr", "did you mean optimizer.lr?"),
-    # a key in the wrong place, or known by other words
+    # A key in the wrong place, or known by other words.
     ("lr=0.1", "lr: no such key at the root", "did you mean optimizer.lr?"),
     ("momentum=0.8", "did you mean optimizer.momentum?"),
     ("dropout=0.1", "did you mean model.dropout?"),
@@ -99,7 +99,7 @@ REFUSED: list[tuple[str, ...]] = [
     ),
     ("optimizer.betas=0.9", "optimizer.betas", "optimizer=sgd has no such key", "momentum"),
     ("optimizer.betas=[0.9]", "optimizer.betas", "optimizer=sgd has no such key"),
-    # wrong types
+    # Wrong types.
     ("epochs=three", "epochs=three: a whole number", "80k"),
     ("epochs=1.5", "epochs=1.5: a whole number"),
     ("epochs=1e400", "epochs=inf: a whole number"),
@@ -124,7 +124,7 @@ REFUSED: list[tuple[str, ...]] = [
     ("trainer.amp=half", "trainer.amp=half", "bf16, fp16, off"),
     ("name=[a,b]", "name=['a', 'b']: text"),
     ("dataset.mean=0.3", "dataset.mean=0.3: a list", "dataset.mean=[0.1]"),
-    # out of range
+    # Out of range.
     ("epochs=0", "epochs=0: must be at least 1"),
     ("epochs=-1", "epochs=-1: must be at least 1"),
     ("steps=0", "steps=0: must be at least 1"),
@@ -155,7 +155,7 @@ REFUSED: list[tuple[str, ...]] = [
     ),
     ("device=gpu", "device=gpu: one of auto, cpu, cuda, cuda:N or mps"),
     ("device=cuda:x", "device=cuda:x: one of auto, cpu, cuda, cuda:N or mps"),
-    # right one by one, wrong together
+    # Right one by one, wrong together.
     ("model=resnet20 depth=21", "depth=21 is no CIFAR ResNet", "6n+2", "20 or 26"),
     ("model=resnet20 block=bottleneck depth=32", "depth=32 is no CIFAR ResNet", "9n+2", "29 or 38"),
     ("model=resnet18 depth=20", "depth=20 is no ImageNet ResNet", "take 18", "34, 50, 101, 152"),
@@ -285,7 +285,7 @@ def test_a_bad_command_line_is_refused_in_one_line(
         assert fragment in line
     advice = line
     for text in command.split():
-        # what the user typed himself
+        # The user's own words are no advice.
         advice = advice.replace(text, "")
     assert not HYDRAS_ADVICE.search(advice), line
 
@@ -303,7 +303,7 @@ def test_all_mistakes_are_named_at_once_one_line_each() -> None:
         "+seed=1:",
     ):
         assert sum(line.startswith(start) for line in lines) == 1
-    # across keys too, once each key is right
+    # Rules between keys are checked once each key is right.
     lines = refusal("model=resnet20 depth=21 batch_size=100000 augment.cutout=99")
     assert [line.split()[0].split(":")[0] for line in lines] == [
         "depth=21",
@@ -340,7 +340,7 @@ SWEEPS: list[tuple[str, list[str]]] = [
         "-m seed=range(0,100000000)",
         ["seed=range(0,100000000): 100,000,000 values; a sweep takes at most 10,000"],
     ),
-    # more cells than are checked whole
+    # A sweep of more runs than are checked whole.
     ("-m seed=range(0,600) width=range(31,33)", ["width=31: block=residual"]),
     ("-m optimizer.lr=interval(0.01,0.1)", ["optimizer.lr=interval(0.01,0.1): an interval is for"]),
     ("-m experiment=resnet_mnist,null", ["experiment=null: leave it out"]),
@@ -383,7 +383,7 @@ def test_good_sweeps_pass() -> None:
         ("steps='1_000'", "steps", 1_000),
         ("steps=null", "steps", None),
         ("seed=9223372036854775807", "seed", 2**63 - 1),
-        # no detour over a float
+        # The number makes no detour over a float.
         ("seed='9007199254740993'", "seed", 2**53 + 1),
         ("optimizer.lr=1e-4", "optimizer.lr", 1e-4),
         ("optimizer.lr=1", "optimizer.lr", 1.0),
@@ -395,7 +395,7 @@ def test_good_sweeps_pass() -> None:
         ("name='a, (b) = c'", "name", "a, (b) = c"),
         ("name=${seed}", "name", "0"),
         ("device=cuda:1", "device", "cuda:1"),
-        # deepcnn without a block
+        # Deep_CNN may have no block.
         ("depth=0", "depth", 0),
         ("width=${depth}", "width", 6),
         ("evaluator={tta:none}", "evaluator.tta", "none"),
@@ -412,7 +412,7 @@ def test_what_is_accepted_and_what_becomes_of_it(text: str, path: str, value: ob
     "command",
     [
         "model=resnet20 block=bottleneck depth=20",
-        # there the width is the inner one
+        # In He's networks the width is the inner one.
         "model=resnet18 block=bottleneck depth=101 width=2",
         "block=residual_down width=15",
         "block=preact width=15",
@@ -431,13 +431,13 @@ def test_bounds_themselves_are_accepted(command: str) -> None:
     overrides.check(command.split(), multirun=False)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# broken presets
+# --------------------------------------------------------------------------------------------------
+# Broken presets
 
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of conf/ that the checks read, to be broken."""
+    """Make the checks read a copy of conf/, which may be broken."""
     folder = tmp_path / "conf"
     shutil.copytree(paths.conf_folder(), folder)
     monkeypatch.setattr(composition, "conf_folder", lambda: folder)
@@ -588,13 +588,12 @@ def test_numbers_in_a_preset_need_no_dot(conf: Path) -> None:
     overrides.check([], multirun=False)
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# identity
+# --------------------------------------------------------------------------------------------------
+# Identity
 
-# The identity of `train` alone. It may change only with a release that changes the numbers of this
-# very run: a default in conf/ that is another value, a key that is renamed, or one added without
-# `neutral`. Then every stored run of an older release is no longer found by resume=auto; a new
-# option belongs in at its neutral value instead.
+# The identity of `train` without overrides. It may change only with a release that changes the
+# numbers of this very run: another default in conf/, a renamed key, or a key without `neutral`.
+# Then resume=auto no longer finds the stored runs of older releases.
 DEFAULT_IDENTITY = "6712031a5d56227c7f32edb3513f62ffd5112c2b8df0362d6514259375491164"
 
 NOT_OF_THE_NUMBERS = {
@@ -617,7 +616,7 @@ NOT_OF_THE_NUMBERS = {
     "on_error": "on_error=stop",
     "force": "force=true",
 }
-# the width that they have chosen counts, and they come together
+# Only the width that they have chosen counts. They come together.
 BUDGET = {"match", "target"}
 
 
@@ -723,8 +722,8 @@ def test_a_key_added_later_at_its_neutral_default_changes_no_identity(
     assert identity(with_later(1)) != DEFAULT_IDENTITY
 
 
-# ------------------------------------------------------------------------------------------------------------
-# stored configs
+# --------------------------------------------------------------------------------------------------
+# Stored configs
 
 
 @pytest.mark.parametrize(
@@ -781,7 +780,7 @@ def test_a_name_that_yaml_would_read_otherwise_is_stored_as_text(name: str, tmp_
 
 
 def stored(**changes: object) -> dict[str, Any]:
-    """The tree of the default run's stored config with keys changed: optimizer__lr is optimizer.lr."""
+    """Return the default run's stored config with keys changed: optimizer__lr is optimizer.lr."""
     tree = read_tree(write(dump(compose())))
     for name, value in changes.items():
         group, _, leaf = name.rpartition("__")
@@ -850,7 +849,7 @@ def test_a_stored_config_that_is_none_is_refused_by_name(text: str | bytes, frag
 
 def test_a_stored_config_written_by_hand_may_say_1e_minus_4() -> None:
     text = dump(compose()).replace("lr: 0.05", "lr: 1e-4").replace("epochs: 20", "epochs: 80k")
-    # for YAML 1.1, without a dot, both are text
+    # Without a dot both are text in YAML 1.1.
     loaded = load(write(text))
     assert (loaded.optimizer.lr, loaded.epochs) == (1e-4, 80_000)
 
@@ -859,7 +858,7 @@ def test_values_that_change_on_resume_pass_the_same_check() -> None:
     config = compose()
     changed = overrides.apply_to_stored(config, ["epochs=80k", "optimizer.lr=1e-3", "name=again"])
     assert (changed.epochs, changed.optimizer.lr, changed.name) == (80_000, 1e-3, "again")
-    # said again, not changed
+    # A key that is given with its own value is not changed.
     assert overrides.apply_to_stored(config, ["depth=6", "batch_size=64"]) == config
     with pytest.raises(UsageError) as caught:
         overrides.apply_to_stored(

@@ -1,4 +1,4 @@
-"""What a value may call on the command line: each function gives what its words mean (Python is the oracle) or is refused."""
+"""The functions of the command line. Each gives what its words mean, as Python does, or refuses."""
 
 import itertools
 from decimal import Decimal
@@ -17,7 +17,7 @@ SMALL = st.integers(-30, 30)
 
 
 def values(text: str) -> list[object]:
-    """Each value of a sweep, as Hydra reads the text that is handed to it."""
+    """Return each value of a sweep, as Hydra reads the text that is handed to it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     override = OverridesParser.create().parse_override(grammar.evaluated(text))
@@ -220,8 +220,8 @@ def test_a_tag_and_an_interval_are_for_a_search() -> None:
     ],
 )
 def test_a_config_is_what_hydra_composes_of_all_of_it(texts: list[str]) -> None:
-    """Values are set in what was composed before, which is kept; Hydra, given everything, comes to the same."""
-    with composition.composing() as files:
+    """Setting values in a composed config that is kept gives what Hydra composes of everything."""
+    with composition.hydra_ready() as files:
         whole = composition.plain(compose("config", texts))
         assert composition.tree_of(texts, files) == composition.tree_of(texts, files) == whole
     assert composition.record_of(texts)[0] == whole

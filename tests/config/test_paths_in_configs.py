@@ -1,4 +1,4 @@
-"""dataset.root and init_from in a config: absolute wherever they were typed, the same run from the same folder, roots that nobody reads."""
+"""dataset.root and init_from: absolute in a config, and refused where nobody reads them."""
 
 import json
 import os
@@ -29,14 +29,14 @@ def stored(folder: Path) -> Config:
 
 
 def made(call: Cli, *arguments: str) -> Path:
-    """The folder of a run that ended well."""
+    """Make the folder of a run that ended well."""
     code, out, err = call(*SHORT, *arguments)
     assert (code, err) == (0, "")
     return Path(out.splitlines()[0].removeprefix("run folder "))
 
 
-# -------------------------------------------------------------------------------------------------------------------
-# paths
+# --------------------------------------------------------------------------------------------------
+# Paths
 
 
 def test_every_way_to_a_config_makes_its_paths_absolute(
@@ -74,7 +74,7 @@ def test_one_place_makes_one_identity_however_it_is_written(
 
 
 def test_a_stored_config_keeps_its_relative_paths_and_its_identity(tmp_path: Path) -> None:
-    """Of a run by an earlier release."""
+    """A run by an earlier release keeps its relative paths."""
     config = replace(compose("dataset=mnist"), init_from="../old")
     config = replace(config, dataset=replace(config.dataset, root="data"))
     (tmp_path / folders.CONFIG).write_text(dump(config))
@@ -108,8 +108,8 @@ def test_a_run_from_weights_goes_on_by_the_same_command_and_elsewhere(
     assert (code, err) == (0, "")
 
 
-# ------------------------------------------------------------------------------------------------------
-# a root nobody reads
+# --------------------------------------------------------------------------------------------------
+# A root nobody reads
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_root_that_conf_or_the_environment_gives_does_digits_no_harm(
 
 
 # --------------------------------------------------------------------------------------------------
-# what was read is written
+# What was read is written
 
 
 def test_a_test_set_that_cannot_be_read_leaves_no_line(
@@ -198,13 +198,13 @@ def test_the_line_is_there_before_anything_is_made_of_the_test_set(
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
 
 
-# ----------------------------------------------------------------------------------------------
-# what was trained on is true
+# --------------------------------------------------------------------------------------------------
+# What was trained on is true
 
 
 @pytest.fixture
 def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with files of digits under the names of an official data set: decoded once, mapped after that."""
+    """Make a root with digits under the file names of MNIST: decoded once, then mapped."""
     root = tmp_path / "data"
     root.mkdir()
     for split in ("train", "test"):

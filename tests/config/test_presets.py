@@ -1,4 +1,4 @@
-"""The files in conf/: every combination composes, swapped options bring their own numbers, every preset says how to run it."""
+"""The files in conf/: every combination composes, and every preset says how to run it."""
 
 import itertools
 import re
@@ -22,8 +22,8 @@ from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
 GROUPS = groups()
-# he2016_* pick the same options but for model and depth, the speedruns but for sizes: some of each
-# are crossed with everything each time
+# he2016_* pick the same options but for model and depth, the speedruns but for sizes. A quick run
+# of the tests crosses only some of each with everything.
 ALIKE = [
     name
     for name in GROUPS["experiment"]
@@ -39,7 +39,7 @@ PRESETS = sorted(path for group in GROUPS for path in (conf_folder() / group).gl
 
 
 def trees(combinations: list[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Each combination of options, and the plain values that it composes to."""
+    """Yield each combination of options, and the plain values that it composes to."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         for texts in combinations:
             yield texts, plain(hydra_compose("config", list(texts)))
@@ -50,7 +50,7 @@ def options(group: str) -> list[str]:
 
 
 def outcome(tree: dict[str, Any]) -> list[str]:
-    """What the check says against a tree: nothing, or lines."""
+    """Return the lines that the check has against a tree."""
     try:
         check(tree)
     except UsageError as error:
@@ -59,7 +59,7 @@ def outcome(tree: dict[str, Any]) -> list[str]:
 
 
 def own_values(group: str, option: str) -> dict[str, Any]:
-    """What an option's file states, with the file that it builds on."""
+    """Return what an option's file states, with the file that it builds on."""
     content = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
     base: dict[str, Any] = {}
     for parent in content.pop("defaults", []):
@@ -68,14 +68,14 @@ def own_values(group: str, option: str) -> dict[str, Any]:
 
 
 def is_refused_in_clear_lines(lines: list[str]) -> bool:
-    """Whether each line about a combination that does not work has a key, its value and what to take."""
+    """Return whether each line has a key, its value and what to take."""
     return all(
         re.match(r"[a-z_.]+=\S+.*(take|larger than|below)|depth=\d+ is no ", line) for line in lines
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# combinations
+# --------------------------------------------------------------------------------------------------
+# Combinations
 
 
 def assert_same_values(found: dict[str, Any], stated: dict[str, Any], texts: object) -> None:
@@ -101,7 +101,7 @@ def test_an_experiment_goes_with_every_option_which_brings_its_own_numbers(exper
         )
         assert lines == [] or (mirrors_digits and "does not keep its label" in lines[0]), texts
         group, option = texts[1].split("=")
-        # no number of the experiment's own choice is left in an option that was swapped in
+        # A swapped option keeps no number of the experiment's own option.
         assert_same_values(tree[group], own_values(group, option), texts)
 
 
@@ -118,9 +118,9 @@ def test_an_experiment_goes_with_every_block_and_data_set_or_says_why_not(experi
             assert is_refused_in_clear_lines(lines), (texts, lines)
             refused.append(texts[1])
     expected = {
-        # batches of 2048 of 1,797 images
+        # A batch has 2048 images, and digits 1,797.
         "resnet_mnist": ["dataset=digits"],
-        # mirrored digits, and small ones
+        # Digits are mirrored, or too small.
         "speedrun94": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],
         "speedrun96": ["dataset=digits", "dataset=mnist", "dataset=mnist_plain"],
         "speedrun_mnist": ["dataset=digits"],
@@ -148,7 +148,7 @@ def test_every_network_goes_with_every_block_or_says_why_not() -> None:
         if lines := outcome(tree):
             assert is_refused_in_clear_lines(lines), (texts, lines)
             refused.append(texts)
-    # with bottlenecks He's networks have 9n+2 layers, not 6n+2
+    # With bottlenecks He's networks have 9n+2 layers, not 6n+2.
     assert refused == [
         (f"model=resnet{depth}", "block=bottleneck", "dataset=cifar10") for depth in (32, 44)
     ]
@@ -190,12 +190,15 @@ def test_the_command_line_wins_over_a_preset_and_the_experiment() -> None:
     assert (config.batch_size, config.optimizer.lr, config.augment.crop) == (256, 1e-4, 4)
 
 
-# -------------------------------------------------------------------------------------------------------
-# what a preset says
+# --------------------------------------------------------------------------------------------------
+# What a preset says
 
 
 def commands(path: Path) -> list[str]:
-    """The `train` commands in a preset's opening comment: each ends at three spaces or at the end of its line."""
+    """Return the `train` commands in a preset's opening comment.
+
+    Each ends at three spaces or at the end of its line.
+    """
     opening = list(
         itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
     )
@@ -222,7 +225,7 @@ def test_a_preset_opens_with_a_sentence_and_a_command_that_runs(path: Path) -> N
 
 
 def test_a_command_in_a_preset_uses_this_preset() -> None:
-    """By name, or by way of another preset: Hydra's record of the choices shows it."""
+    """Hydra's record of the choices shows the preset, by name or by way of another preset."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         for path in PRESETS:
             texts = shlex.split(commands(path)[0])[1:]
@@ -232,7 +235,10 @@ def test_a_command_in_a_preset_uses_this_preset() -> None:
 
 
 def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
-    """A preset may pick options and set root values; keys inside a group that the user may swap stay in that group's files."""
+    """Only files of a group set keys inside it, since the user may swap its option.
+
+    Any preset may pick options and set values at the root.
+    """
     allowed = {
         "experiment": {"evaluator"},
         "dataset": {"dataset"},
@@ -246,9 +252,9 @@ def test_only_an_experiment_and_the_data_sets_reach_over_their_group() -> None:
         content = yaml.safe_load(path.read_text())
         inside = {name for name, value in content.items() if isinstance(value, dict)}
         assert inside <= allowed[path.parent.name], path
-        # which have no options
+        # The evaluator and hydra have no options to swap.
         assert inside <= groups | {"evaluator", "hydra"}
-        # what is recorded, which changes no number
+        # A sweep may set what is recorded, which changes no number.
         if path.parent.name == "sweep":
             assert {*content.get("trainer", {})} <= {"probe", "probe_every"}
             assert set(content["hydra"]) == {"mode", "sweeper"}
@@ -278,7 +284,7 @@ def test_the_facts_of_a_data_set_agree(option: str) -> None:
     assert all(0 <= m < 1 for m in dataset.mean)
     assert all(0 < s <= 1 for s in dataset.std)
     assert dataset.flip_keeps_label == (dataset.name not in ("digits", "mnist"))
-    # cifar10_imagenet_stats writes the lab's Resize(32) down
+    # cifar10_imagenet_stats writes the lab's Resize(32) down.
     assert dataset.resize in (None, dataset.size)
     assert config.epochs > 0
     assert 0 < config.batch_size <= 256

@@ -1,4 +1,4 @@
-"""Words that are none of ours: keys, options and verbs as other scripts call them, slips of the keyboard, and what is not here at all."""
+"""Words that are none of ours: those of other scripts, slips of the keyboard, things not here."""
 
 import ast
 import re
@@ -13,31 +13,49 @@ from skiplab.config.keys import leaves, unknown_key
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
-# keys of the two documents, timm, torchvision, Keras, Lightning and hand-written scripts -> ours
+# Keys of the lab, the notebook, timm, torchvision, Keras, Lightning and other scripts = ours.
 KEYS = """
-num_blocks=depth ch_width=width layer_type=block block_type=block lr=optimizer.lr learning_rate=optimizer.lr base_lr=optimizer.lr
-bs=batch_size batch=batch_size bsz=batch_size batchsize=batch_size train_batch_size=batch_size wd=optimizer.weight_decay
-weight-decay=optimizer.weight_decay weight_decay=optimizer.weight_decay num_epochs=epochs n_epochs=epochs max_epochs=epochs epoch=epochs
-gpu=device cuda=device gpu_indx=device accelerator=device gpus=trainer.devices dropout_rate=model.dropout drop=model.dropout
-smoothing=trainer.label_smoothing ema_decay=trainer.ema grad_clip=trainer.clip clip_grad=trainer.clip max_grad_norm=trainer.clip
-gradient_clip_val=trainer.clip arch=model net=model network=model architecture=model model_name=model data=dataset dataset_name=dataset
-data_dir=dataset.root dataset_path=dataset.root root=dataset.root data_set_root=dataset.root save_dir=out output_dir=out log_dir=out
-exp_name=name run_name=name experiment_name=name resume_from=resume checkpoint=resume ckpt_path=resume start_from_checkpoint=resume
-pretrained=init_from precision=trainer.amp fp16=trainer.amp=fp16 bf16=trainer.amp=bf16 use_amp=trainer.amp random_seed=seed
-manual_seed=seed max_steps=steps optim=optimizer opt=optimizer sched=scheduler lr_scheduler=scheduler warmup_epochs=scheduler.warmup
-aug=augment hflip=augment.flip accumulate_grad_batches=trainer.accumulate patience=trainer.early_stop print_freq=trainer.log_every
-log_every_n_steps=trainer.log_every check_val_every_n_epoch=trainer.eval_every sync_batchnorm=trainer.sync_bn n_jobs=jobs bn=norm
-Seed=seed BATCH_SIZE=batch_size batchSize=batch_size Optimizer.LR=optimizer.lr optimizer.wd=optimizer.weight_decay model.depth=depth
-trainer.max_epochs=epochs training.lr=optimizer.lr epochs.foo=epochs dpeth=depth sheduler=scheduler learning_rat=optimizer.lr
-channels=width debug=trainer=debug
+num_blocks=depth ch_width=width layer_type=block block_type=block lr=optimizer.lr
+learning_rate=optimizer.lr base_lr=optimizer.lr bs=batch_size batch=batch_size bsz=batch_size
+batchsize=batch_size train_batch_size=batch_size wd=optimizer.weight_decay
+weight-decay=optimizer.weight_decay weight_decay=optimizer.weight_decay num_epochs=epochs
+n_epochs=epochs max_epochs=epochs epoch=epochs gpu=device cuda=device gpu_indx=device
+accelerator=device gpus=trainer.devices dropout_rate=model.dropout drop=model.dropout
+smoothing=trainer.label_smoothing ema_decay=trainer.ema grad_clip=trainer.clip
+clip_grad=trainer.clip max_grad_norm=trainer.clip gradient_clip_val=trainer.clip arch=model
+net=model network=model architecture=model model_name=model data=dataset dataset_name=dataset
+data_dir=dataset.root dataset_path=dataset.root root=dataset.root data_set_root=dataset.root
+save_dir=out output_dir=out log_dir=out exp_name=name run_name=name experiment_name=name
+resume_from=resume checkpoint=resume ckpt_path=resume start_from_checkpoint=resume
+pretrained=init_from precision=trainer.amp fp16=trainer.amp=fp16 bf16=trainer.amp=bf16
+use_amp=trainer.amp random_seed=seed manual_seed=seed max_steps=steps optim=optimizer opt=optimizer
+sched=scheduler lr_scheduler=scheduler warmup_epochs=scheduler.warmup aug=augment hflip=augment.flip
+accumulate_grad_batches=trainer.accumulate patience=trainer.early_stop print_freq=trainer.log_every
+log_every_n_steps=trainer.log_every check_val_every_n_epoch=trainer.eval_every
+sync_batchnorm=trainer.sync_bn n_jobs=jobs bn=norm Seed=seed BATCH_SIZE=batch_size
+batchSize=batch_size Optimizer.LR=optimizer.lr optimizer.wd=optimizer.weight_decay model.depth=depth
+trainer.max_epochs=epochs training.lr=optimizer.lr epochs.foo=epochs dpeth=depth sheduler=scheduler
+learning_rat=optimizer.lr channels=width debug=trainer=debug
 """
-# group or key: word=option
+# By group or key: word=option.
 OPTIONS = {
-    "model": "Deep_CNN=deepcnn ResNet=resnet resnt=resnet ResNet18=resnet18 resnet_20=resnet20 resnet_cifar=cifar_resnet",
-    "block": "ConvBlock=conv ResDownBlock=residual_down SkipBlock=skip BasicBlock=basic Bottleneck=bottleneck plain=conv Residual=residual",
-    "dataset": "CIFAR10=cifar10 CIFAR-100=cifar100 MNIST=mnist minst=mnist FashionMNIST=fashion_mnist fmnist=fashion_mnist",
+    "model": (
+        "Deep_CNN=deepcnn ResNet=resnet resnt=resnet ResNet18=resnet18 resnet_20=resnet20 "
+        "resnet_cifar=cifar_resnet"
+    ),
+    "block": (
+        "ConvBlock=conv ResDownBlock=residual_down SkipBlock=skip BasicBlock=basic "
+        "Bottleneck=bottleneck plain=conv Residual=residual"
+    ),
+    "dataset": (
+        "CIFAR10=cifar10 CIFAR-100=cifar100 MNIST=mnist minst=mnist "
+        "FashionMNIST=fashion_mnist fmnist=fashion_mnist"
+    ),
     "optimizer": "Adam=adam AdamW=adamw SGD=sgd sdg=sgd momentum=sgd",
-    "scheduler": "StepLR=multistep MultiStepLR=multistep CosineAnnealingLR=cosine OneCycleLR=onecycle cos=cosine LinearLR=linear",
+    "scheduler": (
+        "StepLR=multistep MultiStepLR=multistep CosineAnnealingLR=cosine OneCycleLR=onecycle "
+        "cos=cosine LinearLR=linear"
+    ),
     "trainer": "fast_dev_run=debug",
     "norm": "bn=batch BatchNorm2d=batch None=none",
     "init": "kaiming=he kaiming_normal=he",
@@ -47,7 +65,10 @@ OPTIONS = {
     "augment.flip": "horizontal=random",
 }
 NOT_HERE = {
-    "model": "densenet densenet121 vgg16 resnext50 wide_resnet50_2 alexnet vit efficientnet seresnet50 resnet10",
+    "model": (
+        "densenet densenet121 vgg16 resnext50 wide_resnet50_2 alexnet vit efficientnet "
+        "seresnet50 resnet10"
+    ),
     "optimizer": "adan nadam radam adamax adamp rmsprop adagrad lion lamb",
     "dataset": "kmnist emnist imagenet svhn stl10",
     "scheduler": "ReduceLROnPlateau exponential poly cyclic",
@@ -115,7 +136,7 @@ def test_what_is_not_here_is_answered_with_the_choices(group: str) -> None:
 
 
 def test_a_word_with_two_meanings_tells_both() -> None:
-    """ResBlock is the class of both documents, and each has its own."""
+    """ResBlock is a class of the lab and one of the notebook, and each has its own."""
     with pytest.raises(UsageError, match=r"did you mean residual or basic\?"):
         overrides.check(["block=ResBlock"], multirun=False)
     with pytest.raises(
@@ -152,7 +173,7 @@ def test_no_device_is_guessed_for_a_tpu(call: Cli) -> None:
 
 
 def test_the_vocabulary_names_what_is_here() -> None:
-    """What a word leads to is a key or an option; no word of others is one of ours or stands twice for different keys."""
+    """Each word leads to a key or an option. None is one of ours, or stands for several keys."""
     known = {*leaves(), *groups()}
     for word, keys in lexicon.KEY_OF.items():
         assert len(keys) == 1, word
@@ -163,14 +184,9 @@ def test_the_vocabulary_names_what_is_here() -> None:
         assert word == lexicon.plain(word)
         assert word not in known, word
     choices = {option for options in groups().values() for option in options} | set(lexicon.VERBS)
-    for tree in [
-        node
-        for node in ast.walk(
-            ast.parse(Path(str(validate.__file__)).with_name("schema.py").read_text())
-        )
-        if isinstance(node, ast.Constant)
-    ]:
-        choices.add(str(tree.value))
+    for name in ("schema.py", "options.py"):
+        module = ast.parse(Path(validate.__file__).with_name(name).read_text())
+        choices |= {str(node.value) for node in ast.walk(module) if isinstance(node, ast.Constant)}
     choices |= {
         "params",
         "macs",

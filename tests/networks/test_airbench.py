@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from helpers import compose
 from skiplab import build as parts
-from skiplab.config.schema import Airbench
+from skiplab.config.options import Airbench
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split

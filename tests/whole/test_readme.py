@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md, followed to the letter in a copy of the source; and the documents as text."""
+"""The recipes of CONTRIBUTING.md, followed in a copy of the source; the documents as text."""
 
 import gzip
 import os
@@ -23,7 +23,7 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """A copy of src/ and conf/."""
+    """Make a copy of src/ and conf/."""
     for name in ("src", "conf"):
         shutil.copytree(
             ROOT / name, tmp_path / "house" / name, ignore=shutil.ignore_patterns("__pycache__")

@@ -1,1 +1,1 @@
-"""From a command line to a checked config: the schema, its rules, Hydra's grammar, and the words people type."""
+"""From a command line to a checked config: schema, rules, grammar, and the words people type."""

@@ -1,4 +1,4 @@
-"""A config as Hydra composes it from conf/ and a command line's overrides, and checked. Imports no torch."""
+"""Composes a config with Hydra from conf/ and overrides, and checks it. Imports no torch."""
 
 import copy
 import functools
@@ -21,13 +21,17 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 
-# of each file of conf/: path, size, time of writing
+# Path, size and time of writing of each file of conf/.
 Files = tuple[tuple[str, int, int], ...]
+# Plain values, and Hydra's own settings.
 Composed = tuple[dict[str, Any], DictConfig]
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Hydra's composed config as plain values, resolved."""
+    """Return Hydra's composed config as plain values, resolved.
+
+    Raises UsageError naming the key whose interpolation cannot be resolved.
+    """
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -39,40 +43,42 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def compose_config(texts: Sequence[str]) -> Config:
-    """The config of a command line that has passed `check`."""
+    """Return the checked config of a command line."""
     return compose_all([texts])[0]
 
 
 def compose_all(jobs: Sequence[Sequence[str]]) -> list[Config]:
-    """The config of each list of overrides; what takes composing is composed once for all that share it."""
-    with composing() as files:
+    """Compose one config per list of overrides. Lists of equal options share one call to Hydra."""
+    with hydra_ready() as files:
         return [validate.check(tree_of(texts, files)) for texts in jobs]
 
 
 def tree_of(texts: Sequence[str], files: Files) -> dict[str, Any]:
-    """The values that overrides give. Raises UsageError for a key that the options lack. `files`: what `composing` gives."""
+    """Return the plain values that overrides give. `files` is what `hydra_ready` gives.
+
+    Raises UsageError for a key that the options lack.
+    """
     overrides = parsed(texts)
-    # to other keys, whose values Hydra has to know
+    # If a value refers to other keys, Hydra has to know all of them.
     refers = any(map(_refers, overrides))
     problems: list[str] = []
     chosen = [str(o.input_line) for o in overrides if refers or not is_plain_value(o)]
-    tree = with_values(
-        composed(chosen, files)[0],
-        [o for o in overrides if not refers and is_plain_value(o)],
-        problems,
-    )
+    values = [o for o in overrides if not refers and is_plain_value(o)]
+    tree = with_values(composed(chosen, files)[0], values, problems)
     if problems:
         raise UsageError("\n".join(problems))
     return tree
 
 
 def record_of(texts: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """What Hydra's own .hydra/ folder holds of a command line that has passed the check: its config, and the settings of Hydra."""
-    with composing() as files:
+    """Return what Hydra's own .hydra/ folder holds of a checked command line.
+
+    These are its config, and the settings of Hydra.
+    """
+    with hydra_ready() as files:
         tree = tree_of(texts, files)
-        settings = copy.deepcopy(
-            composed([text for text in texts if not is_plain_value(grammar.parse(text))], files)[1]
-        )
+        chosen = [text for text in texts if not is_plain_value(grammar.parse(text))]
+        settings = copy.deepcopy(composed(chosen, files)[1])
     with read_write(settings), open_dict(settings):
         settings.overrides.task = list(texts)
         settings.runtime.output_dir = os.getcwd()
@@ -80,8 +86,11 @@ def record_of(texts: Sequence[str]) -> tuple[DictConfig, DictConfig]:
 
 
 def composed(chosen: Sequence[str], files: Files) -> Composed:
-    """What Hydra makes of conf/ and these overrides: plain values, and its own settings. Neither may be changed: both are kept."""
-    # which may refer to the environment or the clock
+    """Compose conf/ and these overrides to plain values and Hydra's own settings.
+
+    Neither may be changed: both are kept for the next call.
+    """
+    # An interpolation may refer to the environment or the clock.
     if any("${" in text for text in chosen):
         return _composed(chosen)
     return _kept(tuple(chosen), files)
@@ -101,8 +110,11 @@ def _kept(chosen: tuple[str, ...], _files: Files) -> Composed:
 
 
 @contextmanager
-def composing() -> Iterator[Files]:
-    """Hydra set up to compose, also where a sweep of its own is under way. Gives what tells whether a file of conf/ has changed."""
+def hydra_ready() -> Iterator[Files]:
+    """Set Hydra up to compose inside the `with`, also while a sweep of its own is under way.
+
+    Gives the files of conf/ as they are now, from which `composed` sees whether one has changed.
+    """
     state, root = GlobalHydra.instance(), conf_folder()
     before = state.hydra
     state.clear()
@@ -115,30 +127,33 @@ def composing() -> Iterator[Files]:
 
 
 def is_plain_value(override: Override) -> bool:
-    """Whether it sets one key, which takes no composing: 70 ms spared for each cell of a sweep."""
+    """Return whether an override sets one key, which takes no composing.
+
+    That saves 70 ms for each run of a sweep.
+    """
     return override.key_or_group in leaves() and not _refers(override)
 
 
 def _refers(override: Override) -> bool:
-    """Whether it holds an interpolation, `${...}`, however Hydra has quoted it."""
+    """Return whether an override holds an interpolation, `${...}`, however Hydra has quoted it."""
     return any("${" in str(text) for text in (override.input_line, override.value()))
 
 
 def with_values(
     tree: Mapping[str, Any], values: Sequence[Override], problems: list[str]
 ) -> dict[str, Any]:
-    """A copy of a composed tree with these values set in it; what cannot be set is appended to `problems`."""
+    """Return a copy of a composed tree with these values; what cannot be set goes to `problems`."""
     tree = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
     for override in values:
         group, _, leaf = override.key_or_group.rpartition(".")
         holder = tree.get(group) if group else tree
-        # a key of another option
+        # The key is one of another option.
         if group and isinstance(holder, dict) and leaf not in holder:
             choices = nearest(leaf, set(holder) - {"name"}, prefix=f"{group}.")
             problems.append(
                 f"{override.key_or_group}: {group}={holder.get('name')} has no such key; {choices}"
             )
-        # else conf/ lacks it, as the check below says
+        # A key that conf/ lacks is left to the check.
         elif isinstance(holder, dict) and leaf in holder:
             holder[leaf] = override.value()
     return tree

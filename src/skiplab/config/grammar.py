@@ -1,4 +1,4 @@
-"""Overrides read by Hydra's grammar, with functions of our own: each gives the values that its words mean, or is refused. No torch.
+"""Reads overrides by Hydra's grammar, with functions of our own (functions.py). Imports no torch.
 
 Hydra 1.3.8 sorts a range wrongly, sums the steps of a range of fractions, and ends in a traceback
 on a sweep within a list.
@@ -6,7 +6,6 @@ on a sweep within a list.
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from hydra._internal.grammar.functions import FunctionCall, Functions
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,19 +14,20 @@ from hydra.core.override_parser.types import (
     Glob,
     IntervalSweep,
     Override,
+    ParsedElementType,
     RangeSweep,
     Sweep,
     ValueType,
 )
 from hydra.errors import HydraException
 
-from skiplab.config.functions import FUNCTIONS, USAGE, is_whole, numbers_of, whole_range
+from skiplab.config.functions import FUNCTIONS, USAGE, Parsed, is_whole, numbers_of, whole_range
 from skiplab.config.typed import shown
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 
-# values that an error writes down
+# An error writes down at most so many values.
 MOST_SPELT_OUT = 20
 
 
@@ -36,10 +36,10 @@ class Unreadable(Exception):
 
 
 class OurFunctions(Functions):
-    """What the grammar calls in place of Hydra's functions."""
+    """The functions that the grammar calls in place of Hydra's."""
 
-    def eval(self, func: FunctionCall) -> Any:
-        """The value of a call; raises UsageError where it has none."""
+    def eval(self, func: FunctionCall) -> Parsed:
+        """Return the value of a call. Raises UsageError where it has none."""
         if func.name not in FUNCTIONS:
             raise UsageError(f"no such function: {func.name}; {nearest(func.name, FUNCTIONS)}")
         try:
@@ -51,18 +51,21 @@ class OurFunctions(Functions):
 
 
 def parse(text: str) -> Override:
-    """One override. Raises UsageError for a function without a value here, Unreadable for what is no override at all."""
+    """Return one override.
+
+    Raises UsageError for a function without a value here, Unreadable for what is no override.
+    """
     try:
         override = OverridesParser(functions=OurFunctions()).parse_override(text)
     except HydraException as error:
         if isinstance(error.__cause__, UsageError):
             raise UsageError(f"{shown(text)}: {error.__cause__}") from None
         raise Unreadable(text) from None
-    # a number of five thousand digits, brackets within brackets
+    # A number has five thousand digits, or brackets are nested too deeply.
     except (ValueError, RecursionError):
         raise Unreadable(text) from None
     try:
-        value = settled(override)
+        value = settle(override)
     except UsageError as error:
         raise UsageError(f"{shown(text)}: {error}") from None
     override._value = value
@@ -70,86 +73,91 @@ def parse(text: str) -> Override:
     return override
 
 
-def type_of(value: Any) -> ValueType:
-    """The kind of an override with this value."""
+def type_of(value: Parsed) -> ValueType:
+    """Return the kind of an override with this value."""
     if isinstance(value, ChoiceSweep):
         return ValueType.SIMPLE_CHOICE_SWEEP if value.simple_form else ValueType.CHOICE_SWEEP
     kinds = {RangeSweep: ValueType.RANGE_SWEEP, IntervalSweep: ValueType.INTERVAL_SWEEP}
     return kinds.get(type(value), ValueType.ELEMENT)
 
 
-def settled(override: Override) -> Any:
-    """An override's value: a glob as the options that it fits, a range of fractions as its numbers. UsageError for a sweep in a list."""
+def settle(override: Override) -> ParsedElementType | ChoiceSweep | RangeSweep | IntervalSweep:
+    """Return an override's value: a glob as its options, a range of fractions as its numbers.
+
+    Raises UsageError for a sweep within a list or within another sweep.
+    """
     value, key = override._value, override.key_or_group
+    # Hydra's type of a value has no globs, which its parser makes all the same.
     if isinstance(value, Glob):
-        options: list[Any] = list(options_of(value, key))
-        return ChoiceSweep(list=options)
-    if isinstance(value, RangeSweep) and not is_whole(value):
+        return ChoiceSweep(list=[*options_of(value, key)])
+    if isinstance(value, RangeSweep):
+        if is_whole(value):
+            return value
         return ChoiceSweep(list=numbers_of(value), tags=value.tags)
-    items = value.list if isinstance(value, ChoiceSweep) else [value]
-    if (
-        not any(isinstance(item, list | dict) for item in items)
-        and (flat := flattened(items, key)) != items
-        and len(items) > 1
-    ):
-        advice = (
-            f"write {key}={','.join(map(written, flat))}"
-            if len(flat) <= MOST_SPELT_OUT
-            else "write out its values"
-        )
-        raise UsageError(f"a sweep within a list; {advice}")
-    if any(
-        isinstance(part, Sweep | Glob)
-        for item in items
-        for part in (inner(item) if item is not value else inside(item))
-    ):
-        raise UsageError("a sweep within a list, or within another; write out the values")
+    if isinstance(value, ChoiceSweep):
+        _check_choices(value.list, key)
+    elif any(isinstance(part, Sweep | Glob) for part in inside(value)):
+        raise UsageError(NESTED)
     return value
 
 
-def flattened(items: Sequence[Any], key: str) -> list[Any]:
-    """The values of a list and of the sweeps within it."""
-    found: list[Any] = []
+NESTED = "a sweep within a list, or within another; write out the values"
+
+
+def _check_choices(items: Sequence[Parsed], key: str) -> None:
+    """Raise UsageError if a choice holds sweeps, with its values written out if they are few."""
+    are_plain = not any(isinstance(item, list | dict) for item in items)
+    if are_plain and len(items) > 1 and (flat := flatten(items, key)) != items:
+        advice = "write out its values"
+        if len(flat) <= MOST_SPELT_OUT:
+            advice = f"write {key}={','.join(map(written, flat))}"
+        raise UsageError(f"a sweep within a list; {advice}")
+    if any(isinstance(part, Sweep | Glob) for item in items for part in (item, *inside(item))):
+        raise UsageError(NESTED)
+
+
+def flatten(items: Sequence[Parsed], key: str) -> list[ParsedElementType]:
+    """Return the values of a list and of the sweeps within it. An interval stays."""
+    found: list[ParsedElementType] = []
     for item in items:
         if isinstance(item, Glob):
             found += options_of(item, key)
         elif isinstance(item, RangeSweep):
             found += numbers_of(item)
         elif isinstance(item, ChoiceSweep):
-            found += flattened(item.list, key)
+            found += flatten(item.list, key)
         else:
-            found.append(item)
+            found.append(item)  # pyright: ignore[reportArgumentType]
     return found
 
 
-def inner(value: Any) -> Iterator[Any]:
-    """A value and what it holds, at any depth."""
-    yield value
-    yield from inside(value)
-
-
-def inside(value: Any) -> Iterator[Any]:
-    """What a list or a mapping holds, at any depth."""
-    for item in (
-        value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
-    ):
-        yield from inner(item)
+def inside(value: Parsed) -> Iterator[Parsed]:
+    """Yield what a list or a mapping holds, at any depth."""
+    items: Sequence[Parsed] = []
+    if isinstance(value, list):
+        items = value
+    elif isinstance(value, dict):
+        items = [*value.values()]
+    for item in items:
+        yield item
+        yield from inside(item)
 
 
 def options_of(pattern: Glob, group: str) -> list[str]:
-    """The options of a group that a glob fits."""
+    """Return the options of a group that a glob fits."""
     options = groups().get(group)
     if options is None:
         raise UsageError(
             "glob picks options of a group; list the values, or write range(START,STOP,STEP)"
         )
-    fits = [
-        name for name in options if any(fnmatch.fnmatchcase(name, glob) for glob in pattern.include)
-    ]
+
+    def is_of(name: str, globs: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, each) for each in globs)
+
     fits = [
         name
-        for name in fits
-        if not any(fnmatch.fnmatchcase(name, glob) for glob in pattern.exclude)
+        for name in options
+        if is_of(name, pattern.include) and not is_of(name, pattern.exclude)
     ]
     if not fits:
         raise UsageError(f"fits no option; choices: {', '.join(options)}")
@@ -157,7 +165,7 @@ def options_of(pattern: Glob, group: str) -> list[str]:
 
 
 def values_of(override: Override) -> list[str]:
-    """Each value of a sweep as a text that means it in this grammar; none of an interval."""
+    """Return each value of a sweep as a text of this grammar; none of an interval."""
     value = override._value
     if isinstance(value, RangeSweep):
         return [str(number) for number in numbers_of(value)]
@@ -165,20 +173,23 @@ def values_of(override: Override) -> list[str]:
 
 
 def num_values(override: Override) -> int:
-    """How many values an override gives its key; an interval counts as one."""
+    """Return how many values an override gives its key. An interval counts as one."""
     value = override._value
     if isinstance(value, RangeSweep):
         return len(whole_range(value))
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
-def written(value: Any) -> str:
-    """A value as a text of this grammar."""
+def written(value: ParsedElementType) -> str:
+    """Return a value as a text of this grammar."""
     return Override._get_value_element_as_str(value)
 
 
 def evaluated(text: str) -> str:
-    """An override with its functions evaluated: Hydra reads what we read. As it is typed if it holds none."""
+    """Return an override with its functions evaluated, so that Hydra reads what we read.
+
+    An override without functions, and an interval, stay as they are.
+    """
     override = parse(text)
     if (
         override.is_hydra_override()
@@ -187,5 +198,9 @@ def evaluated(text: str) -> str:
         or override.is_delete()
     ):
         return text
-    values = values_of(override) if override.is_sweep_override() else [written(override._value)]
+    if override.is_sweep_override():
+        values = values_of(override)
+    else:
+        assert not isinstance(override._value, Sweep)
+        values = [written(override._value)]
     return f"{override.get_key_element()}={','.join(values)}"

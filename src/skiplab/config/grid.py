@@ -15,31 +15,33 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
-# taken as typed: Hydra's grammar stumbles over = , ( in a path, and would sweep over a list
+# Keys whose values are taken as typed. Hydra's grammar stumbles over = , ( in a path, and would
+# sweep over a list.
 AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
 
 
 def parsed(texts: Sequence[str]) -> list[Override]:
-    """Overrides by the grammar; of one key, which a preset and the command line give, the last, at the first's place."""
-    return list(
-        {override.get_key_element(): override for override in map(grammar.parse, texts)}.values()
-    )
+    """Parse overrides. A repeated key keeps its first position and its last value.
+
+    A preset and the command line may give the same key.
+    """
+    by_key = {override.get_key_element(): override for override in map(grammar.parse, texts)}
+    return list(by_key.values())
 
 
 def count_cells(overrides: Sequence[Override]) -> int:
-    """How many combinations a grid has."""
+    """Return how many combinations a grid has."""
     return math.prod(map(grammar.num_values, overrides))
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
-    """The overrides of each combination, as Hydra's sweeper lists them."""
-    return [
-        [str(o.input_line) for o in cell] for cell in itertools.product(*map(each_of, overrides))
-    ]
+    """Return the overrides of each combination, as Hydra's sweeper lists them."""
+    cells = itertools.product(*map(each_of, overrides))
+    return [[str(override.input_line) for override in cell] for cell in cells]
 
 
 def first_of(overrides: Sequence[Override]) -> list[str]:
-    """The overrides of the first combination."""
+    """Return the overrides of the first combination."""
     return [
         f"{o.get_key_element()}={grammar.values_of(o)[0]}"
         if o.is_sweep_override()
@@ -49,26 +51,25 @@ def first_of(overrides: Sequence[Override]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """A text as a value in Hydra's grammar."""
+    """Return a text as a value in Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def for_hydra(argument: str) -> str:
-    """An argument with the value of a key of AS_TYPED quoted for Hydra's grammar; so is an out= with a `~`, unless it is swept."""
+    """Return an argument with its value quoted for Hydra's grammar, where that is needed.
+
+    These are the values of AS_TYPED, and an out= that begins with `~` and is not swept.
+    """
     name, equals, value = argument.partition("=")
     is_home = name == "out" and value.startswith("~") and not set(value) & set(",()[]{}")
-    if (
-        (name not in AS_TYPED and not is_home)
-        or not equals
-        or value[:1] in ("'", '"')
-        or value in ("", "null")
-    ):
+    is_quoted = value[:1] in ("'", '"')
+    if not equals or is_quoted or value in ("", "null"):
         return argument
-    return f"{name}={quoted(value)}"
+    return f"{name}={quoted(value)}" if name in AS_TYPED or is_home else argument
 
 
 def for_people(texts: Iterable[str]) -> str:
-    """Overrides as one types them, the reverse of `for_hydra`; quoted for a shell."""
+    """Return overrides as one types them in a shell. This is the reverse of `for_hydra`."""
     plain = {text: text for text in texts}
     for text in plain:
         name, _, value = text.partition("=")
@@ -78,7 +79,10 @@ def for_people(texts: Iterable[str]) -> str:
 
 
 def each_of(override: Override, *, most: int | None = None) -> list[Override]:
-    """The override once for each of its values, all of a sweep's; an interval has none. Of many values the first and last `most`."""
+    """Return the override once for each of its values. An interval has none.
+
+    Of more than 2 `most` values these are the first and last `most`.
+    """
     if not override.is_sweep_override():
         return [override]
     texts = grammar.values_of(override)
@@ -88,19 +92,18 @@ def each_of(override: Override, *, most: int | None = None) -> list[Override]:
 
 
 def preset_of(texts: Sequence[str]) -> str | None:
-    """The preset that sweep= names, if it is there. Raises UsageError on several."""
+    """Return the preset that sweep= names, if any. Raises UsageError if it does not exist."""
     named = [text.partition("=")[2] for text in texts if text.startswith("sweep=")]
-    if named and named[-1] in groups().get("sweep", []):
-        return named[-1]
-    if named and named[-1] != "null":
-        raise UsageError(
-            f"sweep={named[-1]}: no such sweep; {nearest(named[-1], groups().get('sweep', []))}"
-        )
-    return None
+    if not named or named[-1] == "null":
+        return None
+    known = groups().get("sweep", [])
+    if named[-1] not in known:
+        raise UsageError(f"sweep={named[-1]}: no such sweep; {nearest(named[-1], known)}")
+    return named[-1]
 
 
 def with_preset(texts: Sequence[str]) -> list[str]:
-    """The overrides with the grid that sweep= adds to them; a key that is given too wins over the preset's."""
+    """Return the overrides with the grid of sweep=. A key that is given wins over the preset's."""
     name = preset_of(texts)
     if name is None:
         return list(texts)
@@ -110,7 +113,7 @@ def with_preset(texts: Sequence[str]) -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The tree of conf/sweep/NAME.yaml. Raises UsageError if it states no grid."""
+    """Read the tree of conf/sweep/NAME.yaml. Raises UsageError if it states no grid."""
     path = conf_folder() / "sweep" / f"{name}.yaml"
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -122,27 +125,22 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def values_of_preset(texts: Sequence[str]) -> list[str]:
-    """What the preset that sweep= names sets beside its grid, as overrides; none without one."""
+    """Return the values next to the grid of sweep= as overrides; none without a preset."""
     name = preset_of(texts)
-    tree = (
-        {}
-        if name is None
-        else {
-            key: value
-            for key, value in read_preset(name).items()
-            if key not in ("hydra", "defaults")
-        }
-    )
-    pairs = [
-        (f"{key}.{leaf}", v)
-        for key, value in tree.items()
-        if isinstance(value, dict)
-        for leaf, v in value.items()
-    ]
-    pairs += [(key, value) for key, value in tree.items() if not isinstance(value, dict)]
+    if name is None:
+        return []
+    pairs: list[tuple[str, object]] = []
+    at_the_root: list[tuple[str, object]] = []
+    for key, value in read_preset(name).items():
+        if key in ("hydra", "defaults"):
+            continue
+        if isinstance(value, dict):
+            pairs += [(f"{key}.{leaf}", each) for leaf, each in value.items()]
+        else:
+            at_the_root.append((key, value))
     given = {text.partition("=")[0] for text in texts}
     return [
-        for_hydra(f"{key}={json.dumps(value) if not isinstance(value, str) else value}")
-        for key, value in pairs
+        for_hydra(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        for key, value in [*pairs, *at_the_root]
         if key not in given
     ]

@@ -1,18 +1,21 @@
-"""Which of our keys, options and verbs a word that is none of them can mean; none where that is unsure. Imports no torch."""
+"""Guesses which key, option or verb a word means that is none of them. Imports no torch.
+
+Where that is unsure, there is no guess.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from skiplab.config import vocabulary
 
-# of skiplab
+# The verbs of `skiplab`.
 VERBS = ("compare", "draw", "evaluate", "info", "list", "search", "verify")
-# names that are told, of several that fit
+# The most names that an answer holds.
 FEW = 3
 
 
 def table(text: str) -> dict[str, list[str]]:
-    """A table of the vocabulary by the words of others: what of ours each can mean."""
+    """Return a table of the vocabulary by the words of others: what of ours each can mean."""
     found: dict[str, list[str]] = {}
     for line in re.sub(r"\n +", " ", text).strip().splitlines():
         ours, _, words = line.partition(" = ")
@@ -30,12 +33,12 @@ FOREIGN = set(vocabulary.FOREIGN.split())
 
 
 def plain(word: str) -> str:
-    """A word without case, dashes, underscores and dots."""
+    """Return a word without case, dashes, underscores and dots."""
     return re.sub(r"[^a-z0-9:+]", "", word.lower())
 
 
 def meant(word: str, names: Iterable[str]) -> list[str]:
-    """The names that a word can mean, or what else to write for it; none where that is unsure."""
+    """Return the names that a word can mean, or what else to write for it; none if unsure."""
     choices = sorted(names)
     by_plain = {plain(name): name for name in reversed(choices)}
     bare = plain(word)
@@ -58,12 +61,12 @@ def meant(word: str, names: Iterable[str]) -> list[str]:
 
 
 def is_foreign(bare: str) -> bool:
-    """Whether a word is the name of something that is not here."""
+    """Return whether a word is the name of something that is not here."""
     return bare in FOREIGN or bare.rstrip("0123456789") in FOREIGN
 
 
 def near(bare: str, by_plain: dict[str, str]) -> list[str]:
-    """The one name that a slip of the keyboard turns into the word; none if it is none, or several."""
+    """Return the one name that a slip of the keyboard turns into the word, or none."""
     if len(bare) < 3 or is_foreign(bare):
         return []
     far = 1 if len(bare) <= 7 else 2
@@ -78,7 +81,10 @@ def near(bare: str, by_plain: dict[str, str]) -> list[str]:
 
 
 def is_slip(word: str, name: str) -> bool:
-    """Whether two words may be the same but for a slip: not with a letter before it (nadam), nor with another number (resnet101)."""
+    """Return whether two words may be the same but for a slip.
+
+    They are not with a letter before one (nadam), nor with another number (resnet101).
+    """
     digits, theirs = re.sub(r"\D", "", word), re.sub(r"\D", "", name)
     if digits and digits != theirs and (not theirs or abs(int(digits) - int(theirs)) > 1):
         return False
@@ -86,7 +92,10 @@ def is_slip(word: str, name: str) -> bool:
 
 
 def distance(one: str, other: str) -> int:
-    """How many letters differ, are missing, or stand the wrong way round (Damerau and Levenshtein's, restricted)."""
+    """Count the letters that differ, are missing, or stand the wrong way round.
+
+    This is the restricted distance of Damerau and Levenshtein.
+    """
     rows: list[Sequence[int]] = [range(len(other) + 1)]
     for i, letter in enumerate(one, 1):
         row = [i]
@@ -100,17 +109,20 @@ def distance(one: str, other: str) -> int:
 
 
 def device_of(word: str) -> str | None:
-    """The device that a word means: `gpu` is cuda, `gpu:1`, `cuda1` and `1` are cuda:1; None where that is unsure."""
+    """Return the device that a word means, or None where that is unsure.
+
+    `gpu` is cuda; `gpu:1`, `cuda1` and `1` are cuda:1.
+    """
     if number := re.fullmatch(r"(?:gpu|cuda)?[:_ -]?([0-9]{1,2})", word.lower()):
         return f"cuda:{int(number[1])}"
     return next(iter(meant(word, ("auto", "cpu", "cuda", "mps"))), None)
 
 
 def keys_of(word: str) -> list[str]:
-    """The keys of ours, or KEY=VALUE, that a word of other scripts means; none if it is none of theirs."""
+    """Return our keys, or KEY=VALUE, that a word of other scripts means; none if unknown."""
     return KEY_OF.get(plain(word), [])
 
 
 def reason_against(word: str) -> str | None:
-    """Why there is no such key here; None for a word that nobody uses."""
+    """Return why there is no such key here, or None for a word that nobody uses."""
     return next(iter(NO_KEY_OF.get(plain(word), ())), None)

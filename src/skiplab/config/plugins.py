@@ -1,6 +1,6 @@
-"""Hydra's own words and plugins: which are taken here, what to write for the others; plugins that nobody asks for are left alone.
+"""Hydra's own keys and plugins: which are taken here, and what to write for the others.
 
-Imports no torch.
+A plugin that nobody asks for is not imported. Imports no torch.
 """
 
 import re
@@ -17,35 +17,39 @@ from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 from skiplab.paths import conf_folder
 
-# conf/hydra/launcher has ready values for plugins that bring a schema of the same name, which is
-# how they are checked
+# conf/hydra/launcher has ready values for plugins that bring a schema of the same name. Hydra
+# checks the values against it, and warns that it does.
 warnings.filterwarnings(
     "ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
 )
-# launcher -> what brings it
+# The extra of skiplab that brings a launcher.
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 PLUGGED = re.compile(
     r"^[^#\n]*(?:hydra_plugins|\bhydra/\w+: *(?!disabled|default|basic|skiplab|none|null)\w)",
     re.MULTILINE,
 )
-# what each of Hydra's words is here; of several that fit the longest counts
+# What to write for each of Hydra's keys. Of several that fit the longest counts.
 TWINS = {
     "hydra.mode": "a sweep is asked for by -m, or by sweep=NAME",
     "hydra.run": "write out=FOLDER",
     "hydra.sweep": "a study's folder is outputs/studies/NAME, write study=NAME",
-    "hydra.sweep.subdir": "the runs of a study get folders of their own; to name them, write out=runs/${block.name}-${seed}",
+    "hydra.sweep.subdir": "the runs of a study get folders of their own; "
+    "to name them, write out=runs/${block.name}-${seed}",
     "hydra.sweeper": "write the grid as train -m KEY=VALUES; jobs=N says how many run at once",
-    "hydra/sweeper": "train -m runs a grid; skiplab search KEY=VALUES --trials N searches, with Optuna",
+    "hydra/sweeper": "train -m runs a grid; "
+    "skiplab search KEY=VALUES --trials N searches, with Optuna",
     "hydra.job": "nothing here reads it; leave it out",
     "hydra.job.chdir": "a run stays in the folder that it is started in; cd there first",
     "hydra.job.name": "write name=LABEL",
     "hydra.job.env_set": "set the variable before the command, VARIABLE=VALUE train ...",
     "hydra.job.env_copy": "set the variable before the command, VARIABLE=VALUE train ...",
     "hydra.verbose": "write trainer.log_every=1, which tells of every step",
-    "hydra.output_subdir": "Hydra's record of the command is .hydra in the run folder; to choose that folder, write out=FOLDER",
+    "hydra.output_subdir": "Hydra's record of the command is .hydra in the run folder; "
+    "to choose that folder, write out=FOLDER",
     "hydra.searchpath": "presets lie in conf/; add a file there",
     "hydra.help": "train --help is made of conf/; leave it out",
-    "hydra.callbacks": "no callbacks are called here; result.json and skiplab list tell what became of a run",
+    "hydra.callbacks": "no callbacks are called here; "
+    "result.json and skiplab list tell what became of a run",
     "hydra.launcher": "write hydra/launcher=NAME, and its options as hydra.launcher.OPTION=VALUE",
 }
 LOGGING = "run.log in the run folder holds all that is said; trainer.log_every=N says how often"
@@ -55,7 +59,7 @@ TWINS |= dict.fromkeys(
 )
 TWINS |= {"hydra/callbacks": TWINS["hydra.callbacks"], "hydra/output": TWINS["hydra.output_subdir"]}
 TWINS |= dict.fromkeys(("hydra/help", "hydra/hydra_help", "hydra.hydra_help"), TWINS["hydra.help"])
-# what is so anyway
+# Overrides that ask for what is so anyway.
 AS_IT_IS = {
     ("hydra.run.dir", "."),
     ("hydra.sweep.subdir", "."),
@@ -70,52 +74,51 @@ AS_IT_IS = {
 
 
 def twin(name: str, value: str) -> str | None:
-    """What to write for an override of Hydra's own that is not taken here; None if it is: a launcher, or what is so anyway."""
-    if (
-        name == "hydra/launcher"
-        or name.startswith("hydra.launcher.")
-        or (name, value.lower()) in AS_IT_IS
-    ):
+    """Return what to write for an override of Hydra's own that is not taken here.
+
+    None: it is taken, since it is of a launcher or asks for what is so anyway.
+    """
+    is_launcher = name == "hydra/launcher" or name.startswith("hydra.launcher.")
+    if is_launcher or (name, value.lower()) in AS_IT_IS:
         return None
     fits = [word for word in TWINS if name == word or name.startswith((f"{word}.", f"{word}/"))]
     return TWINS[max(fits, key=len)] if fits else "nothing here reads it; leave it out"
 
 
 def needed(texts: Iterable[str]) -> bool:
-    """Whether these overrides or a file in conf/ may ask for a plugin of Hydra's, such as a launcher."""
-    # launchers to be asked for
+    """Return whether these overrides or a file in conf/ may ask for a plugin of Hydra's."""
+    if any(text.lstrip("+~").startswith("hydra") for text in texts):
+        return True
+    # The files of conf/hydra/ only offer launchers.
     own = conf_folder() / "hydra"
-    presets = (
-        path.read_text(encoding="utf-8", errors="replace")
+    return any(
+        PLUGGED.search(path.read_text(encoding="utf-8", errors="replace"))
         for path in conf_folder().rglob("*.yaml")
         if own not in path.parents
-    )
-    return any(text.lstrip("+~").startswith("hydra") for text in texts) or any(
-        map(PLUGGED.search, presets)
     )
 
 
 def choose(texts: Iterable[str]) -> None:
-    """Have Hydra leave its installed plugins alone where nobody asks for one: it would import them all, and stop at one that fails.
+    """Keep Hydra from importing its installed plugins, unless one is asked for.
 
-    To Python None in sys.modules means that there is no such package, and to Hydra that means that
-    no plugin is installed.
+    It would import all of them, and stop at one that fails. None in sys.modules means to Python
+    that there is no such package, and so to Hydra that no plugin is installed.
+
+    Raises UsageError if one is asked for and any of them fails.
     """
     if not needed(texts):
         sys.modules.setdefault("hydra_plugins", None)  # pyright: ignore[reportArgumentType]
         return
     try:
         Plugins.instance()
-    # whatever somebody else's module raises
+    # A module of somebody else may raise anything.
     except Exception as error:
-        names = [
-            frame.filename
-            for frame in traceback.extract_tb(error.__traceback__)
-            if "hydra_plugins" in frame.filename
-        ]
+        frames = traceback.extract_tb(error.__traceback__)
+        names = [each.filename for each in frames if "hydra_plugins" in each.filename]
+        culprit = names[-1] if names else "hydra_plugins"
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UsageError(
-            f"{names[-1] if names else 'hydra_plugins'}: a plugin that cannot be imported ({said}); uninstall it"
+            f"{culprit}: a plugin that cannot be imported ({said}); uninstall it"
         ) from None
 
 

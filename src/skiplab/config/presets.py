@@ -1,4 +1,4 @@
-"""The names that the YAML files of a group in conf/ state, each with its keys. Imports no torch, no Hydra."""
+"""The names that the files of a group in conf/ state, with their keys. No torch, no Hydra."""
 
 import functools
 from collections.abc import Mapping

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from skiplab import families
-from skiplab.config.schema import Config, Multistep, Muon, Sgd
+from skiplab.config.options import Multistep, Muon, Sgd
+from skiplab.config.schema import Config
 
 # Data sets that come with a package: dataset.root means nothing to them.
 BUNDLED = ("digits",)

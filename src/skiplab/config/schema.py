@@ -1,165 +1,26 @@
-"""The schema of a run: every key with its type, range and meaning. YAML alone states values: no field here has a default."""
+"""The schema of a run: every key with its type, range and meaning.
+
+No field has a value: only YAML states values.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from skiplab.config.fields import key
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """What the files of a data set hold, and how their pixels are scaled."""
-
-    name: str = key("the data set", option_of="dataset", fixed=True)
-    root: str | None = key(
-        "folder of the files; null: $SKIPLAB_DATA, else ~/.cache/skiplab", changes_numbers=False
-    )
-    channels: int = key("colour planes of an image", at_least=1, fixed=True)
-    size: int = key("height and width in the files, in pixels", at_least=1, fixed=True)
-    classes: tuple[str, ...] = key("class names, in the order of their labels", fixed=True)
-    train_images: int = key("images in the training files", at_least=1, fixed=True)
-    test_images: int = key("images in the test files", at_least=1, fixed=True)
-    flip_keeps_label: bool = key("whether a mirrored image keeps its label", fixed=True)
-    mean: tuple[float, ...] = key("per channel, of pixels in [0, 1]", fixed=True)
-    std: tuple[float, ...] = key("per channel, of pixels in [0, 1]", above=0, fixed=True)
-    resize: int | None = key("height and width to resize to", at_least=1, fixed=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The network around the blocks."""
-
-    name: str = key("the network", option_of="model", fixed=True)
-    dropout: float = key(
-        "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Airbench:
-    """model=airbench and model=airbench96."""
-
-    name: str = key("the network", option_of="model", fixed=True)
-    dropout: float = key(
-        "probability of dropping a feature before the last layer", at_least=0, below=1, fixed=True
-    )
-    whiten_bias: float = key(
-        "fraction of the run in which the whitening layer's bias is trained", above=0, at_most=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """What the network is built of."""
-
-    name: str = key("the block", option_of="block", fixed=True)
-    bias: bool = key("whether convolutions have a bias", fixed=True)
-    projection: Literal["conv", "conv_bn", "pad"] = key("a shortcut that changes shape", fixed=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sgd:
-    """optimizer=sgd."""
-
-    name: str = key("the optimizer", option_of="optimizer", fixed=True)
-    lr: float = key("learning rate at its peak", above=0)
-    momentum: float = key("share of the last update that is kept", at_least=0, below=1)
-    nesterov: bool = key("look ahead by the momentum")
-    weight_decay: float = key("L2 penalty", at_least=0)
-    decay_norm_and_bias: bool = key("whether norms and biases decay too")
-    norm_scale: float = key(
-        "rate of the norms as a multiple of lr; they decay no faster for it", above=0, neutral=1.0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """optimizer=adam and optimizer=adamw."""
-
-    name: str = key("the optimizer", option_of="optimizer", fixed=True)
-    lr: float = key("learning rate at its peak", above=0)
-    betas: tuple[float, float] = key("decay of the two moments", at_least=0, below=1)
-    eps: float = key("added to the denominator", above=0)
-    weight_decay: float = key("L2 penalty (adam) or decoupled decay (adamw)", at_least=0)
-    decay_norm_and_bias: bool = key("whether norms and biases decay too")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Muon:
-    """optimizer=muon: Muon for filters, SGD with Nesterov momentum for the rest."""
-
-    name: str = key("the optimizer", option_of="optimizer", fixed=True)
-    lr: float = key("learning rate at its peak, of the filters", above=0)
-    momentum: float = key("share of the filters' last update that is kept", at_least=0, below=1)
-    nesterov: bool = key("look ahead by the momentum")
-    iterations: int = key(
-        "Newton-Schulz iterations that orthogonalise an update", at_least=1, at_most=20
-    )
-    head_lr: float = key("rate at its peak for the last layer's weights", above=0)
-    bias_lr: float = key("rate at its peak for norms and biases", above=0)
-    sgd_momentum: float = key("momentum of these two", at_least=0, below=1)
-    weight_decay: float = key(
-        "share that these two lose in a step at the peak, whatever their learning rate", at_least=0
-    )
-    decay_norm_and_bias: bool = key("whether norms and biases decay too")
-
-
-WARMUP = "fraction of the run that warms up linearly"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """scheduler=constant."""
-
-    name: str = key("the schedule", option_of="scheduler")
-    warmup: float = key(WARMUP, at_least=0, below=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """scheduler=cosine."""
-
-    name: str = key("the schedule", option_of="scheduler")
-    warmup: float = key(WARMUP, at_least=0, below=1)
-    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Multistep:
-    """scheduler=multistep."""
-
-    name: str = key("the schedule", option_of="scheduler")
-    warmup: float = key(WARMUP, at_least=0, below=1)
-    milestones: tuple[float, ...] = key(
-        "fractions of the run at which lr is multiplied by gamma", above=0, below=1
-    )
-    gamma: float = key("factor at each milestone", above=0, at_most=1)
-    low: float = key(
-        "rate of the first steps, as a multiple of lr", above=0, at_most=1, neutral=1.0
-    )
-    low_until: float = key(
-        "fraction of the run up to which it is kept", at_least=0, below=1, neutral=0.0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneCycle:
-    """scheduler=onecycle."""
-
-    name: str = key("the schedule", option_of="scheduler")
-    warmup: float = key(WARMUP, at_least=0, below=1)
-    start: float = key("first learning rate, as a multiple of lr", above=0, at_most=1)
-    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """scheduler=linear."""
-
-    name: str = key("the schedule", option_of="scheduler")
-    warmup: float = key(WARMUP, at_least=0, below=1)
-    start: float = key("first learning rate, as a multiple of lr", at_least=0, at_most=1)
-    final: float = key("last learning rate, as a multiple of lr", at_least=0, at_most=1)
+from skiplab.config.options import (
+    Adam,
+    Airbench,
+    Block,
+    Constant,
+    Cosine,
+    Dataset,
+    Linear,
+    Model,
+    Multistep,
+    Muon,
+    OneCycle,
+    Sgd,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +28,8 @@ class Augment:
     """What happens to a batch of training images."""
 
     flip: Literal["none", "auto", "random", "alternating"] = key(
-        "mirror half of the images; auto: where that keeps the label; alternating: the other half in every second epoch",
+        "mirror half of the images; auto: where that keeps the label; "
+        "alternating: the other half in every second epoch",
         fixed=True,
     )
     crop: int = key("pixels of border to crop from at random; 0: no crop", at_least=0, fixed=True)
@@ -190,7 +52,8 @@ class Trainer:
     amp: Literal["off", "bf16", "fp16"] = key("mixed precision")
     channels_last: bool = key("memory format of images and weights")
     compile: bool = key(
-        "torch.compile the network; it takes a minute or two at the start, seconds when it was done before"
+        "torch.compile the network; it takes a minute or two at the start, "
+        "seconds when it was done before"
     )
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = key(
         "how: reduce-overhead records CUDA graphs, max-autotune also tries kernels",
@@ -224,7 +87,8 @@ class Trainer:
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
     select: float = key(
-        "share of each batch that is trained on: the images that are hardest for a small network trained beforehand; 1: all",
+        "share of each batch that is trained on: the images that are hardest for a small network "
+        "trained beforehand; 1: all",
         above=0,
         at_most=1,
         fixed=True,
@@ -264,18 +128,21 @@ class Trainer:
         neutral=100,
     )
     on_nonfinite: Literal["stop", "rollback"] = key(
-        "what a loss that is not finite does: stop, or rollback to the last save with half the learning rate, five times at most",
+        "what a loss that is not finite does: stop, or rollback to the last save with half the "
+        "learning rate, five times at most",
         neutral="stop",
     )
     deterministic: bool = key("deterministic algorithms only (slower on CUDA)")
     threads: int | None = key(
-        "CPU threads, of all processes; null: one per core; OpenMP crashes where it cannot start them all",
+        "CPU threads, of all processes; null: one per core; "
+        "OpenMP crashes where it cannot start them all",
         at_least=1,
         at_most=1024,
         changes_numbers=False,
     )
     devices: int | str = key(
-        "processes that train together, a device each, on their parts of each batch; auto: every CUDA device (on a CPU 1)",
+        "processes that train together, a device each, on their parts of each batch; "
+        "auto: every CUDA device (on a CPU 1)",
         at_least=1,
         word="auto",
         neutral=1,
@@ -294,7 +161,8 @@ class Evaluator:
     """How predictions are made."""
 
     tta: Literal["none", "flip", "multicrop"] = key(
-        "test-time augmentation: mean of the logits for an image and its mirror image; multicrop: also of both moved by a pixel, two ways"
+        "test-time augmentation: mean of the logits for an image and its mirror image; "
+        "multicrop: also of both moved by a pixel, two ways"
     )
     split: Literal["test", "val"] = key(
         "what the report at the end is of; val: the test set stays sealed",
@@ -362,7 +230,8 @@ class Config:
         "a label: in the run folder's name, the report and `skiplab list`", changes_numbers=False
     )
     pictures: Literal["auto", "always", "never"] = key(
-        "the four pictures of a run; auto: of single runs, not of a sweep's, where `skiplab draw RUN` makes them later",
+        "the four pictures of a run; auto: of single runs, not of a sweep's, "
+        "where `skiplab draw RUN` makes them later",
         changes_numbers=False,
         neutral="auto",
     )

@@ -1,4 +1,7 @@
-"""A stored config as sections, a key at the root each: thousands of runs share most of theirs, so each is read and checked once."""
+"""Reads a stored config section by section. A section is a key at the root and what it holds.
+
+Thousands of runs share most of their sections, so each is read and checked once.
+"""
 
 import functools
 import re
@@ -13,17 +16,20 @@ COMMENT = re.compile(r"#[^\n]*(?:\n#[^\n]*)*")
 # or its alias, text in lines.
 REACHES = re.compile(r"[&*|>]|^(?:---|\.\.\.|%)", re.MULTILINE)
 FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# characters; libyaml's loader calls itself for each level, and a longer text may have more than the
-# stack holds
+# In characters. libyaml's loader calls itself for each level, and a longer text may have more of
+# them than the stack holds.
 LONGEST = 4_000
 
-# of a key and its value as read: the value as checked, which is immutable; ValueError if it is
-# wrong
+# Takes a key and its value as read, and returns the checked value, which is immutable. Raises
+# ValueError if it is wrong.
 Check = Callable[[str, Any], Any]
 
 
 def values_of(text: str, check: Check) -> dict[str, Any] | None:
-    """Return the checked value of each key at the root of a text of YAML; None where anything is odd: the whole text then tells what."""
+    """Return the checked value of each key at the root of a text of YAML, or None.
+
+    None means that something is odd. Then only the check of the whole text can say what.
+    """
     first, *parts = HEADING.split(text)
     if not COMMENT.fullmatch(first):
         return None
@@ -45,11 +51,9 @@ def _read(section: str, check: Check) -> tuple[str, Any] | None:
         if not isinstance(tree, dict) or len(tree) != 1:
             return None
         ((key, value),) = tree.items()
-        return (
-            (key, check(key, value))
-            if isinstance(key, str) and section.startswith(f"{key}:")
-            else None
-        )
+        if not isinstance(key, str) or not section.startswith(f"{key}:"):
+            return None
+        return key, check(key, value)
     except (ValueError, RecursionError, yaml.YAMLError):
         return None
 

@@ -1,12 +1,13 @@
-"""A config as files hold it: the text of a run folder's config.yaml, and the identity. Imports no torch, no Hydra."""
+"""A config as files hold it: config.yaml, and the identity. Imports no torch, no Hydra."""
 
 import functools
 import hashlib
 import json
 import operator
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -18,27 +19,33 @@ from skiplab.errors import UsageError
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Every value that a user can set, by its full path."""
-    paths, values_of, _ = _keys_of(_options(config))
-    return dict(zip(paths, values_of(config), strict=True))
+    """Return every value that a user can set, by its full path."""
+    shape = _shape_of(config)
+    return dict(zip(shape.paths, shape.values_of(config), strict=True))
 
 
-def _options(config: Config) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, type(getattr(config, name))) for name in _groups())
+class _Shape(NamedTuple):
+    """What all configs have in common whose sections are of the same classes."""
+
+    # The full path of each key, and the function that takes all their values from a config.
+    paths: Sequence[str]
+    values_of: Callable[[Config], Sequence[object]]
+    # The keys that change the numbers, with their neutral values.
+    neutral: Sequence[tuple[str, object]]
+
+
+def _shape_of(config: Config) -> _Shape:
+    return _shape(tuple((name, type(getattr(config, name))) for name in _section_names()))
 
 
 @functools.cache
-def _groups() -> list[str]:
-    return [
-        f.name
-        for f in fields(Config)
-        if any(is_dataclass(v) for v in keys.variants(keys.hints(Config)[f.name]))
-    ]
+def _section_names() -> list[str]:
+    hints = keys.hints(Config)
+    return [name for name in hints if any(map(is_dataclass, keys.variants(hints[name])))]
 
 
 @functools.cache
-def _keys_of(options: tuple[tuple[str, Any], ...]) -> tuple[list[str], Any, list[tuple[str, Any]]]:
-    """Of configs with these options: the full paths of their keys, what takes the values from one, and the neutral ones of `identity_values`."""
+def _shape(options: tuple[tuple[str, Any], ...]) -> _Shape:
     schemas, known = dict(options), keys.leaves()
     paths: list[str] = []
     for f in fields(Config):
@@ -51,20 +58,24 @@ def _keys_of(options: tuple[tuple[str, Any], ...]) -> tuple[list[str], Any, list
         for path in paths
         if known[path].metadata["changes_numbers"]
     ]
-    return paths, operator.attrgetter(*paths), neutral
+    return _Shape(paths, operator.attrgetter(*paths), neutral)
 
 
 def tree(config: Config) -> dict[str, Any]:
-    """The config as a plain tree of values, from which `check` makes it again; of Skiplab's own keys those that say something."""
+    """Return the config as plain values, from which `check` makes it again.
+
+    Of the keys that Skiplab writes itself only those that are not empty are in it.
+    """
     plain = {name: value for name, value in asdict(config).items() if name not in OWN}
     return plain | own_values(config)
 
 
+# The keys that Skiplab writes itself.
 OWN = ("init_sha256", "changed")
 
 
 def own_values(config: Config) -> dict[str, Any]:
-    """Skiplab's own keys that say something, as plain values."""
+    """Return the keys that Skiplab writes itself as plain values, without the empty ones."""
     plain = {
         "init_sha256": config.init_sha256,
         "changed": [change.as_dict() for change in config.changed],
@@ -73,45 +84,44 @@ def own_values(config: Config) -> dict[str, Any]:
 
 
 def effect_on_schedule(path: str) -> str:
-    """What a changed value means for a run that goes on, where it is not plain."""
+    """Return what a changed value does to the schedule of a run that goes on, or an empty text."""
     if path in ("epochs", "steps"):
         return ": the schedule is stretched to the new length and goes on from this step"
     return ""
 
 
 def identity_values(config: Config) -> dict[str, Any]:
-    """The keys that change the numbers and are not at their neutral value: what a run's identity is made of."""
+    """Return the values that a run's identity is made of.
+
+    These are the keys that change the numbers and are not at their neutral value, and the keys that
+    Skiplab writes itself.
+    """
     values = flat(config)
-    kept = {
-        path: values[path]
-        for path, neutral in _keys_of(_options(config))[2]
-        if values[path] != neutral
-    }
+    changing = _shape_of(config).neutral
+    kept = {path: values[path] for path, neutral in changing if values[path] != neutral}
     return kept | own_values(config)
 
 
 def identity(config: Config) -> str:
-    """SHA-256 of canonical JSON of the keys that change the numbers, each left out at its neutral value."""
-    return hashlib.sha256(
-        json.dumps(identity_values(config), sort_keys=True, allow_nan=False).encode()
-    ).hexdigest()
+    """Return the SHA-256 of canonical JSON of `identity_values`, in hexadecimal digits."""
+    canonical = json.dumps(identity_values(config), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def dump(config: Config) -> str:
-    """The text of a run folder's config.yaml; its first line carries the identity."""
-    # tuples become lists
+    """Return the text of a run folder's config.yaml. Its first line carries the identity."""
+    # JSON makes lists of tuples.
     plain = json.loads(json.dumps(tree(config)))
-    return f"# skiplab {__version__} identity {identity(config)}\n" + yaml.safe_dump(
-        plain, sort_keys=False, width=120
-    )
+    heading = f"# skiplab {__version__} identity {identity(config)}\n"
+    return heading + yaml.safe_dump(plain, sort_keys=False, width=120)
 
 
-# bytes of a config.yaml; one has two thousand
+# The most bytes of a config.yaml. One has two thousand.
 LARGEST = 2**17
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The plain tree of a stored config.yaml, as yet unchecked. Raises UsageError naming the file."""
+    """Read a stored config.yaml as plain values, unchecked. Raises UsageError naming the file."""
     return _tree_of(path, _text_of(path))
 
 
@@ -131,7 +141,8 @@ def _tree_of(path: Path, text: str) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
     if "${" in text:
         raise UsageError(
-            f"{path}: holds an interpolation (${{...}}); a stored config is resolved, so this one was changed"
+            f"{path}: holds an interpolation (${{...}}); "
+            "a stored config is resolved, so this one was changed"
         )
     if not isinstance(stored, dict):
         raise UsageError(f"{path}: not a run's config: a mapping of keys is expected")
@@ -139,7 +150,10 @@ def _tree_of(path: Path, text: str) -> dict[str, Any]:
 
 
 def _in_sections(text: str) -> Config | None:
-    """The config of a text, read section by section; None where anything in it is odd: the whole text then tells what."""
+    """Return the config of a text, read section by section, or None if anything in it is odd.
+
+    Then only the check of the whole text can say what.
+    """
     values = sections.values_of(text, _checked)
     if values is None or "${" in text:
         return None
@@ -152,20 +166,23 @@ def _in_sections(text: str) -> Config | None:
     return None if any(rules.across(config)) else config
 
 
-def _checked(name: str, value: Any) -> Any:
-    """The value of a key at the root as `check` has it. Raises ValueError if it is wrong."""
-    found = [f for f in fields(Config) if f.name == name and value != "???"]
-    problems: list[str] = []
-    checked = [
-        convert_value(value, keys.hints(Config)[name], name, problems, f.metadata) for f in found
-    ]
-    if problems or not found:
+def _checked(name: str, value: object) -> object:
+    """Return the value of a key at the root as `check` has it. Raises ValueError if it is wrong."""
+    found = {f.name: f for f in fields(Config)}.get(name)
+    if found is None or value == "???":
         raise ValueError(name)
-    return checked[0]
+    problems: list[str] = []
+    checked = convert_value(value, keys.hints(Config)[name], name, problems, found.metadata)
+    if problems:
+        raise ValueError(name)
+    return checked
 
 
 def load(path: Path) -> Config:
-    """A run folder's config.yaml through the same schema as the command line. Raises UsageError naming the file."""
+    """Read a run folder's config.yaml and check it as a command line is checked.
+
+    Raises UsageError naming the file.
+    """
     text = _text_of(path)
     if (config := _in_sections(text)) is not None:
         return config

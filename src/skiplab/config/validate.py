@@ -7,8 +7,8 @@ stored config.
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import MISSING, is_dataclass, replace
+from typing import Any, TypeGuard, TypeVar
 
 from skiplab import locations
 from skiplab.config import keys, lexicon, presets, rules
@@ -16,35 +16,40 @@ from skiplab.config.schema import Change, Config
 from skiplab.config.values import choose, convert, nearest, shown
 from skiplab.errors import UsageError
 
+T = TypeVar("T")
 
-def check(tree: Mapping[str, Any], *, is_stored: bool = False) -> Config:
-    """The typed config of a plain tree of values, its PATHS absolute. Raises UsageError with all that is wrong, one line each.
 
-    `is_stored`: of a run that there is, whose paths stay as they are: its identity is made of them.
+def check(tree: Mapping[str, object], *, is_stored: bool = False) -> Config:
+    """Return the typed config of a tree of plain values, with absolute PATHS.
+
+    `is_stored`: the config is one of a run that exists. Its paths stay as they are, since its
+    identity is made of them.
+
+    Raises UsageError with all that is wrong, one line each.
     """
     problems: list[str] = []
-    config = convert_value(dict(tree), Config, "", problems)
-    if not problems:
+    config = _convert_mapping(dict(tree), (Config,), "", problems)
+    if isinstance(config, Config) and not problems:
         problems = list(rules.across(config))
-    if not problems and not is_stored:
-        config, problems = with_absolute_paths(config)
-    if problems:
-        raise UsageError("\n".join(problems))
-    return config
+        if not problems and not is_stored:
+            config, problems = with_absolute_paths(config)
+        if not problems:
+            return config
+    raise UsageError("\n".join(problems))
 
 
-# what lies there is read, by whoever goes on with a run from wherever
+# The keys that name a file or folder. Whoever goes on with a run reads it from any other folder.
 PATHS = ("dataset.root", "init_from")
 
 
 def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
-    """The config with absolute PATHS, which it means wherever it is read again; and what is wrong with them."""
+    """Return the config with absolute PATHS, and what is wrong with them."""
     problems: list[str] = []
     try:
         config = replace(config, init_from=absolute_value("init_from", config.init_from))
     except UsageError as error:
         problems.append(str(error))
-    # which reads no root, so that one that conf/ gives does no harm
+    # A bundled data set reads no root, so a root that conf/ gives does no harm.
     if config.dataset.name not in rules.BUNDLED:
         try:
             root = absolute_value("dataset.root", config.dataset.root)
@@ -55,19 +60,27 @@ def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
     return config, problems
 
 
-def absolute_value(path: str, value: Any) -> Any:
-    """A value as a config keeps it: of PATHS the absolute path. Raises UsageError for what cannot be one."""
-    return (
-        locations.absolute(value, key=path)
-        if path in PATHS and isinstance(value, str) and value
-        else value
-    )
+def absolute_value(path: str, value: T) -> T | str:
+    """Return a value as a config keeps it, which is an absolute path for PATHS.
+
+    Raises UsageError for what cannot be a path.
+    """
+    if path in PATHS and isinstance(value, str) and value:
+        return locations.absolute(value, key=path)
+    return value
 
 
 def convert_value(
-    value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None = None
-) -> Any:
-    """`value` as `kind`; what is wrong is appended to `problems` and None returned."""
+    value: object,
+    kind: object,
+    path: str,
+    problems: list[str],
+    meta: Mapping[str, Any] | None = None,
+) -> object:
+    """Return `value` as `kind`, or append what is wrong with it to `problems` and return None.
+
+    `meta` is the metadata of the key's field.
+    """
     if kind == tuple[Change, ...]:
         return _convert_changes(value, path, problems)
     variants = keys.variants(kind)
@@ -88,11 +101,15 @@ def convert_value(
     return convert(value, kind, path, problems, meta or {})
 
 
-def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems: list[str]) -> Any:
+def _convert_mapping(
+    value: object, variants: Sequence[type], path: str, problems: list[str]
+) -> object:
+    """Return a mapping as one of the classes, or None where anything in it is wrong."""
     prefix = f"{path}." if path else ""
     if not isinstance(value, Mapping):
+        example = f"{prefix}{keys.fields_of(variants[0])[0].name}"
         problems.append(
-            f"{path}={shown(value)}: a group of keys is expected here, such as {prefix}{fields(variants[0])[0].name}"
+            f"{path}={shown(value)}: a group of keys is expected here, such as {example}"
         )
         return None
     schema = variants[0]
@@ -102,25 +119,22 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
             problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), options)}")
             return None
         schema = schema_of(option, options[option], variants)
-    hints = keys.hints(schema)
-    known = {f.name: f for f in fields(schema)}
+    hints, known = keys.hints(schema), {f.name: f for f in keys.fields_of(schema)}
     for name in value:
-        if name not in known:
-            owner = f"{value['name']} has no such key" if len(variants) > 1 else None
-            choices = nearest(str(name), known)
-            problems.append(
-                f"{prefix}{name}: {owner}; {choices}"
-                if owner
-                else keys.unknown_key(f"{prefix}{name}")
-            )
-    converted = {}
+        if name in known:
+            continue
+        if len(variants) > 1:
+            lacks = f"{value['name']} has no such key; {nearest(str(name), known)}"
+            problems.append(f"{prefix}{name}: {lacks}")
+        else:
+            problems.append(keys.unknown_key(f"{prefix}{name}"))
+    converted: dict[str, Any] = {}
     for name, f in known.items():
         if name not in value and f.metadata.get("neutral", MISSING) is not MISSING:
             converted[name] = f.metadata["neutral"]
         elif name not in value or value[name] == "???":
-            problems.append(
-                f"{prefix}{name}: missing: {f.metadata.get('meaning', 'a group of keys')}"
-            )
+            meaning = f.metadata.get("meaning", "a group of keys")
+            problems.append(f"{prefix}{name}: missing: {meaning}")
         else:
             converted[name] = convert_value(
                 value[name], hints[name], prefix + name, problems, f.metadata
@@ -128,20 +142,27 @@ def _convert_mapping(value: Any, variants: tuple[Any, ...], path: str, problems:
     return schema(**converted) if len(converted) == len(known) else None
 
 
-def schema_of(option: str, preset: Set[str], variants: Sequence[Any]) -> Any:
-    """Return the class named as the option, else the one whose keys differ least from its preset's."""
+def schema_of(option: str, preset: Set[str], variants: Sequence[type]) -> type:
+    """Return the class named like an option, else the one whose keys differ least from `preset`.
 
-    def difference(variant: Any) -> tuple[bool, int]:
-        known = {f.name for f in fields(variant)}
-        is_named_so = lexicon.plain(variant.__name__) == lexicon.plain(option)
-        return not is_named_so, len(known ^ preset)
+    `preset` is the keys of the option's YAML.
+    """
+
+    def difference(variant: type) -> tuple[bool, int]:
+        known = {f.name for f in keys.fields_of(variant)}
+        is_namesake = lexicon.plain(variant.__name__) == lexicon.plain(option)
+        return not is_namesake, len(known ^ preset)
 
     return min(variants, key=difference)
 
 
 def _convert_tuple(
-    value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any] | None
-) -> Any:
+    value: object,
+    kind: object,
+    path: str,
+    problems: list[str],
+    meta: Mapping[str, Any] | None,
+) -> tuple[object, ...] | None:
     kinds = typing.get_args(kind)
     if not isinstance(value, (list, tuple)):
         example = ",".join("0.1" if k is float else "a" for k in kinds if k is not Ellipsis)
@@ -153,19 +174,27 @@ def _convert_tuple(
     return tuple(convert_value(item, kinds[0], path, problems, meta) for item in value)
 
 
-def _convert_changes(value: Any, path: str, problems: list[str]) -> tuple[Change, ...]:
-    """Return a run's history as `tree` writes it: a list of mappings of step, key, from, to."""
+def _convert_changes(value: object, path: str, problems: list[str]) -> tuple[Change, ...]:
+    """Return a run's history as `stored.tree` writes it: mappings of step, key, from, to."""
     made: list[Change] = []
     for entry in value if isinstance(value, (list, tuple)) else [value]:
-        is_one = isinstance(entry, Mapping) and set(entry) == {"step", "key", "from", "to"}
-        if is_one and type(entry["step"]) is int and entry["key"] in keys.leaves():
-            before, after = (
-                tuple(each) if isinstance(each, list) else each
-                for each in (entry["from"], entry["to"])
-            )
+        if _is_change(entry):
+            before, after = map(_as_tuple, (entry["from"], entry["to"]))
             made.append(Change(entry["step"], entry["key"], before, after))
         else:
             problems.append(
-                f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; {shown(entry)} is none such"
+                f"{path}: Skiplab writes this key itself, as a list of step, key, from, to; "
+                f"{shown(entry)} is none such"
             )
     return tuple(made)
+
+
+def _is_change(entry: object) -> TypeGuard[Mapping[str, Any]]:
+    if not isinstance(entry, Mapping) or set(entry) != {"step", "key", "from", "to"}:
+        return False
+    key = entry["key"]
+    return type(entry["step"]) is int and isinstance(key, str) and key in keys.leaves()
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,23 +1,27 @@
-"""One value, from YAML or a command line, as the type that its key has; counts may be written 80k or 1e5. No torch, no Hydra."""
+"""Converts one value, from YAML or a command line, to the type of its key.
+
+Counts may be written 80k or 1e5. Imports no torch, no Hydra.
+"""
 
 import math
+import operator
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from skiplab.config import lexicon
 
 
 def nearest(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
-    """What was probably meant: "did you mean X?" (with `prefix` before it), or the choices."""
+    """Return "did you mean X?", with `prefix` before X, or where that is unsure the choices."""
     names = sorted(choices)
-    if meant := lexicon.meant(word, names):
-        told = " or ".join(f"{prefix}{name}" for name in meant)
-        return f"did you mean {told}?" + (
-            f" Choices: {', '.join(names)}" if len(names) <= 10 else ""
-        )
-    return f"choices: {', '.join(names)}"
+    every = ", ".join(names)
+    meant = lexicon.meant(word, names)
+    if not meant:
+        return f"choices: {every}"
+    question = f"did you mean {' or '.join(f'{prefix}{name}' for name in meant)}?"
+    return f"{question} Choices: {every}" if len(names) <= 10 else question
 
 
 COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)([kKmM]?)")
@@ -32,86 +36,96 @@ def choose(value: object, choices: Sequence[str], path: str, problems: list[str]
     return None
 
 
-def convert(value: Any, kind: Any, path: str, problems: list[str], meta: Mapping[str, Any]) -> Any:
-    """Return `value` as `kind`; what is wrong is appended to `problems` and None returned."""
+def convert(
+    value: object, kind: object, path: str, problems: list[str], meta: Mapping[str, Any]
+) -> object:
+    """Return `value` as `kind`, or append what is wrong with it to `problems` and return None.
+
+    `meta` is the metadata of the key's field.
+    """
     if typing.get_origin(kind) is Literal:
         return choose(value, typing.get_args(kind), path, problems)
-    converted: Any = None
     if kind is bool:
-        converted, expected = (value if isinstance(value, bool) else None), "true or false"
+        converted = value if isinstance(value, bool) else None
+        expected = "true or false"
     elif kind is int:
-        converted, expected = (
-            as_count(value),
-            "a whole number (80k and 1e5 will do)"
-            + (f" or {meta['word']}" if meta.get("word") else ""),
-        )
+        converted = as_count(value)
+        expected = "a whole number (80k and 1e5 will do)"
+        if meta.get("word"):
+            expected += f" or {meta['word']}"
     elif kind is float:
-        converted, expected = _as_float(value), "a finite number"
+        converted = _as_float(value)
+        expected = "a finite number"
     else:
-        converted = (
-            None if isinstance(value, (Mapping, list, tuple, bool)) or value is None else str(value)
-        )
-        # an interpolation would not load again
+        converted = _as_text(value)
         expected = "text without ${" if "${" in str(value) else "text"
-        if converted == "" or "${" in str(value):
-            converted = None
-        if (
-            converted is not None
-            and meta.get("pattern")
-            and not re.fullmatch(meta["pattern"], converted)
-        ):
-            guess = lexicon.device_of(converted) if path == "device" else None
-            told = f"; did you mean {guess}?" if guess else ""
-            problems.append(
-                f"{path}={value}: {meta.get('expected') or 'one of ' + meta['meaning']} is expected{told}"
-            )
+        if converted is not None and not _fits(converted, meta.get("pattern")):
+            problems.append(_pattern_problem(converted, path, meta))
             return None
     if converted is None:
-        problems.append(
-            f"{path}={shown(value)}: {expected} is expected ({meta.get('meaning', '')})"
-        )
+        meaning = meta.get("meaning", "")
+        problems.append(f"{path}={shown(value)}: {expected} is expected ({meaning})")
         return None
-    for rule, bound in (meta.get("bounds") or {}).items():
-        if bound is not None and not _holds(converted, rule, bound):
-            problems.append(f"{path}={shown(value)}: must be {rule} {bound} ({meta['meaning']})")
+    if isinstance(converted, int | float):
+        problems += _bound_problems(converted, f"{path}={shown(value)}", meta)
     return converted
 
 
-def _holds(value: float, rule: str, bound: float) -> bool:
-    return {
-        "at least": value >= bound,
-        "above": value > bound,
-        "at most": value <= bound,
-        "below": value < bound,
-    }[rule]
+def _as_text(value: object) -> str | None:
+    if isinstance(value, (Mapping, list, tuple, bool)) or value is None:
+        return None
+    # An interpolation would not load again.
+    return None if str(value) == "" or "${" in str(value) else str(value)
 
 
-def shown(value: Any) -> str:
+def _fits(text: str, pattern: str | None) -> bool:
+    return not pattern or re.fullmatch(pattern, text) is not None
+
+
+def _pattern_problem(text: str, path: str, meta: Mapping[str, Any]) -> str:
+    expected = meta.get("expected") or f"one of {meta['meaning']}"
+    problem = f"{path}={text}: {expected} is expected"
+    guess = lexicon.device_of(text) if path == "device" else None
+    return f"{problem}; did you mean {guess}?" if guess else problem
+
+
+def _bound_problems(number: float, given: str, meta: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each bound that a number breaks."""
+    bounds: Mapping[str, float | None] = meta.get("bounds") or {}
+    compare = {
+        "at least": operator.ge,
+        "above": operator.gt,
+        "at most": operator.le,
+        "below": operator.lt,
+    }
+    for rule, bound in bounds.items():
+        if bound is not None and not compare[rule](number, bound):
+            yield f"{given}: must be {rule} {bound} ({meta['meaning']})"
+
+
+def shown(value: object) -> str:
     """Return a value as a command line has it."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def as_count(value: Any) -> int | None:
-    """A whole number, also as 80k or 1e5; None for anything else."""
+def as_count(value: object) -> int | None:
+    """Return a whole number, also if it is written 80k or 1e5; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
         return value
-    number: float | None = value if isinstance(value, float) else None
+    number = value if isinstance(value, float) else None
     if isinstance(value, str) and (match := COUNT.fullmatch(value.replace("_", ""))):
-        number = (int(match[1]) if match[1].isdigit() else float(match[1])) * FACTORS[
-            match[2].lower()
-        ]
-    return (
-        int(number)
-        if number is not None and math.isfinite(number) and number == int(number)
-        else None
-    )
+        mantissa = int(match[1]) if match[1].isdigit() else float(match[1])
+        number = mantissa * FACTORS[match[2].lower()]
+    if number is None or not math.isfinite(number) or number != int(number):
+        return None
+    return int(number)
 
 
-def _as_float(value: Any) -> float | None:
+def _as_float(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -1,113 +1,140 @@
-"""The words that other scripts use for what is here, as tables: ours, then theirs, without case, dashes and underscores. No imports."""
+"""The words that other scripts use for what is here, as tables. Imports nothing.
 
-# a key, or KEY=VALUE
+A row is our word, then theirs without case, dashes and underscores.
+"""
+
+# Our word is a key, or KEY=VALUE.
 KEYS = """
-depth = numblocks nblocks blocks numlayers nlayers layers layer numresblocks blocksperstage numstages nlayer nblock
-width = chwidth channels ch basewidth inplanes planes numfilters nfilters filters basechannels hiddendim hiddensize hidden outchannels
-    channelsout nf widthpergroup widthfactor numchannels nchannels initchannels widenfactor
+depth = numblocks nblocks blocks numlayers nlayers layers layer numresblocks blocksperstage
+    numstages nlayer nblock
+width = chwidth channels ch basewidth inplanes planes numfilters nfilters filters basechannels
+    hiddendim hiddensize hidden outchannels channelsout nf widthpergroup widthfactor numchannels
+    nchannels initchannels widenfactor
 block = layertype blocktype blockname layertypes
-norm = bn batchnorm usebn usebatchnorm normlayer normalization normalisation normtype batchnormalization norms
-shortcut = residual skip skips skipconnection skipconnections useskip useresidual useshortcut shortcuts residuals residualconnections
+norm = bn batchnorm usebn usebatchnorm normlayer normalization normalisation normtype
+    batchnormalization norms
+shortcut = residual skip skips skipconnection skipconnections useskip useresidual useshortcut
+    shortcuts residuals residualconnections
 init = weightinit initialization initialisation initializer initmethod inittype
 model = arch architecture net network modelname backbone modeltype archname netname modelarch
 dataset = data datasetname ds datasets dset datatype dataname
-dataset.root = datadir datasetpath root dataroot datapath datasetroot datasetdir datafolder datasetfolder dataloc
+dataset.root = datadir datasetpath root dataroot datapath datasetroot datasetdir datafolder
+    datasetfolder dataloc
 dataset.resize = imagesize imgsize inputsize imgsz size resizeto imageresize cropsize
 dataset.mean = means pixelmean imagemean
 dataset.std = stds pixelstd imagestd
-augment = augmentation aug dataaugmentation transform transforms augmentations traintransform augs dataaug
+augment = augmentation aug dataaugmentation transform transforms augmentations traintransform augs
+    dataaug
 augment.flip = hflip randomflip horizontalflip mirror fliplr
 augment.crop = randomcrop croppadding pad croppad padcrop randcrop
 augment.cutout = cutoutsize cutoutlength cutoutholes
 optimizer = opt optim optimiser optname optimizername optimname solver
-optimizer.lr = learningrate learnrate baselr initlr maxlr peaklr eta lrate initiallr lr0 startlr startinglr lrinit rate blr
+optimizer.lr = learningrate learnrate baselr initlr maxlr peaklr eta lrate initiallr lr0 startlr
+    startinglr lrinit rate blr
 optimizer.momentum = mom sgdmomentum mu
-optimizer.weight_decay = wd l2 l2reg decay weightdecays l2penalty regularization l2regularization weightreg wdecay reg
+optimizer.weight_decay = wd l2 l2reg decay weightdecays l2penalty regularization l2regularization
+    weightreg wdecay reg
 optimizer.betas = beta beta1 beta2 b1 b2 adambetas adambeta1 adambeta2 optbetas
 optimizer.eps = epsilon adameps adamepsilon opteps
-scheduler = sched lrscheduler schedule lrschedule lrpolicy lrschedulertype schedulername lrsched lrdecay annealing
-scheduler.warmup = warmupepochs warmupsteps warmupiters warmupratio numwarmupsteps warmupfraction pctstart warmupproportion warmuplength
-scheduler.milestones = lrsteps decayepochs lrmilestones stepsize lrstepsize lrdecayepochs lrdecaysteps decaysteps milestone schedulesteps
+scheduler = sched lrscheduler schedule lrschedule lrpolicy lrschedulertype schedulername lrsched
+    lrdecay annealing
+scheduler.warmup = warmupepochs warmupsteps warmupiters warmupratio numwarmupsteps warmupfraction
+    pctstart warmupproportion warmuplength
+scheduler.milestones = lrsteps decayepochs lrmilestones stepsize lrstepsize lrdecayepochs
+    lrdecaysteps decaysteps milestone schedulesteps
 scheduler.gamma = lrgamma decayrate lrdecayrate lrdecayfactor decayfactor lrfactor lrdecaygamma
 scheduler.final = minlr finallr etamin lrmin endlr lrend finaldivfactor lrf
 scheduler.start = divfactor warmuplr lrstart warmupinitlr warmupfactor
-trainer.accumulate = accumulategradbatches gradientaccumulationsteps gradaccum accumiter accumulationsteps gradaccumsteps gradaccumulation
-    accum accumsteps accumulation itersize gradientaccumulation
+trainer.accumulate = accumulategradbatches gradientaccumulationsteps gradaccum accumiter
+    accumulationsteps gradaccumsteps gradaccumulation accum accumsteps accumulation itersize
+    gradientaccumulation
 trainer.amp = precision mixedprecision useamp half ampdtype dtype amplevel autocast
 trainer.amp=fp16 = fp16 float16
 trainer.amp=bf16 = bf16 bfloat16
 trainer.compile = torchcompile usecompile compilemodel jit
 trainer.channels_last = memoryformat nhwc
-trainer.clip = gradclip clipgrad clipnorm maxgradnorm gradientclipval clipgradnorm gradientclip gradnorm gradclipnorm clipgradient
-    gradclipval gradientclipping clipvalue maxnorm clippinggrad gradientclipnorm
+trainer.clip = gradclip clipgrad clipnorm maxgradnorm gradientclipval clipgradnorm gradientclip
+    gradnorm gradclipnorm clipgradient gradclipval gradientclipping clipvalue maxnorm clippinggrad
+    gradientclipnorm
 trainer.ema = emadecay modelema useema modelemadecay ewa emarate
 trainer.label_smoothing = smoothing labelsmooth ls smooth lsm smoothlabels
 trainer.early_stop = patience earlystopping earlystoppingpatience earlystoppatience
 trainer.max_time = timelimit maxhours timeout maxtrainingtime walltime maxminutes timebudget
 trainer.limit_steps = limittrainbatches maxbatches limitbatches
 trainer=debug = debug fastdevrun dryrun smoketest sanitycheck
-trainer.eval_every = evalinterval valinterval evalfreq evalsteps checkvaleverynepoch valevery testinterval valfreq valcheckinterval
-    validateevery evaleverynepochs evalfrequency evaluationinterval validationinterval
-trainer.save_every = saveinterval savefreq savesteps checkpointevery ckptfreq checkpointinterval checkpointfreq savefrequency ckptinterval
-    saveeverynepochs saveperiod checkpointperiod
-trainer.log_every = loginterval logfreq printfreq logeverynsteps loggingsteps printevery verbose loglevel logsteps printinterval
-    logfrequency verbosity displayevery quiet
-trainer.threads = numthreads nthreads ompnumthreads cores cputhreads numcores ncores ncpu ncpus numcpus
-trainer.devices = gpus ngpu numgpus ngpus worldsize nproc numprocesses nprocpernode numdevices ndevices ddp distributed
+trainer.eval_every = evalinterval valinterval evalfreq evalsteps checkvaleverynepoch valevery
+    testinterval valfreq valcheckinterval validateevery evaleverynepochs evalfrequency
+    evaluationinterval validationinterval
+trainer.save_every = saveinterval savefreq savesteps checkpointevery ckptfreq checkpointinterval
+    checkpointfreq savefrequency ckptinterval saveeverynepochs saveperiod checkpointperiod
+trainer.log_every = loginterval logfreq printfreq logeverynsteps loggingsteps printevery verbose
+    loglevel logsteps printinterval logfrequency verbosity displayevery quiet
+trainer.threads = numthreads nthreads ompnumthreads cores cputhreads numcores ncores ncpu ncpus
+    numcpus
+trainer.devices = gpus ngpu numgpus ngpus worldsize nproc numprocesses nprocpernode numdevices
+    ndevices ddp distributed
 trainer.sync_bn = syncbatchnorm syncbnorm usesyncbn convertsyncbn
 trainer.deterministic = cudnndeterministic reproducible determinism
 trainer.select = selection subset databudget
 evaluator.tta = testtimeaugmentation testaug testtimeaug testaugmentation
 evaluator.split = evalsplit testsplit reportsplit
-seed = randomseed manualseed rngseed randseed randomstate seeds seedvalue globalseed torchseed npseed
-epochs = numepochs nepochs maxepochs ep totalepochs numtrainepochs nepoch nbepochs numepoch maxepoch trainepochs
-steps = maxsteps numsteps iters maxiters numiters totalsteps totaliters maxiter niter niters numtrainingsteps trainsteps iteration nsteps
-    numiterations maxiterations itermax trainiters
-batch_size = bs batch bsz batchsz trainbatchsize perdevicetrainbatchsize minibatch minibatchsize mb trainbs batches bsize
-    perdevicebatchsize trainbatch b batchsizetrain
+seed = randomseed manualseed rngseed randseed randomstate seeds seedvalue globalseed torchseed
+    npseed
+epochs = numepochs nepochs maxepochs ep totalepochs numtrainepochs nepoch nbepochs numepoch maxepoch
+    trainepochs
+steps = maxsteps numsteps iters maxiters numiters totalsteps totaliters maxiter niter niters
+    numtrainingsteps trainsteps iteration nsteps numiterations maxiterations itermax trainiters
+batch_size = bs batch bsz batchsz trainbatchsize perdevicetrainbatchsize minibatch minibatchsize mb
+    trainbs batches bsize perdevicebatchsize trainbatch b batchsizetrain
 val_fraction (the part held out: 0.1 where the lab keeps 0.9) = validationsplit
-val_fraction = valsplit valsize validsplit validationfraction valratio validfraction valfrac validationsize validsize
-    valpercent validationratio holdout valpart
-device = gpu cuda usecuda usegpu nocuda gpuid gpuindx gpuindex gpuids accelerator cudadevice devicename deviceid dev processor
+val_fraction = valsplit valsize validsplit validationfraction valratio validfraction valfrac
+    validationsize validsize valpercent validationratio holdout valpart
+device = gpu cuda usecuda usegpu nocuda gpuid gpuindx gpuindex gpuids accelerator cudadevice
+    devicename deviceid dev processor
 device=cpu = cpu usecpu forcecpu cpuonly
 device=mps = mps usemps nomps
-out = savedir outputdir outdir logdir output savepath checkpointdir ckptdir defaultrootdir resultsdir workdir rundir expdir outputpath
-    outpath resultdir modeldir savefolder outputfolder savedirectory logpath outputs snapshotdir savemodel savemodelpath basedir
+out = savedir outputdir outdir logdir output savepath checkpointdir ckptdir defaultrootdir
+    resultsdir workdir rundir expdir outputpath outpath resultdir modeldir savefolder outputfolder
+    savedirectory logpath outputs snapshotdir savemodel savemodelpath basedir
 name = expname runname experimentname tag label wandbname expid jobname runid comment notes title
 study = studyname sweepname group wandbgroup
-resume = resumefrom resumefromcheckpoint checkpoint ckpt ckptpath startfromcheckpoint load loadcheckpoint restore continue checkpointpath
-    resumepath loadpath resumecheckpoint autoresume resumedir continuefrom loadckpt loadmodel restorefrom resumetraining
-init_from = pretrained weights initcheckpoint initweights finetune loadweights pretrainedpath initialweights pretrainedweights
-    finetunefrom pretrain usepretrained initialcheckpoint pretrainedmodel
+resume = resumefrom resumefromcheckpoint checkpoint ckpt ckptpath startfromcheckpoint load
+    loadcheckpoint restore continue checkpointpath resumepath loadpath resumecheckpoint autoresume
+    resumedir continuefrom loadckpt loadmodel restorefrom resumetraining
+init_from = pretrained weights initcheckpoint initweights finetune loadweights pretrainedpath
+    initialweights pretrainedweights finetunefrom pretrain usepretrained initialcheckpoint
+    pretrainedmodel
 jobs = njobs maxparallel parallel numjobs parallelruns
 retries = maxretries numretries tries
 match = budget matchparams equalparams
 target = numparams paramsbudget parambudget targetparams flopsbudget
 pictures = plot plots figures saveplots makeplots saveimages
 experiment = exp experiments recipe config preset cfg configfile
-model.dropout = dropoutrate droprate drop pdropout dropoutprob dropoutp keepprob dropoutprobability dropouts
+model.dropout = dropoutrate droprate drop pdropout dropoutprob dropoutp keepprob dropoutprobability
+    dropouts
 """
 
-# why there is no such key
+# Our words are the reason why there is no such key.
 NO_KEYS = """
-the data live on the device, so nothing loads or copies them meanwhile; leave it out = workers numworkers nworkers nw numdataworkers
-    pinmemory prefetchfactor persistentworkers dataworkers loaderworkers numproc prefetch dataloader dataloaders cachedata inmemory
-the loss is the cross-entropy; trainer.label_smoothing=0.1 smooths its targets = loss lossfn lossfun lossfunction criterion losstype
-    lossname
-the data set says so; choose one by dataset=NAME = numclasses nclasses classes nclass inchannels channelsin inputchannels inchans
-    imagechannels numchannelsin
-the block says so; choose one by block=NAME, or add your own (CONTRIBUTING.md) = kernelsize kernel stride strides padding dilation
-    groups activation act nonlinearity ksize
-metrics.jsonl in the run folder holds every step; write name=LABEL for a label = wandb tensorboard tb project wandbproject entity mlflow
-    logger usewandb comet neptune tracker reportto
+the data live on the device, so nothing loads or copies them meanwhile; leave it out = workers
+    numworkers nworkers nw numdataworkers pinmemory prefetchfactor persistentworkers dataworkers
+    loaderworkers numproc prefetch dataloader dataloaders cachedata inmemory
+the loss is the cross-entropy; trainer.label_smoothing=0.1 smooths its targets = loss lossfn lossfun
+    lossfunction criterion losstype lossname
+the data set says so; choose one by dataset=NAME = numclasses nclasses classes nclass inchannels
+    channelsin inputchannels inchans imagechannels numchannelsin
+the block says so; choose one by block=NAME, or add your own (CONTRIBUTING.md) = kernelsize kernel
+    stride strides padding dilation groups activation act nonlinearity ksize
+metrics.jsonl in the run folder holds every step; write name=LABEL for a label = wandb tensorboard
+    tb project wandbproject entity mlflow logger usewandb comet neptune tracker reportto
 MNIST and the others are fetched at first use; leave it out = download downloaddata
-evaluation takes batches of the same size as training; leave it out = testbatchsize evalbatchsize valbatchsize perdeviceevalbatchsize
-    validbatchsize
-no such augmentation here; augment=cutout is the strongest = mixup cutmix randaugment autoaugment randaug mixupalpha cutmixalpha
-    trivialaugment randomerasing reprob colorjitter autoaug rotation
+evaluation takes batches of the same size as training; leave it out = testbatchsize evalbatchsize
+    valbatchsize perdeviceevalbatchsize validbatchsize
+no such augmentation here; augment=cutout is the strongest = mixup cutmix randaugment autoaugment
+    randaug mixupalpha cutmixalpha trivialaugment randomerasing reprob colorjitter autoaug rotation
 """
 
-# an option, a choice or a verb
+# Our word is an option, a choice or a verb.
 OPTIONS = """
 residual = resblock residualblock identityblock res resblocks
 basic = resblock resblock2 basicresblock
@@ -172,7 +199,7 @@ verify = check prove proof
 info = env doctor versions about devices
 """
 
-# an option that must be among the choices, what to write then, and the word for it
+# By the word: an option that must be among the choices, and what to write if it is.
 RECIPES = {
     "resnet101": ("imagenet_resnet", "model=imagenet_resnet depth=101 block=bottleneck"),
     "resnet152": ("imagenet_resnet", "model=imagenet_resnet depth=152 block=bottleneck"),
@@ -185,14 +212,16 @@ RECIPES = {
     "plain34": ("resnet34", "model=resnet34 shortcut=false"),
 }
 
-# what is not here, so that no name of ours is guessed for it, though it is a letter away
+# Names of things that are not here. No name of ours is guessed for them, even a letter away.
 FOREIGN = """
-adabelief adabound adadelta adafactor adagrad adamax adamp adams adan alexnet asgd caltech cars cbam celeba cinic convnext
-cosineannealingwarmrestarts cosinewarmrestarts cyclic cycliclr darknet dense denseblock densenet ecaresnet efficientnet emnist exponential
-exponentiallr float64 flowers food fp64 fp8 glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance instancenorm
-int4 int8 invertedresidual iresnet kmnist lamb lars layer layernorm lbfgs lenet lion localrank mbconv metric mlp mobilenet mode nadam
-nadamw nasnet noise npu orthogonal path pets plateau poly polynomial prodigy qmnist radam ranger rank reducelronplateau regnet resnest
-resnetd resnetrs resnetv resnext resunet rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo shufflenet sknet soap sophia
-sparseadam squeezenet stl svhn tf32 time tinyimagenet tpu unet vgg vit wideresnet wrn xavier xaviernormal xavieruniform xception xla xpu
-xresnet yogi
+adabelief adabound adadelta adafactor adagrad adamax adamp adams adan alexnet asgd caltech cars cbam
+celeba cinic convnext cosineannealingwarmrestarts cosinewarmrestarts cyclic cycliclr darknet dense
+denseblock densenet ecaresnet efficientnet emnist exponential exponentiallr float64 flowers food
+fp64 fp8 glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance
+instancenorm int4 int8 invertedresidual iresnet kmnist lamb lars layer layernorm lbfgs lenet lion
+localrank mbconv metric mlp mobilenet mode nadam nadamw nasnet noise npu orthogonal path pets
+plateau poly polynomial prodigy qmnist radam ranger rank reducelronplateau regnet resnest resnetd
+resnetrs resnetv resnext resunet rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo
+shufflenet sknet soap sophia sparseadam squeezenet stl svhn tf32 time tinyimagenet tpu unet vgg vit
+wideresnet wrn xavier xaviernormal xavieruniform xception xla xpu xresnet yogi
 """
