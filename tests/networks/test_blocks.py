@@ -167,11 +167,18 @@ def test_pad_shortcut_is_the_plain_loop(in_channels: int, out_channels: int, str
     assert not list(PadShortcut(in_channels, out_channels, stride).parameters())
 
 
+def test_a_plain_twin_has_no_shortcut() -> None:
+    style = Style(norm="batch", shortcut=False, bias=True, projection="conv")
+    assert make_shortcut(8, 8, 1, style) is None
+    assert make_shortcut(4, 8, 2, style) is None
+
+
 def test_shortcut_is_the_identity_where_nothing_changes():
     for projection in ("conv", "conv_bn", "pad"):
         style = Style(norm="batch", shortcut=True, bias=True, projection=projection)
         assert isinstance(make_shortcut(8, 8, 1, style), nn.Identity)
         for changed in (make_shortcut(8, 8, 2, style), make_shortcut(4, 8, 1, style)):
+            assert changed is not None
             kinds = [type(module) for module in changed.modules() if not list(module.children())]
             assert (
                 kinds

@@ -190,16 +190,8 @@ class ThirdBlock(BasicBlock):
 
     name = "third"
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        super().build(in_channels, out_channels, stride, style)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, groups=3)
 '''
 

@@ -38,16 +38,7 @@ class AirbenchBlock(Block):
     preactivation = False
     norm_momentum: ClassVar[float] = 0.4
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         self.conv1 = DiracConv2d(in_channels, out_channels, bias=style.bias)
         self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
         self.bn1 = self.norm(out_channels, style)
@@ -76,16 +67,8 @@ class AirbenchResidualBlock(AirbenchBlock):
     name = "airbench_residual"
     norm_momentum = 0.1
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        super().build(in_channels, out_channels, stride, style)
         self.conv3 = DiracConv2d(out_channels, out_channels, bias=style.bias)
         self.bn3 = self.norm(out_channels, style)
         self.has_shortcut = style.shortcut

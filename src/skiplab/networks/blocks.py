@@ -7,6 +7,7 @@ shape and a network here changes it, `conv` and `skip` stride their first convol
 and `preact` project the shortcut by 1x1, and `residual_down` strides its side convolution.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,8 +60,15 @@ class PadShortcut(nn.Module):
         return F.pad(strided, (0, 0, 0, 0, before, self.missing - before))
 
 
-def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style) -> nn.Module:
-    """Return the identity, or the style's projection where the shape changes."""
+def make_shortcut(
+    in_channels: int, out_channels: int, stride: int, style: Style
+) -> nn.Module | None:
+    """Return the identity, or the style's projection where the shape changes.
+
+    Returns None for a plain twin, which has no shortcut.
+    """
+    if not style.shortcut:
+        return None
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     if style.projection == "pad":
@@ -71,7 +79,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, style: Style
     return project
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """What a network needs to know of a block besides its signature and its rules (families.py)."""
 
     # The block's name, as in block=NAME.
@@ -93,6 +101,11 @@ class Block(nn.Module):
         super().__init__()
         # The first block of a network leaves out its first relu, which would lose half an image.
         self.raw_image = raw_image
+        self.build(in_channels, out_channels, stride, style)
+
+    @abstractmethod
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        """Make the layers. Raises ValueError for channels that the block cannot have."""
 
     @classmethod
     def inner_channels(cls, out_channels: int) -> int:
@@ -111,16 +124,7 @@ class ConvBlock(Block):
     name = "conv"
     preactivation = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         inner = self.inner_channels(out_channels)
         self.conv1 = conv(in_channels, inner, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
@@ -136,19 +140,9 @@ class ResidualBlock(ConvBlock):
 
     name = "residual"
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        self.shortcut = (
-            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
-        )
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        super().build(in_channels, out_channels, stride, style)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, style)
 
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
@@ -164,24 +158,13 @@ class ResidualDownBlock(Block):
     name = "residual_down"
     preactivation = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
-        self.conv3 = (
-            conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
-            if style.shortcut
-            else None
-        )
+        self.conv3: nn.Conv2d | None = None
+        if style.shortcut:
+            self.conv3 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.raw_image else F.relu(x)
@@ -195,16 +178,7 @@ class SkipBlock(Block):
     name = "skip"
     preactivation = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         half = self.inner_channels(out_channels)
         self.concatenate = style.shortcut
         self.conv1 = conv(in_channels, half, 3, stride=stride, bias=style.bias)
@@ -224,23 +198,12 @@ class BasicBlock(Block):
     name = "basic"
     preactivation = False
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn1 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
         self.bn2 = make_norm(out_channels, style.norm)
-        self.shortcut = (
-            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
-        )
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, style)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
@@ -254,23 +217,12 @@ class PreactBlock(Block):
     preactivation = True
     normalizes_input = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
-        self.bn1 = nn.Identity() if raw_image else make_norm(in_channels, style.norm)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        self.bn1 = nn.Identity() if self.raw_image else make_norm(in_channels, style.norm)
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, bias=style.bias)
         self.bn2 = make_norm(out_channels, style.norm)
         self.conv2 = conv(out_channels, out_channels, 3, bias=style.bias)
-        self.shortcut = (
-            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
-        )
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, style)
 
     def forward(self, x: Tensor) -> Tensor:
         out = x if self.raw_image else F.relu(self.bn1(x))
@@ -287,16 +239,7 @@ class BottleneckBlock(Block):
     name = "bottleneck"
     preactivation = False
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        style: Style,
-        *,
-        raw_image: bool = False,
-    ):
-        super().__init__(in_channels, out_channels, stride, style, raw_image=raw_image)
+    def build(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
         inner = self.inner_channels(out_channels)
         self.conv1 = conv(in_channels, inner, 1, bias=style.bias)
         self.bn1 = make_norm(inner, style.norm)
@@ -304,9 +247,7 @@ class BottleneckBlock(Block):
         self.bn2 = make_norm(inner, style.norm)
         self.conv3 = conv(inner, out_channels, 1, bias=style.bias)
         self.bn3 = make_norm(out_channels, style.norm)
-        self.shortcut = (
-            make_shortcut(in_channels, out_channels, stride, style) if style.shortcut else None
-        )
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, style)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
