@@ -55,6 +55,7 @@ STARTS_WITHOUT_TORCH = (
         "cli.main",
         "cli.skiplab",
         "cli.help",
+        "cli.topics",
         "cli.list",
         "cli.train",
         "cli.resume",

@@ -4,8 +4,6 @@ import gc
 import sys
 from collections.abc import Callable
 
-from skiplab.cli.skiplab import skiplab_command
-from skiplab.cli.train import train_command
 from skiplab.exits import run_and_exit
 from skiplab.machine import streams, threads, torchrun
 
@@ -17,6 +15,8 @@ def train() -> None:
     # What a start makes stays, and looking for garbage in it takes a tenth of the start. The
     # collector is switched on again before a network trains.
     gc.disable()
+    from skiplab.cli.train import train_command
+
     run_and_exit(lambda: lead_or_follow(lambda: train_command(sys.argv[1:])))
 
 
@@ -24,6 +24,8 @@ def skiplab() -> None:
     """Run `skiplab` and exit with a code that the README lists."""
     streams.prepare()
     threads.wait_asleep()
+    from skiplab.cli.skiplab import skiplab_command
+
     run_and_exit(lambda: skiplab_command(sys.argv[1:]))
 
 
