@@ -22,14 +22,14 @@ from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
 GROUPS = groups()
-# he2016_* pick the same options but for model and depth, the speedruns but for sizes. A quick run
-# of the tests crosses only some of each with everything.
+# he2016_* pick the same options but for model and depth, the speedruns but for sizes, and the
+# notebook's experiment few. A quick run of the tests crosses only some of each with everything.
 ALIKE = [
     name
     for name in GROUPS["experiment"]
     if name.startswith("he2016_") and name != "he2016_resnet44"
 ]
-ALIKE += ["speedrun96", "speedrun_mnist"]
+ALIKE += ["speedrun96", "speedrun_mnist", "resnet_mnist"]
 EXPERIMENTS = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
     for name in GROUPS["experiment"]

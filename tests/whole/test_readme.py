@@ -58,13 +58,7 @@ def start(house: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def run(house: Path, *arguments: str) -> str:
-    done = start(house, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_add_a_block(house: Path) -> None:
+def add_a_block(house: Path) -> None:
     code = code_below("Add a block")
     assert len(code.split("\n\n", 1)[1].splitlines()) <= 20
     package = house / "src/skiplab"
@@ -77,7 +71,101 @@ def test_add_a_block(house: Path) -> None:
     )
     text = (house / "conf/block/residual.yaml").read_text()
     (house / "conf/block/wide.yaml").write_text(text.replace("name: residual", "name: wide"))
-    assert "deepcnn of wide blocks" in run(house, "block=wide")
+
+
+def add_a_network(house: Path) -> None:
+    models = house / "src/skiplab/networks/models.py"
+    replace(models, "MODELS: dict", f"{code_below('Add a network')}\n\nMODELS: dict")
+    row = '    "deepcnn": deepcnn,\n'
+    replace(models, row, f'{row}    "one_stage": one_stage,\n')
+    text = (house / "conf/model/deepcnn.yaml").read_text()
+    text = text.replace("name: deepcnn", "name: one_stage")
+    (house / "conf/model/one_stage.yaml").write_text(text)
+
+
+def add_a_schedule(house: Path) -> None:
+    schedules = house / "src/skiplab/training/schedules.py"
+    code = code_below("Add a schedule")
+    replace(schedules, "SCHEDULES: dict", f"{code}\n\nSCHEDULES: dict")
+    row = '    "cosine": cosine,\n'
+    replace(schedules, row, f'{row}    "exponential": exponential,\n')
+    text = (house / "conf/scheduler/cosine.yaml").read_text()
+    text = text.replace("name: cosine", "name: exponential").replace("final: 0.0", "final: 1.0e-3")
+    (house / "conf/scheduler/exponential.yaml").write_text(text)
+
+
+def add_an_optimizer(house: Path) -> None:
+    module = house / "src/skiplab/training/optimizers.py"
+    code = code_below("Add an optimizer")
+    replace(module, "class Treatment(", f"{code}\n\nclass Treatment(")
+    row = '    "muon": Row(muon_for_filters),\n'
+    replace(module, row, f'{row}    "adamax": Row(same_rule(adamax_rule)),\n')
+    text = (house / "conf/optimizer/adam.yaml").read_text()
+    (house / "conf/optimizer/adamax.yaml").write_text(text.replace("name: adam", "name: adamax"))
+
+
+def add_a_data_set(house: Path) -> None:
+    code = code_below("Add a data set")
+    assert len(code.splitlines()) <= 10
+    package = house / "src/skiplab"
+    (package / "data/idx.py").write_text((package / "data/idx.py").read_text() + f"\n\n{code}")
+    replace(
+        package / "data/catalog.py",
+        '    "digits": Dataset(digits.read_digits),\n',
+        '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
+    )
+    text = (house / "conf/dataset/mnist.yaml").read_text()
+    (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
+    folder = house / "data/KMNIST/raw"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60_000), ("t10k", 10_000)):
+        header = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(header + bytes(count * 28 * 28), 1)
+        )
+        labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
+        header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
+
+
+def add_a_verb(house: Path) -> None:
+    package = house / "src/skiplab"
+    (package / "cli/log.py").write_text(code_below("Add a verb"), encoding="utf-8")
+    row = """    "info": Verb("versions, devices, threads, data root"),\n"""
+    new = """    "log": Verb("the end of a run's log"),\n"""
+    replace(package / "cli/skiplab.py", row, row + new)
+    replace(package / "config/lexicon.py", '"list", ', '"list", "log", ')
+
+
+def test_the_recipes_work_when_they_are_followed(house: Path) -> None:
+    """All of them in one copy, then one run that uses all, since a start takes seconds."""
+    add_a_block(house)
+    add_a_network(house)
+    add_a_schedule(house)
+    add_an_optimizer(house)
+    add_a_data_set(house)
+    add_a_verb(house)
+    options = ["block=wide", "model=one_stage", "scheduler=exponential", "optimizer=adamax"]
+    data = ["dataset=kmnist", f"dataset.root={house / 'data'}"]
+    done = start(house, *options, *data, "depth=1", "width=4")
+    assert done.returncode == 0, done.stderr
+    assert "kmnist: 54,000 training" in done.stdout
+    assert "one_stage of wide blocks" in done.stdout
+    stored = (house / "run/config.yaml").read_text()
+    assert "name: exponential" in stored
+    assert "name: adamax" in stored
+    command = "from skiplab.cli.main import skiplab; skiplab()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "log", "run", "--lines", "2"],
+        cwd=house,
+        env=os.environ | {"PYTHONPATH": str(house / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    written = (house / "run/run.log").read_text(encoding="utf-8").splitlines()
+    assert done.stdout.splitlines() == written[-2:]
 
 
 def test_the_block_of_the_recipe_has_a_plain_twin() -> None:
@@ -95,44 +183,6 @@ def test_a_block_that_ignores_shortcut_is_found() -> None:
     exec(compile(code.replace(shortcut, always), "CONTRIBUTING.md", "exec"), names)
     with pytest.raises(AssertionError, match="ignores shortcut=false"):
         plain.assert_has_a_plain_twin(names["WideBlock"], has_shortcut=True)
-
-
-def test_add_a_network(house: Path) -> None:
-    models = house / "src/skiplab/networks/models.py"
-    replace(models, "MODELS: dict", f"{code_below('Add a network')}\n\nMODELS: dict")
-    row = '    "deepcnn": deepcnn,\n'
-    replace(models, row, f'{row}    "one_stage": one_stage,\n')
-    text = (house / "conf/model/deepcnn.yaml").read_text()
-    text = text.replace("name: deepcnn", "name: one_stage")
-    (house / "conf/model/one_stage.yaml").write_text(text)
-    assert "one_stage of residual blocks" in run(house, "model=one_stage", "depth=1", "width=4")
-
-
-def test_add_a_schedule(house: Path) -> None:
-    schedules = house / "src/skiplab/training/schedules.py"
-    code = code_below("Add a schedule")
-    replace(schedules, "SCHEDULES: dict", f"{code}\n\nSCHEDULES: dict")
-    row = '    "cosine": cosine,\n'
-    replace(schedules, row, f'{row}    "exponential": exponential,\n')
-    text = (house / "conf/scheduler/cosine.yaml").read_text()
-    text = text.replace("name: cosine", "name: exponential").replace("final: 0.0", "final: 1.0e-3")
-    (house / "conf/scheduler/exponential.yaml").write_text(text)
-    run(house, "scheduler=exponential", "depth=0", "width=4")
-    stored = (house / "run/config.yaml").read_text()
-    assert "name: exponential" in stored
-
-
-def test_add_an_optimizer(house: Path) -> None:
-    module = house / "src/skiplab/training/optimizers.py"
-    code = code_below("Add an optimizer")
-    replace(module, "class Treatment(", f"{code}\n\nclass Treatment(")
-    row = '    "muon": Row(muon_for_filters),\n'
-    replace(module, row, f'{row}    "adamax": Row(same_rule(adamax_rule)),\n')
-    text = (house / "conf/optimizer/adam.yaml").read_text()
-    (house / "conf/optimizer/adamax.yaml").write_text(text.replace("name: adam", "name: adamax"))
-    run(house, "optimizer=adamax", "depth=0", "width=4")
-    stored = (house / "run/config.yaml").read_text()
-    assert "name: adamax" in stored
 
 
 def test_the_optimizer_of_the_recipe_is_torchs() -> None:
@@ -158,55 +208,6 @@ def test_an_option_without_code_gets_one_line(house: Path) -> None:
     done = start(house, "block=wide")
     assert done.returncode == 2
     assert done.stderr.startswith("error: block.name=residul: did you mean residual?")
-
-
-def test_add_a_data_set(house: Path) -> None:
-    code = code_below("Add a data set")
-    assert len(code.splitlines()) <= 10
-    package = house / "src/skiplab"
-    (package / "data/idx.py").write_text((package / "data/idx.py").read_text() + f"\n\n{code}")
-    replace(
-        package / "data/catalog.py",
-        '    "digits": Dataset(digits.read_digits),\n',
-        '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
-    )
-    text = (house / "conf/dataset/mnist.yaml").read_text()
-    (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
-    folder = house / "data/KMNIST/raw"
-    folder.mkdir(parents=True)
-    for split, count in (("train", 60_000), ("t10k", 10_000)):
-        header = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes()
-        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(
-            gzip.compress(header + bytes(count * 28 * 28), 1)
-        )
-        labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
-        header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
-        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
-    assert "kmnist: 54,000 training" in run(
-        house, "dataset=kmnist", f"dataset.root={house / 'data'}", "depth=0", "width=4"
-    )
-
-
-def test_add_a_verb(house: Path) -> None:
-    package = house / "src/skiplab"
-    (package / "cli/log.py").write_text(code_below("Add a verb"), encoding="utf-8")
-    row = """    "info": Verb("versions, devices, threads, data root"),\n"""
-    new = """    "log": Verb("the end of a run's log"),\n"""
-    replace(package / "cli/skiplab.py", row, row + new)
-    replace(package / "config/lexicon.py", '"list", ', '"list", "log", ')
-    run(house, "depth=0", "width=4")
-    command = "from skiplab.cli.main import skiplab; skiplab()"
-    done = subprocess.run(
-        [sys.executable, "-c", command, "log", "run", "--lines", "2"],
-        cwd=house,
-        env=os.environ | {"PYTHONPATH": str(house / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    written = (house / "run/run.log").read_text(encoding="utf-8").splitlines()
-    assert done.stdout.splitlines() == written[-2:]
 
 
 @pytest.mark.parametrize(

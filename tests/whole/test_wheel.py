@@ -12,6 +12,9 @@ import pytest
 
 from helpers import ROOT
 
+# Building and installing take a quarter of a minute. CI runs them by name.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
