@@ -14,7 +14,7 @@ from hydra import compose as hydra_compose, initialize_config_dir
 
 from helpers import compose
 from skiplab import registry
-from skiplab.cli import help as help_text
+from skiplab.cli import topics
 from skiplab.config import overrides, presets
 from skiplab.config.compose import plain
 from skiplab.config.validate import check
@@ -213,7 +213,7 @@ def commands(path: Path) -> list[str]:
     "path", PRESETS, ids=[f"{path.parent.name}/{path.stem}" for path in PRESETS]
 )
 def test_a_preset_opens_with_a_sentence_and_a_command_that_runs(path: Path) -> None:
-    sentence = help_text.describe(path)
+    sentence = topics.describe(path)
     assert sentence.endswith("."), "what train --help shows is a whole sentence"
     found = commands(path)
     assert found
