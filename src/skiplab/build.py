@@ -26,7 +26,7 @@ from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
-from skiplab.runs.facts import Outline
+from skiplab.runs.facts import ImageFacts, Outline
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
@@ -272,6 +272,13 @@ def make_saver(config: Config, context: Context) -> Saver:
         log=context.log,
         network=describe_weights(config),
         run=provenance.origin(config),
+        images=ImageFacts(
+            classes=config.dataset.classes,
+            channels=config.dataset.channels,
+            size=rules.image_size(config),
+            mean=config.dataset.mean,
+            std=config.dataset.std,
+        ),
         machine=devices.comparable(context.device, processes=context.ranks.size),
     )
 
@@ -363,7 +370,9 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
     """
     tensors, tree = checkpoint.load(path)
     facts = Outline.of_tree(tree)
-    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
+    # `best` of format 2 is a state dict as it is.
+    prefixes = ("average/", "model/", "")
+    prefix = next(each for each in prefixes if any(name.startswith(each) for name in tensors))
     try:
         model.load_state_dict(
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -382,7 +391,7 @@ def load_start(config: Config, model: nn.Module) -> None:
     """
     assert config.init_from is not None
     source = provenance.start_weights(config.init_from)
-    if config.init_sha256 not in (None, checkpoint.digest(source)):
+    if config.init_sha256 not in (None, checkpoint.stated_digest(source)):
         raise UsageError(
             f"init_from={config.init_from}: {source.name} has changed since this run was begun; "
             "resume=never starts afresh"

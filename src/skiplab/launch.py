@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 # Characters of name= in a folder's name.
 LONGEST_LABEL = 40
-# The names that we give begin with the time, or with the number in a sweep.
+# The names of our run folders begin with the time. Earlier releases numbered those of a sweep.
 RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")
 # What the system says of a disk that takes no more.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

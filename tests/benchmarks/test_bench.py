@@ -147,7 +147,7 @@ def test_blocks_end_no_epoch(scripts: Any) -> None:
         assert "train_accuracy" not in (trainer.context.folder / "metrics.jsonl").read_text()
         overhead.end_epoch(trainer)
         assert "train_accuracy" in (trainer.context.folder / "metrics.jsonl").read_text()
-        assert (trainer.context.folder / "best.ckpt").exists()
+        assert (trainer.context.folder / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["deepcnn", "resnet", "resnet20", "resnet18"])

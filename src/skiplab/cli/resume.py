@@ -129,7 +129,9 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     """
     is_finished = folders.is_finished(folder)
     if is_finished and not folders.has_state(folder):
-        raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
+        raise CheckpointError(
+            f"{folder}: finished, and its {folders.LAST} is gone: it cannot go on"
+        )
     check_data(after)
     if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")

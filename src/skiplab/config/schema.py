@@ -108,7 +108,9 @@ class Trainer:
     )
     eval_every: float = key("epochs between evaluations", above=0)
     eval_train: bool = key("a second pass over the training set at each evaluation")
-    save_every: float = key("epochs between saves of last.ckpt", above=0, changes_numbers=False)
+    save_every: float = key(
+        "epochs between saves of last.safetensors", above=0, changes_numbers=False
+    )
     log_every: int = key(
         "optimizer steps between log points (the host waits there); 1 prints each step",
         at_least=1,
