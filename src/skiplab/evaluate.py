@@ -12,6 +12,7 @@ from skiplab.describe import name_network, note_few_images
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
 from skiplab.runs import contents, report
+from skiplab.trained import open_trained
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.words import now
 
@@ -25,16 +26,13 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     weights are not there.
     """
     config = provenance.load(folder)
-    # A missing checkpoint is found before torch computes anything.
-    path = provenance.weights(folder, checkpoint_name, config)
-    device = devices.pick_device(device_name)
     devices.set_up(
         threads=config.trainer.threads or provenance.threads_before(folder),
         deterministic=config.trainer.deterministic,
         keep_allocator=config.trainer.keep_allocator,
     )
-    model = build.network(config, device)
-    step = build.load_weights(path, model, config).step or 0
+    network = open_trained(folder, checkpoint_name=checkpoint_name, device_name=device_name)
+    device, step = network.device, network.step
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"
@@ -46,7 +44,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
                 f"{folder}: the run has no validation set (val_fraction=0); take --split test"
             )
         chosen = held
-    tested, loss = predictions_on(config, build.predictor_of(config, model, device), chosen, device)
+    tested, loss = predictions_on(config, network.predictor, chosen, device)
     found = report.metrics(tested, config.dataset.classes, loss=loss)
     heading = heading_of(config, split, f"{checkpoint_name}, step {step:,}")
     text = report.text(found, heading=heading)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from skiplab.config import keys, rules, sections
 from skiplab.config.schema import Config
 from skiplab.config.validate import check, convert_value
 from skiplab.errors import UsageError
+from skiplab.paths import conf_folder
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -100,6 +101,32 @@ def identity_values(config: Config) -> dict[str, Any]:
     changing = _shape_of(config).neutral
     kept = {path: values[path] for path, neutral in changing if values[path] != neutral}
     return kept | own_values(config)
+
+
+def of_values(values: Mapping[str, object]) -> Config:
+    """Make a config of what `identity_values` gave. Keys that change no number are as in conf/.
+
+    Raises UsageError if it is not the config of a run.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in (_machine_values() | dict(values)).items():
+        section, _, name = path.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return check(tree, is_stored=True)
+
+
+def _machine_values() -> dict[str, object]:
+    """Return the keys that change no number and have no neutral value, as conf/ states them."""
+    root = yaml.safe_load((conf_folder() / "config.yaml").read_text(encoding="utf-8"))
+    trainer = yaml.safe_load((conf_folder() / "trainer/default.yaml").read_text(encoding="utf-8"))
+    stated = root | {f"trainer.{name}": value for name, value in trainer.items()}
+    wanted = [
+        path
+        for path, key in keys.leaves().items()
+        if not key.metadata["changes_numbers"] and key.metadata["neutral"] is MISSING
+    ]
+    # A path of the machine that trained says nothing here.
+    return {path: stated.get(path) for path in wanted}
 
 
 def identity(config: Config) -> str:
