@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from skiplab import exits, locations, provenance, regular
 from skiplab.config.keys import leaves
+from skiplab.config.options import Folder
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
@@ -116,17 +117,31 @@ def check_out_is_free(config: Config) -> None:
             raise lock.in_use(folder)
 
 
+def with_data(config: Config) -> Config:
+    """Return the config with what dataset=folder reads from its images: classes, counts, mean.
+
+    Raises UsageError if they cannot be read. Decodes them if that was not done yet.
+    """
+    if not isinstance(config.dataset, Folder):
+        return config
+    # NumPy and Pillow take long to import.
+    from skiplab import own_images
+
+    return own_images.resolve(config)
+
+
 def resolve_machine(config: Config) -> Config:
     """Resolve what depends on this machine and its files. Imports torch.
 
-    These are the number of devices, the width that meets the budget, and the weights of init_from.
+    These are the number of devices, the width that meets the budget, the weights of init_from, and
+    what images of one's own are.
     Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from
     names no run: before a folder is made or data are read.
     """
     from skiplab import budget
     from skiplab.machine import devices
 
-    config = provenance.pin_start(config)
+    config = with_data(provenance.pin_start(config))
     if config.match != "none":
         config = budget.solve_width(config)
         print(budget.describe(config))

@@ -16,6 +16,7 @@ import torch
 
 from helpers import ROOT, compose
 from skiplab import build
+from skiplab.config import rules
 from skiplab.data.digits import read_digits
 from skiplab.data.splits import Split
 
@@ -155,7 +156,7 @@ def test_the_plain_networks_are_as_large_as_ours(scripts: Any, name: str) -> Non
     config = compose(*scripts("bench_setup").MODELS[name].overrides)
     ours, plain = build.network(config, CPU), scripts("plain_loops").MODELS[name]()
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in ours.parameters())
-    image = torch.zeros(2, config.dataset.channels, config.dataset.size, config.dataset.size)
+    image = torch.zeros(2, rules.channels(config), *rules.image_size(config))
     assert plain(image).shape == ours(image).shape == (2, 10)
 
 

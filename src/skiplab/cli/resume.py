@@ -147,8 +147,7 @@ def check_data(config: Config) -> None:
 
     Raises UsageError if they are not to be had.
     """
-    from skiplab import build
-    from skiplab.data import splits
+    from skiplab import data_files
 
     for split in ("train", "test"):
-        splits.find(config.dataset.name, split, root=build.root_of(config))
+        data_files.find(config, split)

@@ -14,6 +14,7 @@ from skiplab.config.options import (
     Constant,
     Cosine,
     Dataset,
+    Folder,
     Linear,
     Model,
     Multistep,
@@ -204,7 +205,7 @@ class Config:
     shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
     init: Literal["torch", "he"] = key("initial weights", fixed=True)
     model: Model | Airbench
-    dataset: Dataset
+    dataset: Dataset | Folder
     augment: Augment
     optimizer: Sgd | Adam | Muon
     scheduler: Constant | Cosine | Multistep | OneCycle | Linear

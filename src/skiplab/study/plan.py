@@ -136,9 +136,9 @@ def folders_in(folder: Path) -> list[str]:
 def within_budget(config: Config) -> Config:
     """Pin init_from's weights in the config, and set the width that match= and target= ask for.
 
-    Imports torch if they do.
+    Imports torch if they do. Images of one's own are read, and decoded if they were not yet.
     """
-    config = provenance.pin_start(config)
+    config = launch.with_data(provenance.pin_start(config))
     if config.match == "none":
         return config
     from skiplab import budget
