@@ -268,7 +268,7 @@ def make_saver(config: Config, context: Context) -> Saver:
         run=provenance.origin(config),
         images=ImageFacts(
             classes=config.dataset.classes,
-            channels=config.dataset.channels,
+            channels=rules.channels(config),
             size=rules.image_size(config),
             mean=config.dataset.mean,
             std=config.dataset.std,

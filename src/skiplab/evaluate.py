@@ -12,7 +12,7 @@ from skiplab.describe import name_network, note_few_images
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
 from skiplab.runs import contents, report
-from skiplab.trained import open_trained
+from skiplab.trained import Trained, open_trained
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.words import now
 
@@ -25,14 +25,8 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     `split` is val or test. Raises UsageError if there is no validation set, CheckpointError if the
     weights are not there.
     """
-    config = provenance.load(folder)
-    devices.set_up(
-        threads=config.trainer.threads or provenance.threads_before(folder),
-        deterministic=config.trainer.deterministic,
-        keep_allocator=config.trainer.keep_allocator,
-    )
-    network = open_trained(folder, checkpoint_name=checkpoint_name, device_name=device_name)
-    device, step = network.device, network.step
+    network = as_evaluated(folder, checkpoint_name=checkpoint_name, device_name=device_name)
+    config, device, step = network.config, network.device, network.step
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"
@@ -52,6 +46,22 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         few = note_few_images(len(chosen), len(config.dataset.classes))
         text += f"note: {few}\n" if few else ""
     return text
+
+
+def as_evaluated(source: Path, *, checkpoint_name: str, device_name: str) -> Trained:
+    """Open a trained network, with this process set up as its run was: threads, determinism.
+
+    Then the same images give the same bits as in the run's predictions.npz, on the same machine.
+    """
+    network = open_trained(source, checkpoint_name=checkpoint_name, device_name=device_name)
+    options, folder = network.config.trainer, network.folder
+    before = None if folder is None else provenance.threads_before(folder)
+    devices.set_up(
+        threads=options.threads or before,
+        deterministic=options.deterministic,
+        keep_allocator=options.keep_allocator,
+    )
+    return network
 
 
 def open_test_set(

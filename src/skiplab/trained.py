@@ -38,13 +38,12 @@ class Trained:
     @property
     def channels(self) -> int:
         """The colour planes of the images that the network takes."""
-        return self.config.dataset.channels
+        return rules.channels(self.config)
 
     @property
     def size(self) -> tuple[int, int]:
         """Their height and width in pixels."""
-        size = rules.image_size(self.config)
-        return size, size
+        return rules.image_size(self.config)
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -6,7 +6,7 @@ import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -53,6 +53,35 @@ def find(path: Path) -> Found:
     return Found(items, pixels=images)
 
 
+def read_images(path: Path) -> NDArray[Any]:
+    """Return the array of an .npy file, or `images` (else the only array) of an .npz file.
+
+    Its type and shape are unchecked. Raises UsageError naming the file.
+    """
+    try:
+        with regular.opened(path) as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    names = [name.removesuffix(".npy") for name in archive.namelist()]
+                    if "images" not in names and len(names) != 1:
+                        there = ", ".join(sorted(names)[:8])[:200]
+                        raise UsageError(f"{path}: holds no array images (it has: {there})")
+                    name = "images" if "images" in names else names[0]
+                    size = archive.getinfo(f"{name}.npy").file_size
+                    with archive.open(f"{name}.npy") as member:
+                        return array_of(member, size, name, path, kinds="uibf")
+            file.seek(0)
+            size = os.fstat(file.fileno()).st_size
+            return array_of(file, size, "images", path, kinds="uibf")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({regular.why(path, error)})") from None
+    except UsageError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, KeyError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise UsageError(f"{path}: no npy or npz file, or a damaged one ({said})") from None
+
+
 def has(archive: zipfile.ZipFile, name: str) -> bool:
     """Tell whether an archive has an array of this name."""
     return f"{name}.npy" in archive.namelist()
@@ -62,15 +91,23 @@ def read(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[Any]:
     """Read one array. Raises UsageError if it holds objects, or not the bytes that it states."""
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
-        version = npy.read_magic(file)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = header(file)
-        if dtype.hasobject or dtype.kind not in "uiUS":
-            raise UsageError(f"{path}: {name}: {dtype}: whole numbers or texts are expected")
-        size = math.prod(shape) * dtype.itemsize
-        if size > LARGEST_ARRAY or size > info.file_size:
-            raise UsageError(f"{path}: {name}: states {size:,} bytes and has {info.file_size:,}")
-        content = file.read(size + 1)
+        return array_of(file, info.file_size, name, path)
+
+
+def array_of(
+    file: IO[bytes], file_size: int, name: str, path: Path, *, kinds: str = "uiUS"
+) -> NDArray[Any]:
+    """Read an npy file of `file_size` bytes, whose array is of one of the NumPy `kinds`."""
+    version = npy.read_magic(file)
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, is_fortran, dtype = header(file)
+    if dtype.hasobject or dtype.kind not in kinds:
+        expected = "whole numbers or texts are" if "U" in kinds else "numbers are"
+        raise UsageError(f"{path}: {name}: {dtype}: {expected} expected")
+    size = math.prod(shape) * dtype.itemsize
+    if size > LARGEST_ARRAY or size > file_size:
+        raise UsageError(f"{path}: {name}: states {size:,} bytes and has {file_size:,}")
+    content = file.read(size + 1)
     if len(content) != size:
         raise UsageError(f"{path}: {name}: has not the {size:,} bytes that it states")
     array = np.frombuffer(content, dtype)

@@ -124,7 +124,7 @@ class ImageFacts:
     classes: Sequence[str]
     # Colour planes, and height and width in pixels.
     channels: int
-    size: int
+    size: tuple[int, int]
     # Per channel, of pixels in [0, 1].
     mean: Sequence[float]
     std: Sequence[float]
