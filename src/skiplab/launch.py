@@ -42,13 +42,15 @@ def launch(
     prefix: str = "",
     record: Callable[[Path], None] | None = None,
     locked: Path | None = None,
+    chosen: Callable[[Path], None] | None = None,
 ) -> int:
     """Run a checked config, from where its folder stands, and return the exit code.
 
     The folder is `out=`, or the unfinished run of the same identity, or a fresh one in `parent`
     whose name begins with `prefix`. A fresh folder is passed to `record`, which may write in it
     how the run was asked for. `locked`: a run's folder that the caller has locked, with a config
-    that is resolved for this machine; then nothing is chosen.
+    that is resolved for this machine; then nothing is chosen. `chosen` is called with the folder
+    once it is locked.
 
     Raises SkiplabError if the run cannot begin or is stopped.
     """
@@ -57,6 +59,8 @@ def launch(
     check_out_is_free(config)
     config = resolve_machine(config)
     with hold_folder(config, parent, prefix) as (folder, is_new):
+        if chosen is not None:
+            chosen(folder)
         if is_new and record is not None:
             record(folder)
         return run_in_folder(config, folder, stop_signal)
