@@ -45,7 +45,7 @@ def network(seed: int, memory_format: torch.memory_format) -> nn.Sequential:
     style = Style(norm="batch", shortcut=True, bias=True, projection="conv")
     plan = Plan(
         block=models.BLOCKS["basic"], style=style, depth=1, width=4, dropout=0.0,
-        channels=3, size=6, num_classes=10,
+        channels=3, size=(6, 6), num_classes=10,
     )  # fmt: skip
     model = models.build("resnet", plan, init="torch")
     return model.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]

@@ -255,6 +255,7 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
     """
     import torch
 
+    from skiplab.config import rules
     from skiplab.data.catalog import DATASETS
     from skiplab.data.splits import Split
 
@@ -265,7 +266,8 @@ def images_of(setting: Setting, config: "Config", count: int | None = None) -> t
         source = f"the real {dataset.name}"
     else:
         generator = torch.Generator().manual_seed(0)
-        shape = (dataset.train_images, dataset.size, dataset.size, dataset.channels)
+        size, channels = rules.image_size(config), rules.channels(config)
+        shape = (dataset.train_images, *size, channels)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         split = Split(images, torch.randint(0, 10, shape[:1], generator=generator))
         source = f"random images of {dataset.name}'s shape (it is not under {setting.root})"

@@ -3,15 +3,16 @@
 The modules below take plain values. This one reads the keys.
 """
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from skiplab import provenance, registry
+from skiplab import data_files, own_images, provenance, registry
 from skiplab.config import rules
-from skiplab.config.options import Airbench
+from skiplab.config.options import Airbench, Folder
 from skiplab.config.schema import Config
 from skiplab.data import splits
 from skiplab.data.augment import Augment
@@ -19,14 +20,13 @@ from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
 from skiplab.errors import OutOfMemory, UsageError
-from skiplab.locations import data_root
 from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
-from skiplab.runs.facts import Outline
+from skiplab.runs.facts import ImageFacts, Outline
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
@@ -51,6 +51,8 @@ STEM_STRIDE = 4
 def open_split(config: Config, split: str) -> tuple[Split, str]:
     """Read split train or test of the config's data set, on the host. Returns its checksum too."""
     dataset = config.dataset
+    if isinstance(dataset, Folder):
+        return own_images.open_part(config, split), dataset.sha256 or ""
     expected = splits.Expected(
         channels=dataset.channels,
         size=dataset.size,
@@ -58,25 +60,11 @@ def open_split(config: Config, split: str) -> tuple[Split, str]:
         num_images=dataset.train_images if split == "train" else dataset.test_images,
     )
     return splits.load(
-        dataset.name, split, root=root_of(config), expected=expected, resize=dataset.resize
-    )
-
-
-def root_of(config: Config) -> Path:
-    """Return the folder of the data set's files. Raises UsageError if nothing can lie there.
-
-    A data set that is bundled needs no folder.
-    """
-    return Path() if config.dataset.name in rules.BUNDLED else data_root(config.dataset.root)
-
-
-def note_unverified(config: Config) -> str | None:
-    """Return a note on data files that are read without a checksum; None if there are none."""
-    if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
-        return None
-    return (
-        f"note: {', '.join(map(str, found))} read unverified; only their archive's checksum is "
-        "published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
+        dataset.name,
+        split,
+        root=data_files.root_of(config),
+        expected=expected,
+        resize=dataset.resize,
     )
 
 
@@ -86,9 +74,14 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
     The test set is only checked to be there.
     """
     registry.check_names(config)
-    splits.find(config.dataset.name, "test", root=root_of(config))
+    data_files.find(config, "test")
     whole, checksum = open_split(config, "train")
-    training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    if rules.has_own_validation(config):
+        training, validation = whole, own_images.open_part(config, "val")
+    else:
+        training, validation = splits.hold_out(
+            whole, fraction=config.val_fraction, seed=config.seed
+        )
     return training.to(device), validation and validation.to(device), checksum
 
 
@@ -134,7 +127,7 @@ def build_network(config: Config) -> nn.Sequential:
             depth=config.depth,
             width=config.width,
             dropout=config.model.dropout,
-            channels=config.dataset.channels,
+            channels=rules.channels(config),
             size=rules.image_size(config),
             num_classes=len(config.dataset.classes),
         ),
@@ -145,7 +138,7 @@ def build_network(config: Config) -> nn.Sequential:
 def fit_to_images(config: Config, model: nn.Module, training: Split, device: torch.device) -> None:
     """Set, in place, initial weights that come from training images, if the network has such."""
     if models.wants_images(model):
-        pixels = rules.image_size(config) ** 2
+        pixels = math.prod(rules.image_size(config))
         # Large images have more patches, so fewer of them do.
         count = min(WHITENED, max(1, WHITENED * LARGE_IMAGE**2 // pixels))
         models.fit_to_images(model, normalizer(config, device)(training.images[:count]))
@@ -153,7 +146,8 @@ def fit_to_images(config: Config, model: nn.Module, training: Split, device: tor
 
 def summary_of(config: Config, model: nn.Sequential) -> summary.Summary:
     """Count parameters, MACs and FLOPs of the config's network, and its shapes."""
-    return summary.summarize(model, channels=config.dataset.channels, size=rules.image_size(config))
+    size = rules.image_size(config)
+    return summary.summarize(model, channels=rules.channels(config), size=size)
 
 
 def normalizer(config: Config, device: torch.device) -> Normalize:
@@ -184,8 +178,8 @@ def images_at_once(config: Config, device: torch.device) -> int:
     It is the usual number, or so few that the first stage's activations fit LARGEST_ACTIVATION.
     """
     stride = STEM_STRIDE if config.model.name == "imagenet_resnet" else 1
-    pixels = (rules.image_size(config) // stride) ** 2
-    bytes_per_image = 4 * max(1, pixels) * max(config.width, config.dataset.channels)
+    pixels = math.prod(side // stride for side in rules.image_size(config))
+    bytes_per_image = 4 * max(1, pixels) * max(config.width, rules.channels(config))
     return max(1, min(largest_batch(device), LARGEST_ACTIVATION // bytes_per_image))
 
 
@@ -272,6 +266,13 @@ def make_saver(config: Config, context: Context) -> Saver:
         log=context.log,
         network=describe_weights(config),
         run=provenance.origin(config),
+        images=ImageFacts(
+            classes=config.dataset.classes,
+            channels=rules.channels(config),
+            size=rules.image_size(config),
+            mean=config.dataset.mean,
+            std=config.dataset.std,
+        ),
         machine=devices.comparable(context.device, processes=context.ranks.size),
     )
 
@@ -363,7 +364,9 @@ def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
     """
     tensors, tree = checkpoint.load(path)
     facts = Outline.of_tree(tree)
-    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
+    # `best` of format 2 is a state dict as it is.
+    prefixes = ("average/", "model/", "")
+    prefix = next(each for each in prefixes if any(name.startswith(each) for name in tensors))
     try:
         model.load_state_dict(
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -382,7 +385,7 @@ def load_start(config: Config, model: nn.Module) -> None:
     """
     assert config.init_from is not None
     source = provenance.start_weights(config.init_from)
-    if config.init_sha256 not in (None, checkpoint.digest(source)):
+    if config.init_sha256 not in (None, checkpoint.stated_digest(source)):
         raise UsageError(
             f"init_from={config.init_from}: {source.name} has changed since this run was begun; "
             "resume=never starts afresh"

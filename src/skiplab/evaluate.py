@@ -12,6 +12,7 @@ from skiplab.describe import name_network, note_few_images
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
 from skiplab.runs import contents, report
+from skiplab.trained import Trained, open_trained
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.words import now
 
@@ -24,17 +25,8 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     `split` is val or test. Raises UsageError if there is no validation set, CheckpointError if the
     weights are not there.
     """
-    config = provenance.load(folder)
-    # A missing checkpoint is found before torch computes anything.
-    path = provenance.weights(folder, checkpoint_name, config)
-    device = devices.pick_device(device_name)
-    devices.set_up(
-        threads=config.trainer.threads or provenance.threads_before(folder),
-        deterministic=config.trainer.deterministic,
-        keep_allocator=config.trainer.keep_allocator,
-    )
-    model = build.network(config, device)
-    step = build.load_weights(path, model, config).step or 0
+    network = as_evaluated(folder, checkpoint_name=checkpoint_name, device_name=device_name)
+    config, device, step = network.config, network.device, network.step
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"
@@ -46,7 +38,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
                 f"{folder}: the run has no validation set (val_fraction=0); take --split test"
             )
         chosen = held
-    tested, loss = predictions_on(config, build.predictor_of(config, model, device), chosen, device)
+    tested, loss = predictions_on(config, network.predictor, chosen, device)
     found = report.metrics(tested, config.dataset.classes, loss=loss)
     heading = heading_of(config, split, f"{checkpoint_name}, step {step:,}")
     text = report.text(found, heading=heading)
@@ -54,6 +46,22 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         few = note_few_images(len(chosen), len(config.dataset.classes))
         text += f"note: {few}\n" if few else ""
     return text
+
+
+def as_evaluated(source: Path, *, checkpoint_name: str, device_name: str) -> Trained:
+    """Open a trained network, with this process set up as its run was: threads, determinism.
+
+    Then the same images give the same bits as in the run's predictions.npz, on the same machine.
+    """
+    network = open_trained(source, checkpoint_name=checkpoint_name, device_name=device_name)
+    options, folder = network.config.trainer, network.folder
+    before = None if folder is None else provenance.threads_before(folder)
+    devices.set_up(
+        threads=options.threads or before,
+        deterministic=options.deterministic,
+        keep_allocator=options.keep_allocator,
+    )
+    return network
 
 
 def open_test_set(

@@ -114,13 +114,20 @@ def depth_problem(network: str, block: str, depth: int) -> str | None:
     )
 
 
-def size_problem(network: str, size: int, *, key: str = "size") -> str | None:
-    """Return why images of `size` x `size` pixels are too small, naming `key`, or None."""
+def size_problem(network: str, size: tuple[int, int], *, key: str = "size") -> str | None:
+    """Return why images of this height and width are too small, naming `key`, or None."""
     rules = network_rules(network)
-    if size >= rules.least_size:
+    if min(size) >= rules.least_size:
         return None
     least = f"{rules.least_size}x{rules.least_size}"
-    return f"{key}={size}: model={network} {rules.shrinks}; take images of at least {least}"
+    shown = size_in_words(size)
+    return f"{key}={shown}: model={network} {rules.shrinks}; take images of at least {least}"
+
+
+def size_in_words(size: tuple[int, int]) -> str:
+    """Return height and width as a config states them: `32` for a square, else `24x32`."""
+    height, width = size
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 def cifar_blocks(block: str, depth: int) -> int:

@@ -20,7 +20,7 @@ from skiplab.errors import CheckpointError, FolderError
 from skiplab.evaluate import heading_of, open_test_set, predictions_on
 from skiplab.machine import devices
 from skiplab.pictures import End
-from skiplab.runs import atomic, contents, folders, report
+from skiplab.runs import atomic, checkpoint, contents, folders, report
 from skiplab.runs.log import Log
 from skiplab.runs.result import RunResult
 from skiplab.training.rollback import as_changes
@@ -84,7 +84,9 @@ def load_best(config: Config, trainer: Trainer, folder: Path) -> None:
 
     Raises CheckpointError if they are of another run or another step than the best.
     """
-    path = folder / folders.BEST
+    best = folder / folders.BEST
+    # A run that an earlier release began may have its best weights in format 1.
+    path = next(iter(checkpoint.generations(best)), best)
     best_step = trainer.progress.best_step
     facts = build.load_weights(path, trainer.step.average.model, config)
     if not provenance.is_of(config, facts):

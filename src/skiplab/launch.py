@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from skiplab import exits, locations, provenance, regular
 from skiplab.config.keys import leaves
+from skiplab.config.options import Folder
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 # Characters of name= in a folder's name.
 LONGEST_LABEL = 40
-# The names that we give begin with the time, or with the number in a sweep.
+# The names of our run folders begin with the time. Earlier releases numbered those of a sweep.
 RUN_NAME = re.compile(r"(\d\d-\d\d-\d\d|\d+)-")
 # What the system says of a disk that takes no more.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -41,13 +42,15 @@ def launch(
     prefix: str = "",
     record: Callable[[Path], None] | None = None,
     locked: Path | None = None,
+    chosen: Callable[[Path], None] | None = None,
 ) -> int:
     """Run a checked config, from where its folder stands, and return the exit code.
 
     The folder is `out=`, or the unfinished run of the same identity, or a fresh one in `parent`
     whose name begins with `prefix`. A fresh folder is passed to `record`, which may write in it
     how the run was asked for. `locked`: a run's folder that the caller has locked, with a config
-    that is resolved for this machine; then nothing is chosen.
+    that is resolved for this machine; then nothing is chosen. `chosen` is called with the folder
+    once it is locked.
 
     Raises SkiplabError if the run cannot begin or is stopped.
     """
@@ -56,6 +59,8 @@ def launch(
     check_out_is_free(config)
     config = resolve_machine(config)
     with hold_folder(config, parent, prefix) as (folder, is_new):
+        if chosen is not None:
+            chosen(folder)
         if is_new and record is not None:
             record(folder)
         return run_in_folder(config, folder, stop_signal)
@@ -116,17 +121,31 @@ def check_out_is_free(config: Config) -> None:
             raise lock.in_use(folder)
 
 
+def with_data(config: Config) -> Config:
+    """Return the config with what dataset=folder reads from its images: classes, counts, mean.
+
+    Raises UsageError if they cannot be read. Decodes them if that was not done yet.
+    """
+    if not isinstance(config.dataset, Folder):
+        return config
+    # NumPy and Pillow take long to import.
+    from skiplab import own_images
+
+    return own_images.resolve(config)
+
+
 def resolve_machine(config: Config) -> Config:
     """Resolve what depends on this machine and its files. Imports torch.
 
-    These are the number of devices, the width that meets the budget, and the weights of init_from.
+    These are the number of devices, the width that meets the budget, the weights of init_from, and
+    what images of one's own are.
     Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from
     names no run: before a folder is made or data are read.
     """
     from skiplab import budget
     from skiplab.machine import devices
 
-    config = provenance.pin_start(config)
+    config = with_data(provenance.pin_start(config))
     if config.match != "none":
         config = budget.solve_width(config)
         print(budget.describe(config))

@@ -201,7 +201,7 @@ def is_of(config: Config, found: Outline) -> bool:
 def check(folder: Path, config: Config) -> Config:
     """Return the config with its history as the newest whole checkpoint bears it out.
 
-    A change counts from the step that it found.
+    A change counts from the step at which the run stood when it was made.
 
     Raises UsageError if that checkpoint is of another run, CheckpointError if there is none that is
     whole.
@@ -236,7 +236,7 @@ def weights(folder: Path, name: str, config: Config) -> Path:
     Raises CheckpointError if no whole file holds just those: that of another step or of another run
     is not taken in their place.
     """
-    path = folder / f"{name}.ckpt"
+    path = folder / (folders.BEST if name == "best" else folders.LAST)
     wanted = step_of(folder, name)
     seen: list[str] = []
     for each in checkpoint.generations(path):
@@ -305,7 +305,7 @@ def pin_start(config: Config) -> Config:
     """
     if config.init_from is None or config.init_sha256 is not None:
         return config
-    return replace(config, init_sha256=checkpoint.digest(start_weights(config.init_from)))
+    return replace(config, init_sha256=checkpoint.stated_digest(start_weights(config.init_from)))
 
 
 def start_weights(path: str) -> Path:

@@ -13,7 +13,7 @@ from skiplab.training.schedules import SCHEDULES
 NAMES: Mapping[str, Collection[str]] = {
     "block": BLOCKS,
     "model": MODELS,
-    "dataset": DATASETS,
+    "dataset": {*DATASETS, "folder"},
     "optimizer": OPTIMIZERS,
     "scheduler": SCHEDULES,
 }

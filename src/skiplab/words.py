@@ -27,3 +27,8 @@ def now() -> str:
 def printable(text: object) -> str:
     """Return a text that any terminal takes: bytes of a path that are no UTF-8 become escapes."""
     return str(text).encode(errors="backslashreplace").decode()
+
+
+def in_bytes(size: int) -> str:
+    """Return a number of bytes as `1.4 GiB`; small sizes in MiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"

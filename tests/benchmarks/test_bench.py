@@ -16,6 +16,7 @@ import torch
 
 from helpers import ROOT, compose
 from skiplab import build
+from skiplab.config import rules
 from skiplab.data.digits import read_digits
 from skiplab.data.splits import Split
 
@@ -147,7 +148,7 @@ def test_blocks_end_no_epoch(scripts: Any) -> None:
         assert "train_accuracy" not in (trainer.context.folder / "metrics.jsonl").read_text()
         overhead.end_epoch(trainer)
         assert "train_accuracy" in (trainer.context.folder / "metrics.jsonl").read_text()
-        assert (trainer.context.folder / "best.ckpt").exists()
+        assert (trainer.context.folder / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["deepcnn", "resnet", "resnet20", "resnet18"])
@@ -155,7 +156,7 @@ def test_the_plain_networks_are_as_large_as_ours(scripts: Any, name: str) -> Non
     config = compose(*scripts("bench_setup").MODELS[name].overrides)
     ours, plain = build.network(config, CPU), scripts("plain_loops").MODELS[name]()
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in ours.parameters())
-    image = torch.zeros(2, config.dataset.channels, config.dataset.size, config.dataset.size)
+    image = torch.zeros(2, rules.channels(config), *rules.image_size(config))
     assert plain(image).shape == ours(image).shape == (2, 10)
 
 

@@ -567,8 +567,8 @@ def replace_path(key: str, path: str) -> Config:
 def test_resume_of_what_is_no_run_is_refused(call: Cli) -> None:
     Path("empty").mkdir()
     assert_refused(call("resume=empty"), "empty: not a run folder", "config.yaml", "skiplab list")
-    Path("file.ckpt").write_bytes(b"")
-    assert_refused(call("resume=file.ckpt"), "file.ckpt: not a run folder")
+    Path("file.safetensors").write_bytes(b"")
+    assert_refused(call("resume=file.safetensors"), "file.safetensors: not a run folder")
     Path("foreign").mkdir()
     Path("foreign/config.yaml").write_text("a: 1\n")
     assert_refused(call("resume=foreign"), "foreign: not a run folder")
@@ -630,7 +630,7 @@ def test_list_shows_runs_of_every_state_without_torch() -> None:
         {"num_steps": 1200, "progress": progress, "history": {"seconds": 72.0}}
     ).encode()
     content = len(content).to_bytes(8, "little") + content
-    Path("outputs/halfway/last.ckpt").write_bytes(
+    Path("outputs/halfway/last.safetensors").write_bytes(
         checkpoint.MAGIC + hashlib.sha256(content).digest() + content
     )
     finished_run(Path("outputs/broken"))

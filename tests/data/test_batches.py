@@ -26,7 +26,7 @@ AUGMENTED = Augment(
     fill=torch.tensor([9, 8, 7], dtype=torch.uint8),
 )
 PLAIN = Normalize(
-    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=4, channels_last=False, device=CPU
+    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(4, 4), channels_last=False, device=CPU
 )
 
 
@@ -51,7 +51,9 @@ def test_normalize_is_the_formula_for_every_value(name: str, channels_last: bool
     values = torch.stack([torch.arange(256).roll(50 * c) for c in range(channels)], 1).byte()
     images = torch.stack([values, values.flip(0)]).view(2, 16, 16, channels)
     before = images.clone()
-    ours = Normalize(mean=mean, std=std, size=16, channels_last=channels_last, device=CPU)(images)
+    ours = Normalize(mean=mean, std=std, size=(16, 16), channels_last=channels_last, device=CPU)(
+        images
+    )
     expected = (images.double() / 255 - torch.tensor(mean, dtype=torch.float64)) / torch.tensor(
         std, dtype=torch.float64
     )
@@ -72,7 +74,7 @@ def test_normalize_lays_out_memory_as_asked(channels: int) -> None:
         Normalize(
             mean=(0.5,) * channels,
             std=(0.5,) * channels,
-            size=4,
+            size=(4, 4),
             channels_last=channels_last,
             device=CPU,
         )(images)
@@ -274,7 +276,7 @@ def test_batches_in_host_memory_do_not_wait_for_the_device() -> None:
             drop_last=False,
             augment=crop,
             normalize=Normalize(
-                mean=(0.5,) * 3, std=(0.25,) * 3, size=32, channels_last=False, device=device
+                mean=(0.5,) * 3, std=(0.25,) * 3, size=(32, 32), channels_last=False, device=device
             ),
         )
 

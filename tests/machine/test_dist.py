@@ -174,7 +174,7 @@ def test_every_image_counts_once_and_no_part_is_too_small(
 ) -> None:
     images = torch.arange(num_images, dtype=torch.uint8).view(-1, 1, 1, 1)
     normalize = Normalize(
-        mean=(0.0,), std=(1 / 255,), size=1, channels_last=False, device=torch.device("cpu")
+        mean=(0.0,), std=(1 / 255,), size=(1, 1), channels_last=False, device=torch.device("cpu")
     )
     config = compose()
     augment = Augment(

@@ -31,7 +31,7 @@ def network(width: int = 16) -> nn.Sequential:
     style = Style(norm="batch", shortcut=True, bias=True, projection="conv")
     plan = Plan(
         block=models.BLOCKS["basic"], style=style, depth=1, width=width, dropout=0.0,
-        channels=3, size=16, num_classes=10,
+        channels=3, size=(16, 16), num_classes=10,
     )  # fmt: skip
     return models.build("resnet", plan, init="torch")
 

@@ -133,7 +133,7 @@ def build(name: str, *, width: int = 8) -> models.Network:
         width=width,
         dropout=0.0,
         channels=3,
-        size=32,
+        size=(32, 32),
         num_classes=10,
     )
     torch.manual_seed(0)
@@ -239,7 +239,7 @@ def test_an_alternating_flip_shows_each_image_as_it_is_and_mirrored_in_turns() -
         cutout_inside=False,
         fill=torch.zeros(1, dtype=torch.uint8),
     )
-    normalize = Normalize(mean=(0.0,), std=(1.0,), size=1, channels_last=False, device=CPU)
+    normalize = Normalize(mean=(0.0,), std=(1.0,), size=(1, 1), channels_last=False, device=CPU)
     normalize.scale, normalize.shift = torch.ones(2), torch.zeros(2)
     split = Split(images, torch.arange(40))
     batches = Batches(
@@ -276,7 +276,9 @@ def test_parts_of_a_batch_are_the_batch() -> None:
         cutout_inside=True,
         fill=torch.zeros(3, dtype=torch.uint8),
     )
-    normalize = Normalize(mean=(0.5,) * 3, std=(0.2,) * 3, size=6, channels_last=True, device=CPU)
+    normalize = Normalize(
+        mean=(0.5,) * 3, std=(0.2,) * 3, size=(6, 6), channels_last=True, device=CPU
+    )
     split = Split(images, torch.arange(50))
     batches = Batches(
         split,

@@ -33,7 +33,7 @@ def plan_of(block: str, *, depth: int, width: int, size: int = 32) -> Plan:
         width=width,
         dropout=0.0,
         channels=3,
-        size=size,
+        size=(size, size),
         num_classes=10,
     )
 

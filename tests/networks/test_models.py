@@ -47,6 +47,8 @@ def build(name: str, **chosen: Any) -> models.Network:
     options = COMMON | OPTIONS[name] | chosen
     style = Style(**{key: options.pop(key) for key in ("norm", "shortcut", "bias", "projection")})
     init = options.pop("init")
+    # The tests' images are square.
+    options["size"] = (options["size"], options["size"])
     plan = Plan(**options | {"block": BLOCKS[options["block"]], "style": style})
     return models.build(name, plan, init=init)
 
@@ -546,7 +548,7 @@ def test_summary_counts_what_torch_counts_and_leaves_no_trace(name: str, trainin
         model = build(name, **smallest(name, block), size=size, dropout=0.5).train(training)
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         state = torch.get_rng_state()
-        summary = summarize(model, channels=3, size=size)
+        summary = summarize(model, channels=3, size=(size, size))
         assert torch.equal(torch.get_rng_state(), state)
         assert all(module.training == training for module in model.modules())
         assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
@@ -580,11 +582,11 @@ def test_a_compiled_network_is_one_graph_and_its_summary_compiles_nothing():
         torch.manual_seed(0)
         model = build(name, **smallest(name, "residual"), size=9).eval()
         expected = model(images(2, 3, 9))
-        summary = summarize(model, channels=3, size=9)
+        summary = summarize(model, channels=3, size=(9, 9))
         torch.compiler.reset()
         graphs.clear()
         model.compile(backend=backend, fullgraph=True, dynamic=False)
-        assert summarize(model, channels=3, size=9) == summary
+        assert summarize(model, channels=3, size=(9, 9)) == summary
         assert graphs == []
         torch.testing.assert_close(model(images(2, 3, 9)), expected)
         assert len(graphs) == 1

@@ -133,7 +133,8 @@ def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
     run = tmp_path / "run"
     assert call(*SMALL, "trainer.limit_steps=4", "out=run")[0] == 0
     kept = {
-        name: (run / name).read_bytes() for name in ("report.txt", "metrics.jsonl", "best.ckpt")
+        name: (run / name).read_bytes()
+        for name in ("report.txt", "metrics.jsonl", "best.safetensors")
     }
     for name in ("result.json", "test_reads.jsonl"):
         # Without these files the end is done again, with pictures this time.
@@ -202,10 +203,10 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_test_set_is_read(
     assert call(*SMALL, "trainer.max_time=1e-9", "out=run")[0] == 7
     (tmp_path / "run" / name).unlink(missing_ok=True)
     (tmp_path / "run" / name).mkdir()
-    stood = (tmp_path / "run/last.ckpt").read_bytes()
+    stood = (tmp_path / "run/last.safetensors").read_bytes()
     code, _, err = call("resume=run", "trainer.max_time=null")
     assert (code, err) == (4, f"error: run/{name}: a folder, not a file; move it away\n")
-    assert (tmp_path / "run/last.ckpt").read_bytes() == stood
+    assert (tmp_path / "run/last.safetensors").read_bytes() == stood
     assert not (tmp_path / "run/test_reads.jsonl").is_file()
 
 

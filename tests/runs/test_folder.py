@@ -30,12 +30,12 @@ def test_another_network_or_data_set_is_refused_with_both_names(call: Cli) -> No
     short = (*SMALL, "trainer.max_time=1e-9")
     assert call(*short, "out=one")[0] == 7
     assert call(*short, "out=other", "width=10", "block=conv")[0] == 7
-    for name in ("last.ckpt", "last.prev.ckpt"):
+    for name in ("last.safetensors", "last.prev.safetensors"):
         Path("one", name).write_bytes(Path("other", name).read_bytes())
     code, _, err = call("resume=one")
     assert code == 2
     assert (
-        "one/last.ckpt: of another run than config.yaml "
+        "one/last.safetensors: of another run than config.yaml "
         "(block.name=residual, was conv; width=8, was 10)" in err
     )
     assert call(*SMALL, "out=whole")[0] == 0
@@ -135,16 +135,16 @@ def test_a_refused_change_leaves_a_finished_run_as_it_was(call: Cli) -> None:
     assert call(*SMALL, "out=run")[0] == 0
     before = {
         name: Path("run", name).read_bytes()
-        for name in ("result.json", "config.yaml", "last.ckpt", "best.ckpt")
+        for name in ("result.json", "config.yaml", "last.safetensors", "best.safetensors")
     }
     code, _, err = call("resume=run", "epochs=4", f"device=cuda:{torch.cuda.device_count()}")
     assert code == 2
     assert {name: Path("run", name).read_bytes() for name in before} == before
-    for name in ("last.ckpt", "last.prev.ckpt"):
+    for name in ("last.safetensors", "last.prev.safetensors"):
         Path("run", name).unlink(missing_ok=True)
     code, _, err = call("resume=run", "epochs=9")
     assert code == 3
-    assert "finished, and its last.ckpt is gone" in err
+    assert "finished, and its last.safetensors is gone" in err
     assert Path("run/result.json").exists()
 
 
@@ -226,18 +226,18 @@ def test_facts_of_other_types_are_refused_in_one_line(
     change: dict[str, object], call: Cli, tmp_path: Path
 ) -> None:
     """Their SHA-256 is right, so nothing but their reader can refuse them."""
-    shutil.copytree(Path(__file__).parents[1] / "fixtures/format1", "run")
+    shutil.copytree(Path(__file__).parents[1] / "fixtures/format2", "run")
     Path("run/result.json").unlink()
-    tensors, facts = checkpoint.load(Path("run/last.ckpt"))
+    tensors, facts = checkpoint.load(Path("run/last.safetensors"))
     for name, value in change.items():
         facts[name] = (
             facts[name] | value if name == "progress" and isinstance(value, dict) else value
         )
     # Both generations are changed.
     for _ in range(2):
-        checkpoint.save(Path("run/last.ckpt"), tensors, facts)
+        checkpoint.save(Path("run/last.safetensors"), tensors, facts)
     code, _, err = call("resume=run", "epochs=3")
     assert code in (2, 3), err
     assert err.count("\n") == 1
-    assert "run/last.ckpt" in err
+    assert "run/last.safetensors" in err
     assert call("list", "run", command="skiplab")[0] == 0

@@ -150,8 +150,8 @@ def test_what_is_no_file_is_never_opened_by_a_verb(call: Cli, finished: Path, to
         "result.json": ("compare",),
         "predictions.npz": ("draw",),
         "test_reads.jsonl": ("evaluate", "draw"),
-        "best.ckpt": ("evaluate",),
-        "last.ckpt": (),
+        "best.safetensors": ("evaluate",),
+        "last.safetensors": (),
     }
     for name, verbs in readers.items():
         path, kept = finished / name, finished / f"{name}.kept"
@@ -176,7 +176,14 @@ def test_what_is_no_file_is_never_opened_by_a_verb(call: Cli, finished: Path, to
 def test_a_run_starts_in_no_folder_with_something_odd_in_a_files_place(
     call: Cli, told: str
 ) -> None:
-    for name in ("run.log", "metrics.jsonl", "last.ckpt", "result.json", "config.yaml", ".lock"):
+    for name in (
+        "run.log",
+        "metrics.jsonl",
+        "last.safetensors",
+        "result.json",
+        "config.yaml",
+        ".lock",
+    ):
         Path("run").mkdir()
         ODD[told](Path("run", name))
         code, _, err = call(*SMALL, "trainer.limit_steps=2", "out=run")

@@ -194,8 +194,8 @@ def test_a_change_counts_from_the_step_of_the_save_that_it_found(call: Cli) -> N
     made = provenance.record_changes(stored, with_value(stored, "optimizer.lr", 0.01), step=12)
     Path("run/config.yaml").write_text(dump(made))
     Path("run/result.json").unlink()
-    Path("run/last.ckpt").write_bytes(b"cut off")
-    before = checkpoint.peek(checkpoint.previous(Path("run/last.ckpt")))["progress"]["step"]
+    Path("run/last.safetensors").write_bytes(b"cut off")
+    before = checkpoint.peek(checkpoint.previous(Path("run/last.safetensors")))["progress"]["step"]
     assert before < 12
     code, _, err = call("resume=run")
     assert code == 0, err
@@ -213,14 +213,16 @@ def test_a_rollback_is_a_change(call: Cli) -> None:
         "out=run",
     )
     assert code in (0, 5), err
-    facts = checkpoint.peek(Path("run/last.ckpt"))
+    facts = checkpoint.peek(Path("run/last.safetensors"))
     assert facts["progress"]["rollbacks"] == len(facts["rolled_back"]) > 0
 
 
 def test_weights_to_start_from_are_part_of_the_identity(call: Cli) -> None:
     assert call(*TINY, "epochs=1", "out=source")[0] == 0
     assert call(*TINY, "epochs=1", "seed=1", "init_from=source", "out=one")[0] == 0
-    assert provenance.load(Path("one")).init_sha256 == checkpoint.digest(Path("source/best.ckpt"))
+    assert provenance.load(Path("one")).init_sha256 == checkpoint.stated_digest(
+        Path("source/best.safetensors")
+    )
     assert call("resume=source", "epochs=2")[0] == 0
     assert call(*TINY, "epochs=1", "seed=1", "init_from=source", "out=two")[0] == 0
     assert result("one")["identity"] != result("two")["identity"]
@@ -228,7 +230,7 @@ def test_weights_to_start_from_are_part_of_the_identity(call: Cli) -> None:
     assert code == 0, err
     assert out.count("init_sha256=") >= 2, "two groups, not one run and its repeat"
     Path("one/result.json").unlink()
-    for name in ("last.ckpt", "last.prev.ckpt"):
+    for name in ("last.safetensors", "last.prev.safetensors"):
         Path("one", name).unlink()
     code, _, err = call("resume=one")
     assert (code, err.count("\n")) == (2, 1)
@@ -275,20 +277,20 @@ def test_an_edit_with_a_matching_first_line_is_found_by_the_checkpoint(
     (run / folders.CONFIG).write_text(dump(replace(provenance.load(run), seed=5)))
     code, _, err = call(f"resume={run}")
     assert (code, err.count("\n")) == (2, 1)
-    assert "last.ckpt: of another run than config.yaml (seed=5, was 0)" in err
+    assert "last.safetensors: of another run than config.yaml (seed=5, was 0)" in err
     code, _, err = call("evaluate", str(run), "--split", "val", command="skiplab")
     assert (code, err.count("error")) == (3, 1), err
 
 
 def test_a_checkpoint_of_another_run_is_not_taken_over(run: Path, call: Cli) -> None:
     assert call(*TINY, "epochs=2", "seed=1", "out=other")[0] == 0
-    for path in run.glob("best*.ckpt"):
-        shutil.copy("other/best.ckpt", path)
+    for path in run.glob("best*.safetensors"):
+        shutil.copy("other/best.safetensors", path)
     code, _, err = call("evaluate", str(run), command="skiplab")
     assert (code, err.count("\n")) == (3, 1)
     assert "of another run" in err
     (run / folders.RESULT).unlink()
-    for name in ("last.ckpt", "last.prev.ckpt"):
+    for name in ("last.safetensors", "last.prev.safetensors"):
         shutil.copy(f"other/{name}", run / name)
     code, _, err = call(f"resume={run}")
     assert (code, err.count("\n")) == (2, 1)
@@ -300,15 +302,15 @@ def test_the_best_weights_are_those_or_none(run: Path, call: Cli) -> None:
     best = result(run)["best_step"]
     path = provenance.weights(run, "best", provenance.load(run))
     assert checkpoint.peek(path)["step"] == best
-    (run / "best.ckpt").rename("kept")
+    (run / "best.safetensors").rename("kept")
     code, out, err = call("evaluate", str(run), command="skiplab")
     assert (code, out, err.count("\n")) == (3, "", 1)
     assert f"best weights are of step {best}" in err
     code, _, err = call(*TINY, f"init_from={run}")
     assert code == 3, err
-    Path("kept").rename(run / "best.ckpt")
+    Path("kept").rename(run / "best.safetensors")
     assert call("evaluate", str(run), command="skiplab")[0] == 0
-    shutil.copy(run / "last.prev.ckpt", run / "last.ckpt")
+    shutil.copy(run / "last.prev.safetensors", run / "last.safetensors")
     code, _, err = call("evaluate", str(run), "--checkpoint", "last", command="skiplab")
     assert (code, err.count("\n")) == (3, 1)
     assert "last weights are of step 12" in err
@@ -316,12 +318,12 @@ def test_the_best_weights_are_those_or_none(run: Path, call: Cli) -> None:
 
 def test_the_generation_that_is_the_best_is_found_where_it_lies(run: Path) -> None:
     """A kill between two saves leaves a later best in the first place."""
-    (run / "best.ckpt").rename(run / "best.prev.ckpt")
-    tensors, facts = checkpoint.load(run / "best.prev.ckpt")
-    shutil.copy(run / "best.prev.ckpt", run / "best.ckpt")
-    checkpoint.save(run / "best.ckpt", tensors, facts | {"step": facts["step"] + 6})
+    (run / "best.safetensors").rename(run / "best.prev.safetensors")
+    tensors, facts = checkpoint.load(run / "best.prev.safetensors")
+    shutil.copy(run / "best.prev.safetensors", run / "best.safetensors")
+    checkpoint.save(run / "best.safetensors", tensors, facts | {"step": facts["step"] + 6})
     config = provenance.load(run)
-    assert provenance.weights(run, "best", config) == run / "best.prev.ckpt"
+    assert provenance.weights(run, "best", config) == run / "best.prev.safetensors"
     (run / folders.RESULT).write_text("{}")
     with pytest.raises(CheckpointError, match="says which step is best"):
         provenance.weights(run, "best", config)

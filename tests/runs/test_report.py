@@ -27,7 +27,7 @@ from skiplab.training.evaluation import BATCH_SIZE, Predictor, Scores, evaluate,
 CPU = torch.device("cpu")
 SIZE, CLASSES = 4, 5
 NORMALIZE = Normalize(
-    mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=SIZE, channels_last=False, device=CPU
+    mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), size=(SIZE, SIZE), channels_last=False, device=CPU
 )
 
 

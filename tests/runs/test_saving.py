@@ -28,7 +28,7 @@ def test_a_snapshot_is_of_one_step_whatever_follows(
     gate, write = threading.Event(), atomic.write
 
     def slow(path: Path, content: bytes, **options: Any) -> None:
-        if path.suffix == ".ckpt":
+        if path.suffix == ".safetensors":
             gate.wait(10)
         write(path, content, **options)
 
@@ -49,7 +49,7 @@ def test_a_snapshot_is_of_one_step_whatever_follows(
             assert trainer.saver.writer.job is not None
             assert not trainer.saver.writer.job.done()
             gate.set()
-    tensors, facts = checkpoint.load(tmp_path / "last.ckpt")
+    tensors, facts = checkpoint.load(tmp_path / "last.safetensors")
     assert facts["progress"]["step"] == 1
     for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name

@@ -98,7 +98,9 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
     deadline = time.monotonic() + 60
 
     def run() -> Path | None:
-        return next((path.parent for path in tmp_path.glob("outputs/studies/s/*/last.ckpt")), None)
+        return next(
+            (path.parent for path in tmp_path.glob("outputs/studies/s/*/last.safetensors")), None
+        )
 
     while run() is None or (status.of_last_save(found := run() or tmp_path).step or 0) == 0:
         assert time.monotonic() < deadline

@@ -202,7 +202,7 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(tmp_path: Path) -> None
     def saved() -> list[Path]:
         return [
             path.parent
-            for path in folder.glob("trial-*/last.ckpt")
+            for path in folder.glob("trial-*/last.safetensors")
             if (status.of_last_save(path.parent).step or 0) > 0
         ]
 

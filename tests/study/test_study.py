@@ -445,7 +445,7 @@ def test_slots_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     from skiplab.errors import UsageError
     from skiplab.study import slots
 
-    monkeypatch.setattr(slots, "given", lambda: (8, "cores"))
+    monkeypatch.setattr(slots, "shared_cores", lambda: (8, "cores"))
     monkeypatch.setattr(slots, "visible_gpus", list)
     plain, pinned = compose(), compose("trainer.threads=4")
     assert slots.slots_for([plain], jobs="auto") == [slots.Slot(1)] * 8

@@ -250,8 +250,8 @@ def test_going_on_is_bit_equal_to_not_having_stopped(
         for key, tensor in optimizers.state_of(optimizer, straight).items()
     }
     if through_a_file:
-        checkpoint.save(tmp_path / "a.ckpt", weights | moments, {"step": 3})
-        tensors, facts = checkpoint.load(tmp_path / "a.ckpt")
+        checkpoint.save(tmp_path / "a.safetensors", weights | moments, {"step": 3})
+        tensors, facts = checkpoint.load(tmp_path / "a.safetensors")
         assert facts == {"step": 3}
         assert all(tensor.is_contiguous() for tensor in tensors.values())
         weights = {key: tensors[key] for key in weights}

@@ -21,7 +21,7 @@ from skiplab.cli import verify
 from skiplab.errors import FolderError
 from skiplab.runs import atomic, checkpoint, folders, lock, status
 
-FORMAT_1 = Path(__file__).parents[1] / "fixtures/format1"
+FORMAT_2 = Path(__file__).parents[1] / "fixtures/format2"
 LONG = last_of((*SMALL, "epochs=3000", "trainer.eval_every=1000", "trainer.save_every=1000"))
 
 
@@ -111,20 +111,20 @@ def test_verify_tells_its_verdict(call: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_differs_is_found(tmp_path: Path) -> None:
-    shutil.copytree(FORMAT_1, tmp_path / "run")
+    shutil.copytree(FORMAT_2, tmp_path / "run")
     expected = verify.digests(tmp_path / "run")
-    assert verify.differences(expected, verify.digests(FORMAT_1)) == []
+    assert verify.differences(expected, verify.digests(FORMAT_2)) == []
     tensors, facts = checkpoint.load(tmp_path / "run" / folders.LAST)
     tensors["model/head.2.bias"][3] += 1e-6
     checkpoint.save(tmp_path / "run" / folders.LAST, tensors, facts | {"num_steps": 13})
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
         file.write("\n")
-    (tmp_path / f"run/.last.ckpt-x{atomic.TEMPORARY}").touch()
+    (tmp_path / f"run/.last.safetensors-x{atomic.TEMPORARY}").touch()
     different = verify.differences(expected, verify.digests(tmp_path / "run"))
     assert different == [
-        f".last.ckpt-x{atomic.TEMPORARY}: left behind",
-        "last.ckpt: facts",
-        "last.ckpt: model/head.2.bias",
+        f".last.safetensors-x{atomic.TEMPORARY}: left behind",
+        "last.safetensors: facts",
+        "last.safetensors: model/head.2.bias",
         "metrics.jsonl",
     ]
 
@@ -334,7 +334,7 @@ def small_files() -> None:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, straight: dict[str, str]) -> None:
-    """A limit on the size of files stands for it: last.ckpt does not fit."""
+    """A limit on the size of files stands for it: last.safetensors does not fit."""
     command = [str(Path(sys.executable).parent / "train"), *SMALL, "out=run"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(

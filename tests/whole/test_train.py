@@ -76,7 +76,7 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert sum(line.startswith("epoch ") for line in lines) == 2
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr == ""
-    checkpoints = "last.ckpt last.prev.ckpt best.ckpt best.prev.ckpt"
+    checkpoints = "last.safetensors last.prev.safetensors best.safetensors best.prev.safetensors"
     files = "config.yaml run.log metrics.jsonl timing.jsonl predictions.npz result.json "
     files += "report.txt test_reads.jsonl"
     pictures = "curves.png confusion.png mistakes.png samples.png"
@@ -202,7 +202,7 @@ def test_a_finished_run_is_never_continued_but_resume_path_shows_its_report(call
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
     assert (first / "report.txt").read_bytes() == (second / "report.txt").read_bytes()
     assert (first / "predictions.npz").read_bytes() == (second / "predictions.npz").read_bytes()
-    for path in (first, first / "last.ckpt"):
+    for path in (first, first / "last.safetensors"):
         code, out, _ = call(f"resume={path}")
         assert code == 0
         assert (first / "report.txt").read_text() in out
@@ -257,7 +257,7 @@ def test_init_from_takes_weights_alone(call: Cli) -> None:
     )
     assert code == 0, err
     first, second = (checkpoint.load(Path(name) / folders.BEST)[0] for name in ("first", "second"))
-    torch.testing.assert_close(first["model/head.2.weight"], second["model/head.2.weight"])
+    torch.testing.assert_close(first["head.2.weight"], second["head.2.weight"])
     code, _, err = call(*SMALL, "out=third", "init_from=first", "width=10")
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -337,13 +337,13 @@ def test_a_sweep_of_one_run_says_so(call: Cli) -> None:
 
 def test_no_usable_checkpoint_is_3_and_never_a_fresh_start(call: Cli) -> None:
     assert call(*SMALL, "out=run", "trainer.max_time=1e-9")[0] == 7
-    for name in ("last.ckpt", "last.prev.ckpt"):
+    for name in ("last.safetensors", "last.prev.safetensors"):
         content = bytearray(Path("run", name).read_bytes())
         content[len(content) // 2] ^= 1
         Path("run", name).write_bytes(content)
     code, _, err = call("resume=run")
     assert code == 3
-    assert "run/last.ckpt: damaged" in err
+    assert "run/last.safetensors: damaged" in err
     code, _, err = call("evaluate", "run", command="skiplab")
     assert code == 3
 
@@ -351,7 +351,7 @@ def test_no_usable_checkpoint_is_3_and_never_a_fresh_start(call: Cli) -> None:
 def test_a_checkpoint_of_another_network_is_refused(call: Cli) -> None:
     assert call(*SMALL, "out=one", "trainer.max_time=1e-9")[0] == 7
     assert call(*SMALL, "out=other", "width=10", "trainer.max_time=1e-9")[0] == 7
-    Path("one/last.ckpt").write_bytes(Path("other/last.ckpt").read_bytes())
+    Path("one/last.safetensors").write_bytes(Path("other/last.safetensors").read_bytes())
     code, _, err = call("resume=one")
     assert code in (2, 3)
     assert len(err.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,15 +50,20 @@ def check_flags(source: str, flags: argparse.Namespace) -> None:
         )
 
 
-def resume_command(path: Path, texts: Sequence[str]) -> int:
+def resume_command(
+    path: Path, texts: Sequence[str], *, stop_signal: StopSignal | None = None
+) -> int:
     """Go on with the run at `path`, its own config changed by the overrides `texts`.
 
-    Returns the exit code. Raises UsageError if there is no run, or a value may not change.
+    `stop_signal` is one that the caller has entered. Returns the exit code. Raises UsageError if
+    there is no run, or a value may not change.
     """
     folder = find_folder(path)
-    with StopSignal() as stop_signal, lock.hold(folder):
+    with ExitStack() as stack:
+        heeded = stop_signal or stack.enter_context(StopSignal())
+        stack.enter_context(lock.hold(folder))
         config = update_config(folder, texts)
-        return launch(config, stop_signal, locked=folder)
+        return launch(config, heeded, locked=folder)
 
 
 def find_folder(path: Path) -> Path:
@@ -129,7 +135,9 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     """
     is_finished = folders.is_finished(folder)
     if is_finished and not folders.has_state(folder):
-        raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
+        raise CheckpointError(
+            f"{folder}: finished, and its {folders.LAST} is gone: it cannot go on"
+        )
     check_data(after)
     if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")
@@ -145,8 +153,7 @@ def check_data(config: Config) -> None:
 
     Raises UsageError if they are not to be had.
     """
-    from skiplab import build
-    from skiplab.data import splits
+    from skiplab import data_files
 
     for split in ("train", "test"):
-        splits.find(config.dataset.name, split, root=build.root_of(config))
+        data_files.find(config, split)

@@ -28,6 +28,7 @@ class Verb:
 
 VERBS = {
     "evaluate": Verb("the report of a run's checkpoint, from its folder alone"),
+    "predict": Verb("what a trained network says of images"),
     "list": Verb("the runs under a folder, and the command that goes on with each"),
     "draw": Verb("the four pictures of finished runs, which a sweep leaves out"),
     "compare": Verb(

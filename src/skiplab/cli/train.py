@@ -87,8 +87,16 @@ def start_command(quoted: Sequence[str], flags: argparse.Namespace) -> int:
         return run_once([grammar.evaluated(text) for text in flags.overrides], stop_signal)
 
 
-def run_once(texts: Sequence[str], stop_signal: StopSignal) -> int:
-    """Run the config of a command line without a sweep, and return the exit code."""
+def run_once(
+    texts: Sequence[str],
+    stop_signal: StopSignal,
+    *,
+    chosen: Callable[[Path], None] | None = None,
+) -> int:
+    """Run the config of a command line without a sweep, and return the exit code.
+
+    `chosen` is called with the run's folder once it is locked.
+    """
     from skiplab.config import compose
     from skiplab.launch import OUTPUTS, launch, write_hydra_record
 
@@ -98,7 +106,7 @@ def run_once(texts: Sequence[str], stop_signal: StopSignal) -> int:
     config = compose.compose_config(texts)
     parent = OUTPUTS / time.strftime("%Y-%m-%d")
     prefix = time.strftime("%H-%M-%S")
-    return launch(config, stop_signal, parent=parent, prefix=prefix, record=record)
+    return launch(config, stop_signal, parent=parent, prefix=prefix, record=record, chosen=chosen)
 
 
 def run_hydra(arguments: Sequence[str], task: Callable[[Any], None]) -> int:

@@ -25,10 +25,11 @@ from skiplab.launch import launch, resolve_machine
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal, let_through
 from skiplab.runs import atomic, checkpoint, folders, status
+from skiplab.runs.folders import BEST, LAST
 from skiplab.study import workers
 from skiplab.words import counted
 
-COMPARED = (folders.LAST, folders.BEST, "metrics.jsonl", "report.txt", "predictions.npz")
+COMPARED = (LAST, BEST, "metrics.jsonl", "report.txt", "predictions.npz")
 # Saves of a shortened run, which is evaluated as often.
 NUM_SAVES = 6
 # The runs are forked from one process, which imports these modules once.
@@ -220,7 +221,9 @@ def unfinished_files(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {
-        name for name in os.listdir(folder) if name.endswith(atomic.TEMPORARY) and ".ckpt-" in name
+        name
+        for name in os.listdir(folder)
+        if name.endswith(atomic.TEMPORARY) and name.startswith((f".{LAST}-", f".{BEST}-"))
     }
 
 
@@ -240,8 +243,11 @@ def digests(folder: Path) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for name in COMPARED:
-        if name.endswith(".ckpt"):
-            tensors, facts = checkpoint.load(folder / name)
+        if name in (LAST, BEST):
+            # A run of an earlier release has them under other names.
+            newest = next(iter(checkpoint.generations(folder / name)), folder / name)
+            tensors, facts = checkpoint.load(newest)
+            name = newest.name
             for key, tensor in tensors.items():
                 content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
                 found[f"{name}: {key}"] = sha256(content)
@@ -323,7 +329,7 @@ def describe(verdict: Verdict) -> str:
     if killed.steps:
         steps = ["none yet" if step < 0 else str(step) for step in killed.steps[:12]]
         more = " ..." if len(killed.steps) > 12 else ""
-        lines.append(f"           last.ckpt then stood at step {', '.join(steps)}{more}")
+        lines.append(f"           {LAST} then stood at step {', '.join(steps)}{more}")
     for name in COMPARED:
         parts = sorted(key for key in verdict.expected if key.startswith(name))
         digest = sha256("".join(verdict.expected[key] for key in parts).encode())[:16]

@@ -17,7 +17,7 @@ from skiplab.paths import conf_folder, groups
 
 # Keys whose values are taken as typed. Hydra's grammar stumbles over = , ( in a path, and would
 # sweep over a list.
-AS_TYPED = ("resume", "init_from", "dataset.root", "trainer.probe")
+AS_TYPED = ("resume", "init_from", "dataset.root", "dataset.list", "trainer.probe")
 
 
 def parsed(texts: Sequence[str]) -> list[Override]:

@@ -30,6 +30,50 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Folder:
+    """dataset=folder: images of your own. What is empty is read from them, once a run begins."""
+
+    name: str = key("the data set", option_of="dataset", fixed=True)
+    root: str | None = key(
+        "folder with train/CLASS/*, val/ and test/, or with CLASS/*", changes_numbers=False
+    )
+    list: str | None = key(
+        "in place of root: a CSV or JSON-lines file of path, label, split, or an npz file",
+        changes_numbers=False,
+    )
+    channels: int | str = key(
+        "colour planes of an image: 1 or 3; auto: 1 if every image is grey",
+        at_least=1,
+        word="auto",
+        fixed=True,
+    )
+    size: str = key(
+        "height and width to resize to, in pixels: 32, or 24x32",
+        pattern=r"[1-9]\d{0,4}(x[1-9]\d{0,4})?",
+        expected="a number of pixels, or HEIGHTxWIDTH,",
+        fixed=True,
+    )
+    classes: tuple[str, ...] = key("class names, in the order of their labels", fixed=True)
+    train_images: int = key("images to train on, validation included", at_least=0, fixed=True)
+    val_images: int = key("images of a validation set of their own", at_least=0, fixed=True)
+    test_images: int = key("images to test on", at_least=0, fixed=True)
+    test_fraction: float = key(
+        "part of each class that is for the test, where no folder or column says",
+        at_least=0,
+        below=1,
+        fixed=True,
+    )
+    test_seed: int = key("seed of that part; seed= leaves it as it is", at_least=0, fixed=True)
+    skip_unreadable: bool = key("leave out images that cannot be read", changes_numbers=False)
+    flip_keeps_label: bool = key("whether a mirrored image keeps its label", fixed=True)
+    mean: tuple[float, ...] = key("per channel, of pixels in [0, 1]", fixed=True)
+    std: tuple[float, ...] = key("per channel, of pixels in [0, 1]", above=0, fixed=True)
+    sha256: str | None = key(
+        "SHA-256 of the images' files, labels and parts; Skiplab writes it", fixed=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """The network around the blocks."""
 

@@ -22,21 +22,24 @@ def keys_by_name(group: str) -> Mapping[str, frozenset[str]]:
 def _keys_by_name(folder: Path) -> Mapping[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for path in sorted(folder.glob("*.yaml")):
-        section = _section(path)
+        # Most files state no name, and reading YAML takes time.
+        section = section_of(path, holding="name:")
         name = section.get("name")
         if isinstance(name, str) and (name not in found or name == path.stem):
             found[name] = frozenset(map(str, section)) - {"defaults"}
     return found
 
 
-def _section(path: Path) -> Mapping[object, object]:
-    """Return what a preset states of its own group; nothing if the file cannot be read.
+def section_of(path: Path, *, holding: str = "") -> Mapping[object, object]:
+    """Return what a preset states of its own group, if its text has `holding` in it.
+
+    Nothing if the file cannot be read.
 
     Composing reports such a file, if a command chooses it.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        tree = sections.tree_of(text) if "name:" in text else {}
+        tree = sections.tree_of(text) if holding in text else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     if not isinstance(tree, dict):

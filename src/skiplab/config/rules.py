@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from skiplab import families
-from skiplab.config.options import Multistep, Muon, Sgd
+from skiplab.config.options import Folder, Multistep, Muon, Sgd
 from skiplab.config.schema import Config
 
 # Data sets that come with a package: dataset.root means nothing to them.
@@ -14,14 +14,41 @@ BUNDLED = ("digits",)
 ROWS = ("accuracy", "macro avg", "weighted avg")
 
 
-def image_size(config: Config) -> int:
+def image_size(config: Config) -> tuple[int, int]:
     """Return the height and width of what the network sees, in pixels."""
-    return config.dataset.resize or config.dataset.size
+    dataset = config.dataset
+    if isinstance(dataset, Folder):
+        height, _, width = dataset.size.partition("x")
+        return int(height), int(width or height)
+    side = dataset.resize or dataset.size
+    return side, side
+
+
+def channels(config: Config) -> int:
+    """Return the colour planes of an image. Those of a folder are known once it was read."""
+    return len(config.dataset.mean)
+
+
+def is_unread(config: Config) -> bool:
+    """Tell whether classes, counts and mean are still to be read from the images themselves."""
+    return isinstance(config.dataset, Folder) and config.dataset.sha256 is None
+
+
+def has_own_validation(config: Config) -> bool:
+    """Tell whether the data bring a validation set, so that val_fraction holds out nothing."""
+    return isinstance(config.dataset, Folder) and config.dataset.val_images > 0
+
+
+def num_held_out(config: Config) -> int:
+    """Return the number of training images that val_fraction holds out for validation."""
+    if has_own_validation(config):
+        return 0
+    return round(config.val_fraction * config.dataset.train_images)
 
 
 def steps_per_epoch(config: Config) -> int:
     """Return the optimizer steps of an epoch, by the counts that the data set's config states."""
-    images = config.dataset.train_images - round(config.val_fraction * config.dataset.train_images)
+    images = config.dataset.train_images - num_held_out(config)
     if config.trainer.drop_last:
         return max(1, images // config.batch_size)
     return max(1, -(-images // config.batch_size))
@@ -60,7 +87,8 @@ def _network_problems(config: Config) -> Iterable[str]:
             yield problem
     if problem := families.depth_problem(network, block, config.depth):
         yield problem
-    key = "dataset.resize" if config.dataset.resize else "dataset.size"
+    is_resized = not isinstance(config.dataset, Folder) and config.dataset.resize
+    key = "dataset.resize" if is_resized else "dataset.size"
     if problem := families.size_problem(network, image_size(config), key=key):
         yield problem
 
@@ -107,12 +135,13 @@ def _run_problems(config: Config) -> Iterable[str]:
         )
     if trainer.ema_warmup and trainer.ema == 0:
         yield "trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0"
-    if trainer.early_stop is not None and config.val_fraction == 0:
+    has_validation = config.val_fraction > 0 or has_own_validation(config) or is_unread(config)
+    if trainer.early_stop is not None and not has_validation:
         yield (
             f"trainer.early_stop={trainer.early_stop}: there is no validation set to stop by; "
             "set val_fraction above 0"
         )
-    if config.evaluator.split == "val" and config.val_fraction == 0:
+    if config.evaluator.split == "val" and not has_validation:
         yield (
             "evaluator.split=val: there is no validation set to report on; set val_fraction above 0"
         )
@@ -136,6 +165,34 @@ def _optimizer_problems(config: Config) -> Iterable[str]:
 def _data_problems(config: Config) -> Iterable[str]:
     """Yield what the data set does not allow."""
     dataset = config.dataset
+    if isinstance(dataset, Folder):
+        yield from _folder_problems(dataset)
+    if not is_unread(config):
+        yield from _content_problems(config)
+    if config.batch_size == 1 and config.norm == "batch":
+        yield ("batch_size=1: norm=batch cannot normalise one value; take at least 2, or norm=none")
+    yield from _augment_problems(config)
+
+
+def _folder_problems(dataset: Folder) -> Iterable[str]:
+    """Yield what is wrong with the keys of dataset=folder, whatever the images are."""
+    if dataset.root is None and dataset.list is None:
+        yield (
+            "dataset.root=null: dataset=folder reads images of your own; "
+            "take dataset.root=FOLDER, or dataset.list=FILE (CSV, JSON lines or npz)"
+        )
+    if dataset.root is not None and dataset.list is not None:
+        yield (
+            f"dataset.list={dataset.list}: its paths are relative to the list itself, "
+            "so dataset.root says nothing; leave one of them out"
+        )
+    if dataset.channels not in ("auto", 1, 3):
+        yield f"dataset.channels={dataset.channels}: take 1 (grey), 3 (colour) or auto"
+
+
+def _content_problems(config: Config) -> Iterable[str]:
+    """Yield what is wrong with what the data set's images are said to be."""
+    dataset = config.dataset
     for name in ("mean", "std"):
         values = list(getattr(dataset, name))
         if len(values) != dataset.channels:
@@ -146,9 +203,9 @@ def _data_problems(config: Config) -> Iterable[str]:
     if len(dataset.classes) < 2:
         yield f"dataset.classes={list(dataset.classes)}: at least 2 classes are expected"
     yield from _class_problems(dataset.classes)
-    validation = round(config.val_fraction * dataset.train_images)
+    validation = num_held_out(config)
     training = dataset.train_images - validation
-    if config.val_fraction > 0 and validation < 1:
+    if config.val_fraction > 0 and validation < 1 and not has_own_validation(config):
         least = 1 / dataset.train_images
         yield (
             f"val_fraction={config.val_fraction}: holds out none of {dataset.train_images} images; "
@@ -159,13 +216,10 @@ def _data_problems(config: Config) -> Iterable[str]:
             f"batch_size={config.batch_size}: larger than the training set, "
             f"{training} images of {dataset.name}"
         )
-    if config.batch_size == 1 and config.norm == "batch":
-        yield ("batch_size=1: norm=batch cannot normalise one value; take at least 2, or norm=none")
-    yield from _augment_problems(config)
 
 
 def _augment_problems(config: Config) -> Iterable[str]:
-    dataset, augment, size = config.dataset, config.augment, image_size(config)
+    dataset, augment, size = config.dataset, config.augment, min(image_size(config))
     mirrored = f"a mirrored image of {dataset.name} does not keep its label"
     if augment.flip in ("random", "alternating") and not dataset.flip_keeps_label:
         yield f"augment.flip={augment.flip}: {mirrored}; take auto or none"

@@ -14,6 +14,7 @@ from skiplab.config.options import (
     Constant,
     Cosine,
     Dataset,
+    Folder,
     Linear,
     Model,
     Multistep,
@@ -108,7 +109,9 @@ class Trainer:
     )
     eval_every: float = key("epochs between evaluations", above=0)
     eval_train: bool = key("a second pass over the training set at each evaluation")
-    save_every: float = key("epochs between saves of last.ckpt", above=0, changes_numbers=False)
+    save_every: float = key(
+        "epochs between saves of last.safetensors", above=0, changes_numbers=False
+    )
     log_every: int = key(
         "optimizer steps between log points (the host waits there); 1 prints each step",
         at_least=1,
@@ -202,7 +205,7 @@ class Config:
     shortcut: bool = key("false: the plain twin, the same layers without shortcuts", fixed=True)
     init: Literal["torch", "he"] = key("initial weights", fixed=True)
     model: Model | Airbench
-    dataset: Dataset
+    dataset: Dataset | Folder
     augment: Augment
     optimizer: Sgd | Adam | Muon
     scheduler: Constant | Cosine | Multistep | OneCycle | Linear

@@ -4,18 +4,20 @@ import functools
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from skiplab import __version__, regular
-from skiplab.config import keys, rules, sections
+from skiplab.config import keys, presets, rules, sections
+from skiplab.config.options import Folder
 from skiplab.config.schema import Config
-from skiplab.config.validate import check, convert_value
+from skiplab.config.validate import check, convert_value, schema_of
 from skiplab.errors import UsageError
+from skiplab.paths import conf_folder
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -100,6 +102,52 @@ def identity_values(config: Config) -> dict[str, Any]:
     changing = _shape_of(config).neutral
     kept = {path: values[path] for path, neutral in changing if values[path] != neutral}
     return kept | own_values(config)
+
+
+# The root of a folder of images, where only the network of a run is known.
+NOT_STORED = "not-stored-with-the-weights"
+
+
+def of_values(values: Mapping[str, object]) -> Config:
+    """Make a config of what `identity_values` gave. Keys that change no number are as in conf/.
+
+    Raises UsageError if it is not the config of a run.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in dict(values).items():
+        section, _, name = path.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    for path, value in _machine_values(tree):
+        section, _, name = path.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree).setdefault(name, value)
+    return check(tree, is_stored=True)
+
+
+def _machine_values(tree: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield the keys that change no number and have no neutral value, as conf/ states them."""
+    stated = yaml.safe_load((conf_folder() / "config.yaml").read_text(encoding="utf-8"))
+    for name, kind in keys.hints(Config).items():
+        schemas = [v for v in keys.variants(kind) if is_dataclass(v) and isinstance(v, type)]
+        if not schemas:
+            continue
+        option = str(tree.get(name, {}).get("name", "default"))
+        options = presets.keys_by_name(name)
+        if len(schemas) > 1 and option in options:
+            schemas = [schema_of(option, options[option], schemas)]
+        preset = presets.section_of(conf_folder() / name / f"{option}.yaml")
+        if schemas[0] is Folder:
+            # These images have no place of their own, so conf/ cannot state one.
+            preset = {**preset, "root": NOT_STORED}
+        for f in fields(schemas[0]):
+            if _is_of_machine(f):
+                yield f"{name}.{f.name}", preset.get(f.name)
+    for f in fields(Config):
+        if f.metadata and _is_of_machine(f):
+            yield f.name, stated.get(f.name)
+
+
+def _is_of_machine(f: "Field[Any]") -> bool:
+    return not f.metadata["changes_numbers"] and f.metadata["neutral"] is MISSING
 
 
 def identity(config: Config) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from skiplab import locations
 from skiplab.config import keys, lexicon, presets, rules
+from skiplab.config.options import Folder
 from skiplab.config.schema import Change, Config
 from skiplab.config.values import choose, convert, nearest, shown
 from skiplab.errors import UsageError
@@ -39,7 +40,7 @@ def check(tree: Mapping[str, object], *, is_stored: bool = False) -> Config:
 
 
 # The keys that name a file or folder. Whoever goes on with a run reads it from any other folder.
-PATHS = ("dataset.root", "init_from")
+PATHS = ("dataset.root", "dataset.list", "init_from")
 
 
 def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
@@ -49,6 +50,8 @@ def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
         config = replace(config, init_from=absolute_value("init_from", config.init_from))
     except UsageError as error:
         problems.append(str(error))
+    if isinstance(config.dataset, Folder):
+        return with_absolute_folder(config, config.dataset, problems), problems
     # A bundled data set reads no root, so a root that conf/ gives does no harm.
     if config.dataset.name not in rules.BUNDLED:
         try:
@@ -58,6 +61,17 @@ def with_absolute_paths(config: Config) -> tuple[Config, list[str]]:
         except UsageError as error:
             problems.append(str(error))
     return config, problems
+
+
+def with_absolute_folder(config: Config, dataset: Folder, problems: list[str]) -> Config:
+    """Return the config with the absolute paths of images of one's own."""
+    paths: dict[str, str | None] = {}
+    for name, value in (("root", dataset.root), ("list", dataset.list)):
+        try:
+            paths[name] = absolute_value(f"dataset.{name}", value)
+        except UsageError as error:
+            problems.append(str(error))
+    return replace(config, dataset=replace(dataset, **paths))
 
 
 def absolute_value(path: str, value: T) -> T | str:

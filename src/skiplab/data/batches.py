@@ -23,7 +23,7 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
 class Normalize:
     """Compute (x / 255 - mean) / std per channel, on `device`.
 
-    Takes uint8 (B, H, W, C) on any device; returns float32 (B, C, H, W).
+    Takes uint8 (B, H, W, C) of `size` (H, W) on any device; returns float32 (B, C, H, W).
     """
 
     def __init__(
@@ -31,14 +31,15 @@ class Normalize:
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        size: int,
+        size: tuple[int, int],
         channels_last: bool,
         device: torch.device,
     ):
         deviation, centre = torch.tensor(std), torch.tensor(mean)
         # They cover a whole flat image, because broadcasting (C,) over pixels is far slower.
-        self.scale = (1 / (255 * deviation)).repeat(size * size).to(device)
-        self.shift = (-centre / deviation).repeat(size * size).to(device)
+        num_pixels = size[0] * size[1]
+        self.scale = (1 / (255 * deviation)).repeat(num_pixels).to(device)
+        self.shift = (-centre / deviation).repeat(num_pixels).to(device)
         self.channels_last = channels_last
         self.device = device
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from skiplab.errors import OutOfMemory
 from skiplab.machine.cpu import cgroups
+from skiplab.words import in_bytes
 
 # Copies of the weights, at least: themselves, their gradients and one moment of the optimizer.
 COPIES = 3
@@ -111,7 +112,7 @@ def check(size: int, what: str, advice: str) -> None:
 
 def in_words(size: int) -> str:
     """Return a number of bytes as `1.4 GiB`; small sizes in MiB."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+    return in_bytes(size)
 
 
 def available(root: Path = Path("/")) -> int | None:

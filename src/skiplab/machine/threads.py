@@ -43,7 +43,7 @@ def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.update(WAITING)
 
 
-def given(
+def shared_cores(
     *, environment: Mapping[str, str] | None = None, root: Path = Path("/")
 ) -> tuple[int, str]:
     """Return how many cores this process and its children share, at least 1, and what says so."""
@@ -61,7 +61,7 @@ def limit(
 
     The cores, a CPU quota or the environment may be the limit.
     """
-    number, where = given(environment=environment, root=root)
+    number, where = shared_cores(environment=environment, root=root)
     variables = os.environ if environment is None else environment
     return least([(number // processes, where), *stated(PER_PROCESS, variables)])
 

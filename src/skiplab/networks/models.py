@@ -37,7 +37,7 @@ def deepcnn(plan: Plan) -> Stages:
     The stem makes 8x8 of 32x32. The head has dropout and a linear layer.
     """
     width, bias, norm = plan.width, plan.style.bias, plan.style.norm
-    side = plan.size // 2 // 2 // 2
+    height, breadth = (side // 2 // 2 // 2 for side in plan.size)
     # The stem pools before relu. Both are monotone, so outputs and gradients are bit for bit
     # identical, and relu has a quarter of the work.
     stem = nn.Sequential(
@@ -53,7 +53,7 @@ def deepcnn(plan: Plan) -> Stages:
     )
     middle = plan.stage(width, width, plan.depth, stride=1) if plan.depth else nn.Identity()
     activation = plan.ending(width) if plan.depth else nn.ReLU(inplace=True)
-    linear = nn.Linear(width * side * side, plan.num_classes)
+    linear = nn.Linear(width * height * breadth, plan.num_classes)
     return OrderedDict(
         stem=stem,
         blocks=middle,
@@ -136,7 +136,7 @@ class Network(nn.Sequential):
 
 
 def build(name: str, plan: Plan, *, init: str) -> Network:
-    """Build the network `name` for images (B, channels, size, size): logits (B, num_classes).
+    """Build the network `name` for images (B, channels, *size): logits (B, num_classes).
 
     Draws the initial weights from torch's default generator; `init` is torch or he. Raises
     UsageError, in one line, for what cannot be built: a depth that the network does not have, a

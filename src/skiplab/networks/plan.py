@@ -27,7 +27,7 @@ class Plan:
     # Colour planes of an image.
     channels: int
     # Height and width of an image, in pixels.
-    size: int
+    size: tuple[int, int]
     num_classes: int
 
     def stage(

@@ -21,10 +21,10 @@ class Summary:
     stages: dict[str, tuple[tuple[int, ...], int]]
 
 
-def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
+def summarize(model: nn.Sequential, *, channels: int, size: tuple[int, int]) -> Summary:
     """Count parameters, and the multiply-accumulates of convolutions and linear layers.
 
-    The images have `channels` planes of `size` x `size` pixels. The model is left as it was.
+    The images have `channels` planes of `size` (height, width) pixels. The model is left as it was.
     """
     macs = 0
     shapes: dict[str, tuple[int, ...]] = {}
@@ -45,7 +45,7 @@ def summarize(model: nn.Sequential, *, channels: int, size: int) -> Summary:
     parameter = next(model.parameters())
     was_training = model.training
     with torch.inference_mode():
-        image = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
+        image = torch.zeros(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
         # A call would have a compiled model compiled again, for a batch of one.
         model.eval().forward(image)
     model.train(was_training)

@@ -17,7 +17,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def write(
     path: Path,
-    content: bytes | Iterable[bytes],
+    content: bytes | Iterable[bytes | memoryview],
     *,
     before_replacing: Callable[[Path], None] | None = None,
 ) -> None:

@@ -1,40 +1,33 @@
-"""The checkpoint container: no pickle, written atomically and in the background.
+"""A run's checkpoints: written atomically and in the background, one generation kept before each.
 
-Its SHA-256 is checked before anything in it is parsed.
-
-8 bytes   b"SKIPLAB1"                  format 1
-32 bytes  SHA-256 of all that follows
-8 bytes   length of the facts, little-endian
-...       facts: canonical JSON
-...       tensors: the safetensors format
-
-A checkpoint NAME.ckpt keeps one generation before it, NAME.prev.ckpt.
+The generation before NAME.safetensors is NAME.prev.safetensors. `container.py` has the format.
 """
 
-import hashlib
-import json
 import os
-import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skiplab.errors import CheckpointError
-from skiplab.runs import atomic
+from skiplab.runs import atomic, container
+from skiplab.runs.container import load, peek, stated_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["load", "peek", "stated_digest"]
+
 Content = TypeVar("Content")
-MAGIC = b"SKIPLAB1"
-HEADER_SIZE = len(MAGIC) + 32 + 8
+# The suffix of checkpoints of format 1.
+SUFFIX_1 = ".ckpt"
 
 
 def keep(path: Path) -> None:
     """Keep `path` as `previous(path)` too. It stays where it is, so that readers find it.
 
-    Does nothing if there is no such file. At every moment one of the two is whole.
+    Does nothing if there is no such file. At every moment one of the two is whole. What an earlier
+    release left in format 1 is then needed no more, and removed.
     """
     if not path.exists():
         return
@@ -50,6 +43,8 @@ def keep(path: Path) -> None:
         # A rename between two links of one file does nothing. They are there if a save was cut off
         # just before.
         second.unlink(missing_ok=True)
+    for old in _of_format_1(path):
+        old.unlink(missing_ok=True)
 
 
 def promote(path: Path) -> None:
@@ -57,7 +52,11 @@ def promote(path: Path) -> None:
 
     Otherwise the next save would keep the damaged one.
     """
-    os.replace(previous(path), path)
+    if previous(path).exists():
+        os.replace(previous(path), path)
+    # The one before is of format 1, and keeps its name.
+    elif any(old.exists() for old in _of_format_1(path)):
+        path.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:
@@ -65,104 +64,26 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.prev{path.suffix}")
 
 
+def _of_format_1(path: Path) -> list[Path]:
+    """Return where an earlier release wrote `path` and the generation before it, in format 1."""
+    old = path.with_suffix(SUFFIX_1)
+    return [] if old == path else [old, previous(old)]
+
+
 def generations(path: Path) -> list[Path]:
-    """Return the checkpoint and the generation before it, as far as they exist."""
-    return [each for each in (path, previous(path)) if each.exists()]
+    """Return the checkpoint and the generations before it, newest first, as far as they exist.
+
+    Those of format 1 come last, since no release that writes format 2 writes them.
+    """
+    return [each for each in (path, previous(path), *_of_format_1(path)) if each.exists()]
 
 
 def save(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON facts as one container, and keep the one before.
+    """Write tensors and JSON facts as one file, and keep the one before.
 
     Raises ValueError for a fact that is not finite, FolderError where the file cannot be written.
     """
-    # This imports torch, which `peek` and the command line do without.
-    import safetensors.torch
-
-    body = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    text = json.dumps(facts, sort_keys=True, allow_nan=False).encode()
-    length = len(text).to_bytes(8, "little")
-    digest = hashlib.sha256(length + text)
-    digest.update(body)
-    whole = (MAGIC + digest.digest() + length + text, body)
-    atomic.write(path, whole, before_replacing=keep)
-
-
-def load(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Return the tensors, on the CPU, and the facts of a container.
-
-    Raises CheckpointError naming the file if it is not whole.
-    """
-    import safetensors.torch
-    from safetensors import SafetensorError
-
-    with _opened(path) as file:
-        facts = _read_facts(path, file)
-        try:
-            return safetensors.torch.load(file.read()), facts
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise CheckpointError(f"{path}: its tensors cannot be read ({reason})") from None
-
-
-def peek(path: Path) -> dict[str, Any]:
-    """Return only the facts of a container, checked as `load` does. Needs no torch."""
-    with _opened(path) as file:
-        return _read_facts(path, file)
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        # Reading a pipe would never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: not a file")
-        return path.open("rb")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
-    """Check the container, a piece at a time, and leave `file` where its tensors begin."""
-    try:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(HEADER_SIZE)
-        if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
-            raise CheckpointError(f"{path}: not a Skiplab checkpoint of format 1")
-        digest = hashlib.sha256(head[-8:])
-        while piece := file.read(2**20):
-            digest.update(piece)
-        if digest.digest() != head[len(MAGIC) : -8]:
-            raise CheckpointError(
-                f"{path}: damaged: its SHA-256 is not the one it was written with"
-            )
-        length = int.from_bytes(head[-8:], "little")
-        # Checked before memory is taken for it.
-        if length > size - HEADER_SIZE:
-            raise CheckpointError(
-                f"{path}: damaged: {length:,} bytes of facts in a file of {size:,}"
-            )
-        file.seek(HEADER_SIZE)
-        facts = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: its facts are not JSON") from None
-    if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: its facts are not a mapping")
-    return facts
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 that a container states of itself, in hexadecimal.
-
-    Raises CheckpointError if it is no container.
-    """
-    with _opened(path) as file:
-        head = file.read(HEADER_SIZE)
-    if len(head) < HEADER_SIZE or not head.startswith(MAGIC):
-        raise CheckpointError(f"{path}: not a Skiplab checkpoint of format 1")
-    return head[len(MAGIC) : -8].hex()
+    atomic.write(path, container.pack(tensors, facts), before_replacing=keep)
 
 
 def newest(path: Path) -> "tuple[tuple[dict[str, Tensor], dict[str, Any]], CheckpointError | None]":
@@ -206,8 +127,11 @@ def restore(path: Path, *, step: int) -> None:
             problem = problem or error
             continue
         if found[-1] == step:
-            if each != path:
+            if each.suffix == path.suffix and each != path:
                 os.replace(each, path)
+            elif each.suffix != path.suffix:
+                path.unlink(missing_ok=True)
+                previous(path).unlink(missing_ok=True)
             return
     if step > 0 and not any(isinstance(other, int) and other > step for other in found):
         raise problem or CheckpointError(

@@ -12,8 +12,8 @@ from skiplab import regular
 from skiplab.errors import FolderError
 
 CONFIG = "config.yaml"
-LAST = "last.ckpt"
-BEST = "best.ckpt"
+LAST = "last.safetensors"
+BEST = "best.safetensors"
 RESULT = "result.json"
 LOG = "run.log"
 METRICS = "metrics.jsonl"
@@ -21,7 +21,13 @@ TIMING = "timing.jsonl"
 PREDICTIONS = "predictions.npz"
 REPORT = "report.txt"
 READS = "test_reads.jsonl"
-CHECKPOINTS = (LAST, BEST, "last.prev.ckpt", "best.prev.ckpt")
+# Earlier releases wrote format 1, with the suffix .ckpt.
+CHECKPOINTS = tuple(
+    f"{name}{generation}{suffix}"
+    for suffix in (".safetensors", ".ckpt")
+    for name in ("last", "best")
+    for generation in ("", ".prev")
+)
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 # Names that must be files, and names that must be folders, in the folder of a run or a study.
 FILES = {

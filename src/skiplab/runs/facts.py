@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, beside its tensors. Imports no torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class Origin:
 
     # Of the run's training: evaluator.split is left aside.
     identity: str | None
-    # The run's keys that are not neutral; `best` has none.
+    # The run's keys that are not neutral. `best` of format 1 has none.
     config: Tree | None = None
 
     def as_tree(self) -> dict[str, object]:
@@ -117,8 +117,25 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What the network was trained on. It sees (x / 255 - mean) / std of uint8 pixels x."""
+
+    # In the order of the network's outputs.
+    classes: Sequence[str]
+    # Colour planes, and height and width in pixels.
+    channels: int
+    size: tuple[int, int]
+    # Per channel, of pixels in [0, 1].
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestFacts:
-    """The facts of `best`: which step its weights are of, and what they score on validation."""
+    """The facts of `best`: which step its weights are of, and what they score on validation.
+
+    With the run's keys and the images, they are enough to use the network.
+    """
 
     step: int
     # A share of 1, and nats per image.
@@ -126,6 +143,7 @@ class BestFacts:
     loss: float
     network: str
     run: Origin
+    images: ImageFacts
 
     def as_tree(self) -> dict[str, object]:
         """Return what the checkpoint holds."""
@@ -135,6 +153,7 @@ class BestFacts:
             "loss": self.loss,
             "network": self.network,
             "run": self.run.as_tree(),
+            **asdict(self.images),
         }
 
 

@@ -9,8 +9,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,23 @@ from skiplab.machine import signals
 tqdm.set_lock(threading.RLock())
 # Seconds after which a run without a bar shows that it lives.
 QUIET = 30
+
+
+@contextmanager
+def counting(total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar of `total` things on a terminal; it gives what counts some of them as done."""
+    if not sys.stderr.isatty():
+        yield lambda _number: None
+        return
+    colour = None if os.environ.get("NO_COLOR") else "green"
+    with tqdm(total=total, unit=unit, colour=colour, dynamic_ncols=True, leave=False) as bar:
+
+        def advance(number: int) -> None:
+            # The terminal may be closed.
+            with suppress(OSError):
+                bar.update(number)
+
+        yield advance
 
 
 class Log:

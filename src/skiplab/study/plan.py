@@ -47,9 +47,9 @@ class Cell:
 def is_own(folder: Path, config: Config) -> bool:
     """Return whether a folder holds the run of a cell's config, finished or not.
 
-    A folder that is named by this identity may hold a config with another trainer.devices: the
-    resolved number, where it was auto or torchrun's. It may not hold a run that a command has
-    changed on the way, which is another run.
+    The folder is named by the identity of the config as it was typed (trainer.devices=auto). The
+    config in it has the resolved number, so its own identity may differ. A run that a command has
+    changed on the way is another run.
     """
     identity, found = stored.identity(config), folders.identity_of(folder)
     if found is None or found == identity:
@@ -136,9 +136,9 @@ def folders_in(folder: Path) -> list[str]:
 def within_budget(config: Config) -> Config:
     """Pin init_from's weights in the config, and set the width that match= and target= ask for.
 
-    Imports torch if they do.
+    Imports torch if they do. Images of one's own are read, and decoded if they were not yet.
     """
-    config = provenance.pin_start(config)
+    config = launch.with_data(provenance.pin_start(config))
     if config.match == "none":
         return config
     from skiplab import budget

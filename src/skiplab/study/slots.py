@@ -14,7 +14,7 @@ from pathlib import Path
 
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.machine.threads import SHARE, given
+from skiplab.machine.threads import SHARE, shared_cores
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def slots_for(configs: Sequence[Config], *, jobs: int | str) -> list[Slot]:
                 "leave jobs out"
             )
         return [Slot(None)]
-    cores, _ = given()
+    cores, _ = shared_cores()
     may_use_gpu = any(each.device == "auto" or each.device.startswith("cuda") for each in configs)
     gpus = visible_gpus() if may_use_gpu else []
     wanted = {config.device for config in configs if ":" in config.device}

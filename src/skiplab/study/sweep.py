@@ -18,6 +18,7 @@ from skiplab.config import compose, grammar, grid
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
 from skiplab.exits import complain
+from skiplab.launch import with_data
 from skiplab.machine import streams
 from skiplab.machine.signals import EXIT_CODES, StopSignal
 from skiplab.runs import folders, lock, status
@@ -69,7 +70,7 @@ def plan_study(texts: Sequence[str]) -> Study:
         # This imports torch.
         from skiplab.study import estimate
 
-        time = estimate.in_words([first], number=number)
+        time = estimate.in_words([with_data(first)], number=number)
         raise UsageError(
             f"{number:,} cells would take about {time}; with more than {MAX_CELLS:,}, "
             "add force=true to run them all the same"

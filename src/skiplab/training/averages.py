@@ -1,6 +1,7 @@
 """Averages of the weights over the steps.
 
-One is evaluated. To the other, the slow weights, training returns.
+`Average` is what evaluation uses. `Lookahead` holds slow weights, to which training is set back
+every k steps.
 """
 
 import copy

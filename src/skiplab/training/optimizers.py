@@ -25,8 +25,9 @@ State = dict[str, Tensor]
 class Rule(Protocol):
     """Updates parameters in place from their gradients.
 
-    Under a GradScaler the gradients are multiplied by `grad_scale`, and nothing is updated where
-    `found_inf` is 1. Both are None without a scaler, or if it has unscaled the gradients before.
+    Under a GradScaler the gradients arrive multiplied by `grad_scale`, and the rule divides by it.
+    It is None if they were unscaled before. Where `found_inf` is 1 the rule updates nothing.
+    Without a scaler both are None.
     """
 
     def __call__(
@@ -258,8 +259,8 @@ def muon_for_filters(
 ) -> Treat:
     """Give filters Muon, and the rest SGD with Nesterov momentum.
 
-    Matrices (the head), and norms and biases, have learning rates of their own. The weight decays
-    are the shares that these lose in a step at the peak of the schedule, whatever their rates are.
+    Matrices (the head), and norms and biases, have learning rates of their own. A weight decay is
+    the share that a weight loses per step at the schedule's peak, whatever its learning rate is.
     """
     rest = sgd_rule(momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=setup.fused)
     filters = muon.muon_rule(

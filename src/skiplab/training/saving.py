@@ -13,7 +13,7 @@ from torch import Tensor
 from skiplab.errors import CheckpointError, Diverged, UsageError
 from skiplab.runs import checkpoint
 from skiplab.runs.checkpoint import under
-from skiplab.runs.facts import BestFacts, Facts, Origin
+from skiplab.runs.facts import BestFacts, Facts, ImageFacts, Origin
 from skiplab.runs.folders import BEST, LAST
 from skiplab.runs.log import Log
 
@@ -25,9 +25,10 @@ class Saver:
     folder: Path
     log: Log
     # Stored in checkpoints, and compared when they are loaded: the network in words, the run's
-    # identity and config, the machine.
+    # identity and config, the images that it is for, the machine.
     network: str
     run: Origin
+    images: ImageFacts
     machine: Mapping[str, str]
     writer: checkpoint.Writer = field(default_factory=checkpoint.Writer)
 
@@ -52,12 +53,13 @@ class Saver:
                 accuracy=facts.progress["best_accuracy"],
                 loss=facts.progress["best_loss"],
                 network=self.network,
-                run=Origin(identity=self.run.identity),
+                run=self.run,
+                images=self.images,
             )
             weights = under("average/", tensors) or under("model/", tensors)
             checkpoint.save(
                 self.folder / BEST,
-                {f"model/{name}": tensor for name, tensor in weights.items()},
+                weights,
                 best.as_tree(),
             )
         checkpoint.save(self.folder / LAST, tensors, facts.as_tree())

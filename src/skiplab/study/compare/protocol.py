@@ -8,6 +8,8 @@ from skiplab.study.compare.results import Result
 
 # These must be the same in all runs, or the runs answer different questions.
 PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
+# What a run chooses for images of its own. Elsewhere the data set's name says it.
+OF_FOLDERS = ("dataset.size", "dataset.channels")
 
 
 def check(results: Sequence[Result], *, by: Sequence[str]) -> None:
@@ -15,8 +17,10 @@ def check(results: Sequence[Result], *, by: Sequence[str]) -> None:
 
     Raises UsageError if they are not.
     """
+    are_folders = {result.values["dataset.name"] for result in results} == {"folder"}
+    protocol = (*PROTOCOL, *OF_FOLDERS) if are_folders else PROTOCOL
     problems = [
-        problem for key in PROTOCOL if (problem := protocol_problem(results, key, by=by))
+        problem for key in protocol if (problem := protocol_problem(results, key, by=by))
     ] or data_problems(results)
     if problems:
         raise UsageError("\n".join(problems))
@@ -24,7 +28,7 @@ def check(results: Sequence[Result], *, by: Sequence[str]) -> None:
 
 def protocol_problem(results: Sequence[Result], key: str, *, by: Sequence[str]) -> str | None:
     """Say that a key of PROTOCOL differs between runs that are not compared by it, or None."""
-    values = {json.dumps(result.values[key]): result for result in results}
+    values = {json.dumps(result.values.get(key)): result for result in results}
     is_compared = key in by or (key.startswith("dataset.") and "dataset.name" in by)
     if len(values) < 2 or is_compared:
         return None

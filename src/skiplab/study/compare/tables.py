@@ -243,18 +243,29 @@ def put(path: Path, content: str) -> None:
     atomic.write(path, content.encode(errors="backslashreplace"))
 
 
-def as_csv(made: Comparison) -> str:
-    """Return a row per group, in plain numbers."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [*made.keys, "metric", "n", "mean", "deviation", "low_95", "high_95", "best", *FIGURES]
-    )
+def as_rows(made: Comparison) -> list[dict[str, object]]:
+    """Return a row per group, in plain numbers: its keys, metric, n, mean and spread, costs."""
+    rows: list[dict[str, object]] = []
     for group in made.groups:
-        spread = [group.deviation, *(group.interval or (None, None))]
-        figures = [group.n, group.mean, *spread, best_of(group, made.metric)]
-        costs = [group.cost(name) for name in FIGURES]
-        writer.writerow([*group.key, made.metric, *figures, *costs])
+        low, high = group.interval or (None, None)
+        keys: dict[str, object] = dict(zip(made.keys, group.key, strict=True))
+        rows.append(
+            keys
+            | {"metric": made.metric, "n": group.n, "mean": group.mean}
+            | {"deviation": group.deviation, "low_95": low, "high_95": high}
+            | {"best": best_of(group, made.metric)}
+            | {name: group.cost(name) for name in FIGURES}
+        )
+    return rows
+
+
+def as_csv(made: Comparison) -> str:
+    """Return `as_rows` as CSV."""
+    buffer = io.StringIO()
+    rows = as_rows(made)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)
     return buffer.getvalue()
 
 
