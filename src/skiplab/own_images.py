@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from skiplab import locations
-from skiplab.config import rules
+from skiplab.config import rules, stored
 from skiplab.config.options import Folder
 from skiplab.config.schema import Config
 from skiplab.data import own
@@ -91,6 +91,11 @@ def resolve(config: Config) -> Config:
             "(evaluator.split=val)"
         )
         config = replace(config, evaluator=replace(config.evaluator, split="val"))
+    if len(stored.dump(config)) > stored.LARGEST:
+        raise UsageError(
+            f"{source.path}: {len(found.classes):,} classes, whose names are too long "
+            f"for a config.yaml of {stored.LARGEST:,} bytes; shorten them"
+        )
     if problems := list(rules.across(config)):
         raise UsageError("\n".join(problems))
     return config
