@@ -1,5 +1,6 @@
 """One's own images, decoded once: the cache, the split, the processes, and what is told."""
 
+import errno
 import os
 import shutil
 import time
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from ownimages import CLASSES, Recorder, draw, make, source
-from skiplab.data import decoding, folder, images, own, parting
+from skiplab import regular
+from skiplab.data import decoding, folder, images, moments, own, parting
 from skiplab.data.decoding import Outcome
 from skiplab.errors import UsageError
 
@@ -52,7 +54,7 @@ def test_mean_and_deviation_are_numpys(tmp_path: Path, recorder: Recorder) -> No
     pixels = opened(of, contents, "train")[0] / 255
     assert contents.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=5.1e-5)
     assert contents.std == pytest.approx(pixels.std((0, 1, 2)), abs=5.1e-5)
-    assert own.mean_and_std([[0, 0]], 9) == ((0.0,), (1.0,))
+    assert moments.mean_and_std([[0, 0]], 9) == ((0.0,), (1.0,))
 
 
 def test_grey_training_images_make_one_channel(tmp_path: Path, recorder: Recorder) -> None:
@@ -287,6 +289,28 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path: Path, recorder: Rec
     # The verdict is kept too.
     assert recorder.prepare(source(root)) == contents
     assert recorder.decoded == 0
+
+
+def test_what_the_system_refuses_now_is_tried_again(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path / "r", count=3)
+    refused = root / "dog/001.png"
+    read = regular.read
+
+    def refusing(path: Path, *, most: int) -> bytes:
+        if path == refused:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path, most=most)
+
+    monkeypatch.setattr(regular, "read", refusing)
+    for _ in range(2):
+        contents = recorder.prepare(source(root))
+        assert contents.unreadable == (f"{refused}: cannot be read (Input/output error)",)
+        assert recorder.decoded == 9
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert recorder.prepare(source(root)).unreadable == ()
 
 
 def test_no_image_at_all_can_be_read(tmp_path: Path, recorder: Recorder) -> None:

@@ -91,6 +91,13 @@ def test_the_same_command_finds_its_run_until_a_file_changes(
     root.rename(tmp_path / "moved")
     code, _, err = call(f"resume={folder}", "trainer.max_time=null", "dataset.root=moved")
     assert code == 0, err
+    # What was decoded is enough for the verbs.
+    (tmp_path / "moved").rename(tmp_path / "gone")
+    code, _, err = call("evaluate", str(folder), command="skiplab")
+    assert code == 0, err
+    code, _, err = call(f"resume={folder}", "epochs=2")
+    assert code == 2
+    assert "there is no such folder" in err
 
 
 def test_a_part_for_validation_is_used_and_none_for_the_test_is_told(
