@@ -142,10 +142,11 @@ def resolve_machine(config: Config) -> Config:
     Raises UsageError if this machine lacks the devices, no width meets the budget, or init_from
     names no run: before a folder is made or data are read.
     """
+    # What is wrong with the images is said before torch is imported.
+    config = with_data(provenance.pin_start(config))
     from skiplab import budget
     from skiplab.machine import devices
 
-    config = with_data(provenance.pin_start(config))
     if config.match != "none":
         config = budget.solve_width(config)
         print(budget.describe(config))

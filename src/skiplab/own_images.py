@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skiplab import locations
-from skiplab.config import rules
+from skiplab.config import rules, stored
 from skiplab.config.options import Folder
 from skiplab.config.schema import Config
 from skiplab.data import own
@@ -34,25 +35,36 @@ def folder_of(config: Config) -> Folder:
 
 
 def source_of(config: Config) -> own.Source:
-    """Return where the images lie and how they are decoded. Raises UsageError for a bad path."""
+    """Return where the images lie and how they are decoded."""
     dataset = folder_of(config)
-    key, text = ("root", dataset.root) if dataset.list is None else ("list", dataset.list)
-    assert text is not None
-    path = locations.given(text, key=f"dataset.{key}")
-    if (kind := locations.kind_of(path)) is None:
-        raise UsageError(f"dataset.{key}={text}: there is no such {wanted_kind(key)}")
-    if kind != f"a {wanted_kind(key)}":
-        advice = f"; did you mean dataset.list={shlex.quote(text)}?" if kind == "a file" else ""
-        raise UsageError(
-            f"dataset.{key}={text}: is {kind}; a {wanted_kind(key)} is expected{advice}"
-        )
+    path = dataset.root if dataset.list is None else dataset.list
+    assert path is not None
     return own.Source(
-        path=path,
+        path=Path(path),
         size=rules.image_size(config),
         channels=dataset.channels if isinstance(dataset.channels, int) else None,
         test_fraction=dataset.test_fraction,
         test_seed=dataset.test_seed,
     )
+
+
+def prepare(config: Config) -> own.Contents:
+    """Return what the images of a config are, from the cache or decoded.
+
+    Raises UsageError if they do not lie where the config says.
+    """
+    dataset, source = folder_of(config), source_of(config)
+    key, path = "root" if dataset.list is None else "list", source.path
+    if (kind := locations.kind_of(path)) is None:
+        raise UsageError(f"dataset.{key}={path}: there is no such {wanted_kind(key)}")
+    if kind != f"a {wanted_kind(key)}":
+        advice = (
+            f"; did you mean dataset.list={shlex.quote(str(path))}?" if kind == "a file" else ""
+        )
+        raise UsageError(
+            f"dataset.{key}={path}: is {kind}; a {wanted_kind(key)} is expected{advice}"
+        )
+    return own.prepare(source, own.Telling(line=print_line, bar=bar))
 
 
 def wanted_kind(key: str) -> str:
@@ -68,7 +80,7 @@ def resolve(config: Config) -> Config:
     other keys.
     """
     dataset, source = folder_of(config), source_of(config)
-    contents = own.prepare(source, own.Telling(line=print_line, bar=bar))
+    contents = prepare(config)
     check_readable(contents, source, dataset)
     if dataset.sha256 is not None:
         check_same(contents, source, dataset)
@@ -91,6 +103,11 @@ def resolve(config: Config) -> Config:
             "(evaluator.split=val)"
         )
         config = replace(config, evaluator=replace(config.evaluator, split="val"))
+    if len(stored.dump(config)) > stored.LARGEST:
+        raise UsageError(
+            f"{source.path}: {len(found.classes):,} classes, whose names are too long "
+            f"for a config.yaml of {stored.LARGEST:,} bytes; shorten them"
+        )
     if problems := list(rules.across(config)):
         raise UsageError("\n".join(problems))
     return config
@@ -175,7 +192,7 @@ def contents_of(config: Config) -> tuple[own.Source, own.Contents]:
     assert dataset.sha256 is not None
     if (kept := own.contents_of(source, dataset.sha256)) is not None:
         return source, kept
-    contents = own.prepare(source, own.Telling(line=print_line, bar=bar))
+    contents = prepare(config)
     check_same(contents, source, dataset)
     return source, contents
 

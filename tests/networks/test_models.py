@@ -47,8 +47,9 @@ def build(name: str, **chosen: Any) -> models.Network:
     options = COMMON | OPTIONS[name] | chosen
     style = Style(**{key: options.pop(key) for key in ("norm", "shortcut", "bias", "projection")})
     init = options.pop("init")
-    # The tests' images are square.
-    options["size"] = (options["size"], options["size"])
+    # The tests' images are square, but for one.
+    if isinstance(options["size"], int):
+        options["size"] = (options["size"], options["size"])
     plan = Plan(**options | {"block": BLOCKS[options["block"]], "style": style})
     return models.build(name, plan, init=init)
 
@@ -304,6 +305,21 @@ def test_every_style_trains_a_step(block: str):
             if isinstance(module, nn.Conv2d)
         )
         check_one_step(model, images(4, 3, 9), 10, norm="batch")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_images_of_two_sides(name: str) -> None:
+    """Height and width are those of the stages, in this order, as a square's are."""
+    chosen = smallest(name, "airbench" if name.startswith("airbench") else "residual")
+    model = build(name, **chosen, size=(24, 17)).eval()
+    x = torch.zeros(2, 3, 24, 17)
+    assert model(x).shape == (2, 10)
+    shapes = [shape for shape, _ in summarize(model, channels=3, size=(24, 17)).stages.values()]
+    for side, place in ((24, 1), (17, 2)):
+        square = build(name, **chosen, size=side).eval()
+        squares = summarize(square, channels=3, size=(side, side)).stages.values()
+        planes = [shape for shape in shapes if len(shape) == 3]
+        assert [s[place] for s in planes] == [s[1] for s, _ in squares if len(s) == 3]
 
 
 @pytest.mark.parametrize("size", [9, 29, 31])

@@ -153,7 +153,8 @@ def _sweep_problem(text: str, override: Override, *, multirun: bool, several: st
         if name in OF_STUDIES:
             return f"{text}: one for the whole sweep; choose"
         if not multirun:
-            return f"{text}: several values are a sweep; {several}"
+            sides = ", or write 24x32 for a height and a width" if name == "dataset.size" else ""
+            return f"{text}: several values are a sweep; {several}{sides}"
         if _makes_no_other_run(name):
             return (
                 f"{text}: makes no other run, so a study has each but once; give one value, "

@@ -256,6 +256,8 @@ def _class_problems(classes: Sequence[str]) -> Iterable[str]:
                 f"dataset.classes: {given!r} is another row of the report; "
                 f"take another name, such as {other}"
             )
+        elif "${" in name:
+            yield f"dataset.classes: {given!r} holds ${{, as no config may; take another"
         elif not name or not given.isprintable():
             yield (
                 f"dataset.classes: {given!r} cannot be read in a report; "

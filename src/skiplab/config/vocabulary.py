@@ -20,6 +20,8 @@ model = arch architecture net network modelname backbone modeltype archname netn
 dataset = data datasetname ds datasets dset datatype dataname
 dataset.root = datadir datasetpath root dataroot datapath datasetroot datasetdir datafolder
     datasetfolder dataloc
+dataset.list = csv csvfile manifest annotations annotationfile labelsfile filelist
+dataset.test_fraction = testsize testratio testfrac
 dataset.resize = imagesize imgsize inputsize imgsz size resizeto imageresize cropsize
 dataset.mean = means pixelmean imagemean
 dataset.std = stds pixelstd imagestd
@@ -149,6 +151,7 @@ cifar_resnet = resnetcifar resnetcifar10 resnetforcifar
 imagenet_resnet = resnetimagenet torchvisionresnet
 airbench = airbench94
 fashion_mnist = fmnist fashion
+folder = imagefolder images own custom photos imagefolderdataset
 speedrun94 = airbench94 speedrun
 speedrun96 = airbench96
 sgd = nesterov momentum sgdm sgdmomentum sgdnesterov momentumsgd

@@ -34,11 +34,15 @@ Advance = Callable[[int], None]
 
 
 class Outcome(NamedTuple):
-    """What became of one file: the SHA-256 of its bytes, whether it is grey, or why it failed."""
+    """What became of one file: the SHA-256 of its bytes, whether it is grey, or why it failed.
+
+    `is_lasting` says whether it will fail again as long as it stays as it is.
+    """
 
     sha256: str
     is_grey: bool
     problem: str = ""
+    is_lasting: bool = True
 
 
 def decode_all(paths: Sequence[str], pixels: Bytes, advance: Advance) -> list[Outcome]:
@@ -80,7 +84,8 @@ def decode_some(paths: Sequence[str], shape: Sequence[int]) -> tuple[list[Outcom
             image = images.open_image(content)
             pixels = images.to_array(image, size=(height, width), channels=channels)
         except images.Unreadable as error:
-            outcomes.append(Outcome(digest, False, str(error)))
+            is_lasting = not isinstance(error, images.OutOfReach)
+            outcomes.append(Outcome(digest, False, str(error), is_lasting))
         else:
             decoded.append(pixels)
             outcomes.append(Outcome(digest, image.is_grey))
@@ -174,7 +179,11 @@ class Pool:
                 left.extendleft([i] for i in reversed(chunk))
             else:
                 problem = "ends the process that decodes it"
-                take(chunk, [Outcome("", False, problem)], np.empty((0, *self.shape), np.uint8))
+                take(
+                    chunk,
+                    [Outcome("", False, problem, False)],
+                    np.empty((0, *self.shape), np.uint8),
+                )
             self.start(left)
             return
         self.num_done += 1

@@ -24,6 +24,8 @@ NO_IMAGE = "is no image that can be decoded (JPEG, PNG, WebP, BMP, GIF, TIFF, PP
 LARGEST_FILE = 2**29
 # Pixels of an image, at most: a small file can claim billions of them (a decompression bomb).
 LARGEST_IMAGE = 2**27
+# What the system says of a file that is there: rights and connections come and go.
+NOT_NOW = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ESTALE)
 # What shines through transparent pixels.
 BACKGROUND = (255, 255, 255, 255)
 # Pillow's modes of grey images with and without transparency.
@@ -32,6 +34,10 @@ GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 
 class Unreadable(UsageError):
     """An image that cannot be decoded. The message is the reason, without the path."""
+
+
+class OutOfReach(Unreadable):
+    """An image that the system does not give now, and may give later."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ def read(path: Path) -> bytes:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.islink(path):
             raise Unreadable("there is no such file") from None
-        raise Unreadable(f"cannot be read ({regular.why(path, error)})") from None
+        kind = OutOfReach if error.errno in NOT_NOW else Unreadable
+        raise kind(f"cannot be read ({regular.why(path, error)})") from None
     if not content:
         raise Unreadable("is empty")
     return content
@@ -90,7 +97,7 @@ def open_image(content: bytes) -> Decoded:
     except Image.DecompressionBombError:
         raise Unreadable(too_many_pixels("more than 178 million")) from None
     except MemoryError:
-        raise Unreadable("takes more memory than there is") from None
+        raise OutOfReach("takes more memory than there is") from None
     # A damaged file makes Pillow raise errors of every kind: struct.error, KeyError and others.
     except Exception as error:
         said = " ".join(str(error).split())[:120]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skiplab.data import decoding, folder, images, listing, npz, parting
+from skiplab.data import decoding, folder, images, listing, moments, npz, parting
 from skiplab.data.arrays import Bytes
 from skiplab.data.cache import ABANDONED_AFTER, PRIVATE_PREFIX
 from skiplab.data.decoding import Advance, Outcome
@@ -150,13 +150,16 @@ def entries(source: Source) -> Iterator[tuple[str, Contents]]:
     """Yield the digest of files and the contents of each entry of a source."""
     for path in sorted(cache_folder().glob(f"own-{source.key}-*.json")):
         # What is damaged is as good as missing.
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             tree = json.loads(path.read_text())
             facts = tree.pop("made_of")
             for name in ("classes", "mean", "std", "unreadable", "notes"):
                 tree[name] = tuple(tree[name])
             contents = Contents(**tree)
-            if path == contents.index(source):
+            is_whole = isinstance(contents.counts, dict) and contents.pixels.keys() == {
+                *contents.counts
+            }
+            if is_whole and path == contents.index(source):
                 yield facts, contents
 
 
@@ -236,9 +239,18 @@ def decode(source: Source, found: Found, facts: str, telling: Telling) -> Conten
     size = 2 * math.prod(shape)
     with private_folder(size) as private:
         telling.line(announcement(source, found, size))
-        pixels = np.memmap(private / "pixels", np.uint8, mode="w+", shape=shape)
+        pixels = allocate(private / "pixels", shape)
         with telling.bar(len(found.items)) as advance:
-            outcomes = decode_into(pixels, source, found, advance)
+
+            def done(number: int) -> None:
+                advance(number)
+                # So that nobody takes the folder for an abandoned one.
+                os.utime(private)
+
+            outcomes = decode_into(pixels, source, found, done)
+        # What the system may give later is tried again by the next command.
+        if not all(outcome.is_lasting for outcome in outcomes):
+            facts = ""
         contents = write_parts(source, found, outcomes, pixels, private)
         # Windows removes no file that is mapped.
         del pixels
@@ -247,6 +259,19 @@ def decode(source: Source, found: Found, facts: str, telling: Telling) -> Conten
         os.replace(index, contents.index(source))
     remove_outdated(source, contents)
     return contents
+
+
+def allocate(path: Path, shape: tuple[int, ...]) -> Bytes:
+    """Map a new file of uint8 `shape`. Raises OSError if the disk has no room for all of it.
+
+    Without the room, writing into the map would end the process.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+        else:
+            file.truncate(math.prod(shape))
+    return np.memmap(path, np.uint8, mode="r+", shape=shape)
 
 
 def announcement(source: Source, found: Found, size: int) -> str:
@@ -308,7 +333,7 @@ def write_parts(
         digests[part], sums = write_part(private / part, pieces, labels)
         if part == "train":
             totals = sums
-    mean, std = mean_and_std(totals, len(parts.train) * math.prod(source.size))
+    mean, std = moments.mean_and_std(totals, len(parts.train) * math.prod(source.size))
     contents = Contents(
         classes=parts.classes,
         channels=channels,
@@ -344,7 +369,7 @@ def write_part(
     sums: list[list[int]] = []
     with path.open("wb") as file:
         for piece in pieces:
-            sums = added(sums, sums_of(piece))
+            sums = moments.added(sums, moments.sums_of(piece))
             digest.update(piece.data)
             file.write(piece.data)
         digest.update(labels.data)
@@ -352,31 +377,6 @@ def write_part(
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest(), sums
-
-
-def added(sums: list[list[int]], more: list[list[int]]) -> list[list[int]]:
-    """Add two tables of sums; the first may be empty."""
-    if not sums:
-        return more
-    return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(sums, more, strict=True)]
-
-
-def sums_of(images: Bytes) -> list[list[int]]:
-    """Return the sum of the values and of their squares for each channel of (N, H, W, C)."""
-    flat = images.reshape(-1, images.shape[3])
-    counts = [np.bincount(plane, minlength=256) for plane in flat.T]
-    values = np.arange(256)
-    return [[int(count @ values), int(count @ values**2)] for count in counts]
-
-
-def mean_and_std(sums: list[list[int]], count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of each channel, of pixels in [0, 1], to four places.
-
-    The sums are whole, so that they are the same everywhere. A channel without deviation gets 1.
-    """
-    means = tuple(round(total / (255 * count), 4) for total, _ in sums)
-    variances = [(count * squares - total**2) / (255 * count) ** 2 for total, squares in sums]
-    return means, tuple(round(math.sqrt(variance), 4) or 1.0 for variance in variances)
 
 
 def remove_outdated(source: Source, contents: Contents) -> None:

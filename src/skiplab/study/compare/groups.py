@@ -130,9 +130,11 @@ def distinguishing(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
     """Return which of the keys that differ tell the runs apart, the plainest first.
 
     What follows from a choice is left out: a value that is the same wherever an option is (a
-    block's bias follows from block.name, a data set's epochs from dataset.name), and a width that
-    was chosen to meet a budget.
+    block's bias follows from block.name, a data set's epochs from dataset.name), a width that was
+    chosen to meet a budget, and the mean of one's own images, which follows from their size.
     """
+    decoding = [key for key in keys if key in DECODING]
+    keys = [key for key in keys if key not in MEASURED or not is_set_by(decoding, key, results)]
     if follows_from_budget(results, keys):
         keys = [key for key in keys if key != "width"]
     names = [key for key in keys if key.endswith(".name")]
@@ -141,6 +143,22 @@ def distinguishing(results: Sequence[Result], keys: Sequence[str]) -> list[str]:
         for key in keys
         if key in names or not any(follows(key, name, results) for name in names)
     ]
+
+
+# How images of one's own are decoded, and what is read from them then.
+DECODING = ("dataset.size", "dataset.channels")
+MEASURED = ("dataset.mean", "dataset.std")
+
+
+def is_set_by(causes: Sequence[str], key: str, results: Sequence[Result]) -> bool:
+    """Return whether a value is the same wherever the causes are, of which there are some."""
+    found: dict[str, str] = {}
+    for result in results:
+        cause = json.dumps([result.values.get(name) for name in causes])
+        value = json.dumps(result.values.get(key))
+        if found.setdefault(cause, value) != value:
+            return False
+    return bool(causes)
 
 
 def follows_from_budget(results: Sequence[Result], keys: Sequence[str]) -> bool:

@@ -8,8 +8,6 @@ from skiplab.study.compare.results import Result
 
 # These must be the same in all runs, or the runs answer different questions.
 PROTOCOL = ("dataset.name", "dataset.resize", "dataset.classes", "val_fraction", "evaluator.tta")
-# What a run chooses for images of its own. Elsewhere the data set's name says it.
-OF_FOLDERS = ("dataset.size", "dataset.channels")
 
 
 def check(results: Sequence[Result], *, by: Sequence[str]) -> None:
@@ -17,10 +15,8 @@ def check(results: Sequence[Result], *, by: Sequence[str]) -> None:
 
     Raises UsageError if they are not.
     """
-    are_folders = {result.values["dataset.name"] for result in results} == {"folder"}
-    protocol = (*PROTOCOL, *OF_FOLDERS) if are_folders else PROTOCOL
     problems = [
-        problem for key in protocol if (problem := protocol_problem(results, key, by=by))
+        problem for key in PROTOCOL if (problem := protocol_problem(results, key, by=by))
     ] or data_problems(results)
     if problems:
         raise UsageError("\n".join(problems))
