@@ -13,7 +13,7 @@ from skiplab import provenance, registry
 from skiplab.config import rules
 from skiplab.config.options import Airbench
 from skiplab.config.schema import Config
-from skiplab.data import splits
+from skiplab.data import splits, subset
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
@@ -89,6 +89,14 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
     splits.find(config.dataset.name, "test", root=root_of(config))
     whole, checksum = open_split(config, "train")
     training, validation = splits.hold_out(whole, fraction=config.val_fraction, seed=config.seed)
+    part = config.dataset
+    training = subset.take(
+        training,
+        fraction=part.fraction,
+        per_class=part.per_class,
+        classes=part.classes,
+        seed=config.seed,
+    )
     return training.to(device), validation and validation.to(device), checksum
 
 

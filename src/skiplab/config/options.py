@@ -27,6 +27,19 @@ class Dataset:
     mean: tuple[float, ...] = key("per channel, of pixels in [0, 1]", fixed=True)
     std: tuple[float, ...] = key("per channel, of pixels in [0, 1]", above=0, fixed=True)
     resize: int | None = key("height and width to resize to", at_least=1, fixed=True)
+    fraction: float = key(
+        "share of the training images that is used, stratified, after validation is held out",
+        above=0,
+        at_most=1,
+        fixed=True,
+        neutral=1.0,
+    )
+    per_class: int | None = key(
+        "training images of each class that are used; null: all",
+        at_least=1,
+        fixed=True,
+        neutral=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

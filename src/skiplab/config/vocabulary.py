@@ -22,6 +22,10 @@ dataset.root = datadir datasetpath root dataroot datapath datasetroot datasetdir
     datasetfolder dataloc
 dataset.resize = imagesize imgsize inputsize imgsz size resizeto imageresize cropsize
 dataset.mean = means pixelmean imagemean
+dataset.fraction = datafraction trainfraction trainingfraction datasetfraction fractionoftrain
+    trainratio datapercent percentdata trainsize trainsubset subsetfraction subsetratio subsample
+dataset.per_class = samplesperclass imagesperclass nperclass numperclass shots kshot nshot fewshot
+    nshots examplesperclass
 dataset.std = stds pixelstd imagestd
 augment = augmentation aug dataaugmentation transform transforms augmentations traintransform augs
     dataaug
