@@ -18,15 +18,13 @@ from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
-from skiplab.errors import OutOfMemory, UsageError
+from skiplab.errors import OutOfMemory
 from skiplab.locations import data_root
 from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
-from skiplab.runs import checkpoint
-from skiplab.runs.facts import Outline
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
@@ -362,37 +360,3 @@ def settings_of(
         max_time=options.max_time or float("inf"),
         on_nonfinite=options.on_nonfinite,
     )
-
-
-def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
-    """Load the weights that count in a checkpoint into the model, and return its outline.
-
-    These are the average where there is one. Raises UsageError if they do not fit the model.
-    """
-    tensors, tree = checkpoint.load(path)
-    facts = Outline.of_tree(tree)
-    prefix = "average/" if any(name.startswith("average/") for name in tensors) else "model/"
-    try:
-        model.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        )
-    except RuntimeError:
-        raise UsageError(
-            f"{path}: of {facts.network}, which does not fit this run's {describe_weights(config)}"
-        ) from None
-    return facts
-
-
-def load_start(config: Config, model: nn.Module) -> None:
-    """Load the weights that init_from names.
-
-    Raises UsageError if they are no longer those that the run was begun with.
-    """
-    assert config.init_from is not None
-    source = provenance.start_weights(config.init_from)
-    if config.init_sha256 not in (None, checkpoint.digest(source)):
-        raise UsageError(
-            f"init_from={config.init_from}: {source.name} has changed since this run was begun; "
-            "resume=never starts afresh"
-        )
-    load_weights(source, model, config)

@@ -13,6 +13,7 @@ from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
 from skiplab.runs import contents, report
 from skiplab.training.evaluation import Predictor, predict
+from skiplab.weights import load_weights
 from skiplab.words import now
 
 SPLITS = {"test": "test set", "val": "validation set"}
@@ -34,7 +35,7 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
         keep_allocator=config.trainer.keep_allocator,
     )
     model = build.network(config, device)
-    step = build.load_weights(path, model, config).step or 0
+    step = load_weights(path, model, config).step or 0
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"

@@ -36,6 +36,7 @@ from skiplab.machine.torchrun import Place
 from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.runs.log import Log, Silence
 from skiplab.training.evaluation import BATCH_SIZE, evaluate
+from skiplab.weights import load_weights
 
 # 719 training images and 718 for validation, which are two batches of the evaluation. There are 7
 # steps per epoch, the last of them over 89 images.
@@ -296,7 +297,7 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
     assert validation is not None
     assert len(validation) > BATCH_SIZE
     model = build.network(config, device)
-    facts = build.load_weights(folder / folders.BEST, model, config)
+    facts = load_weights(folder / folders.BEST, model, config)
     scores = evaluate(
         build.predictor_of(config, model, device),
         validation,

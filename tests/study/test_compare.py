@@ -554,7 +554,10 @@ def test_parts_of_the_training_images_are_groups_that_compare(make: Make) -> Non
     for seed in (0, 1):
         for fraction in ("0.5", "1"):
             make(f"dataset.fraction={fraction}", seed=seed)
-    assert [group.label for group in found().groups] == ["dataset.fraction=0.5", "dataset.fraction=1"]
+    assert [group.label for group in found().groups] == [
+        "dataset.fraction=0.5",
+        "dataset.fraction=1",
+    ]
 
 
 def test_the_training_loss_is_compared_without_label_smoothing(make: Make) -> None:
