@@ -28,6 +28,7 @@ from skiplab.randomness import seed_default
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
+from skiplab.training.losses import Loss, balanced_weights
 from skiplab.training.pace import Pace
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -227,6 +228,7 @@ def make_trainer(
     """Make a trainer at step 0: batches, optimizer, schedule and average around the model."""
     options, device, ranks = config.trainer, context.device, context.ranks
     batches = batches_of(config, training, device)
+    loss = loss_of(config, training, device)
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
     average = averages.Average(model, decay=options.ema, warmup=options.ema_warmup)
     if options.compile:
@@ -244,7 +246,8 @@ def make_trainer(
         optimizer=optimizer_of(config, model, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
-        selection=selection_of(config, batches, device, num_steps=num_steps),
+        loss=loss,
+        selection=selection_of(config, batches, loss, num_steps=num_steps),
         probe=Probe(
             model,
             kinds=() if options.probe == "none" else tuple(options.probe.split(",")),
@@ -306,9 +309,15 @@ def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
     )
 
 
-def selection_of(
-    config: Config, batches: Batches, device: torch.device, *, num_steps: int
-) -> Selection:
+def loss_of(config: Config, training: Split, device: torch.device) -> Loss:
+    """Make the loss that the config's run minimises over these training images."""
+    weights = None
+    if config.trainer.class_weights == "balanced":
+        weights = balanced_weights(training.labels, config.dataset.classes).to(device)
+    return Loss(config.trainer.label_smoothing, weights)
+
+
+def selection_of(config: Config, batches: Batches, loss: Loss, *, num_steps: int) -> Selection:
     """Make what selects the images of each batch that are trained on; by default all.
 
     A network of the run's kind and of trainer.select_width channels chooses them.
@@ -316,6 +325,7 @@ def selection_of(
     options = config.trainer
     if options.select == 1:
         return Selection(None)
+    device = batches.normalize.device
     small = replace(config, width=options.select_width or config.width)
     model = network(small, device)
     fit_to_images(small, model, batches.split, device)
@@ -330,7 +340,7 @@ def selection_of(
             batches=batches,
             autocast=predictor.autocast,
             scaler=torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),  # pyright: ignore[reportPrivateImportUsage]
-            label_smoothing=options.label_smoothing,
+            loss=loss,
             count=rules.num_selected(config),
             num_steps=num_steps,
         )
@@ -351,7 +361,6 @@ def settings_of(
         compiled=options.compile,
         amp=options.amp,
         clip=options.clip or float("inf"),
-        label_smoothing=options.label_smoothing,
         early_stop=options.early_stop or float("inf"),
         eval_every=max(1, round(options.eval_every * steps_per_epoch)),
         eval_train=options.eval_train,

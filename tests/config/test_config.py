@@ -168,6 +168,9 @@ REFUSED: list[tuple[str, ...]] = [
     ("dataset.resize=4", "dataset.resize=4", "at least 8x8"),
     ("batch_size=1300", "batch_size=1300", "1293 images of digits"),
     ("batch_size=1438 val_fraction=0", "batch_size=1438", "1437 images of digits"),
+    ("trainer.class_weights=balancd", "trainer.class_weights=balancd", "balanced"),
+    ("trainer.class_weights=true", "trainer.class_weights=true", "balanced, none"),
+    ("trainer.class_weights=[1,2]", "trainer.class_weights", "balanced, none"),
     ("dataset.fraction=0", "dataset.fraction=0: must be above 0"),
     ("dataset.fraction=1.1", "dataset.fraction=1.1: must be at most 1"),
     ("dataset.fraction=half", "dataset.fraction=half: a finite number"),
@@ -660,7 +663,7 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
             "init_from=x",
         ),
         *("trainer.devices=2", "trainer.sync_bn=true"),
-        *("dataset.fraction=0.5", "dataset.per_class=20"),
+        *("dataset.fraction=0.5", "dataset.per_class=20", "trainer.class_weights=balanced"),
     ],
 )
 def test_the_identity_changes_with_the_numbers(text: str) -> None:
@@ -693,7 +696,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
         "trainer.select_width",
         "evaluator.split",
     ]
-    neutral += ["dataset.fraction", "dataset.per_class"]
+    neutral += ["dataset.fraction", "dataset.per_class", "trainer.class_weights"]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
     assert (

@@ -111,7 +111,8 @@ def begun(process: BaseProcess, folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_two_processes_are_one_in_a_sweep_too(class_weights: str, call: Cli) -> None:
     """Odd batches, parts, clipping, averages: all but BatchNorm is the same.
 
     Only one process can compute the last batch.
@@ -129,6 +130,7 @@ def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
         "trainer.ema=0.9",
         "trainer.lookahead=3",
         "trainer.eval_train=true",
+        f"trainer.class_weights={class_weights}",
     ]
     code, _, err = call("-m", "trainer.devices=1,2", *small, *options)
     assert (code, err) == (0, "")

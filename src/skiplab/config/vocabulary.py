@@ -62,6 +62,8 @@ trainer.clip = gradclip clipgrad clipnorm maxgradnorm gradientclipval clipgradno
     gradientclipnorm
 trainer.ema = emadecay modelema useema modelemadecay ewa emarate
 trainer.label_smoothing = smoothing labelsmooth ls smooth lsm smoothlabels
+trainer.class_weights = classweight lossweight lossweights weightedloss useclassweights balanced
+    balancedloss classbalanced balanceclasses classweighting
 trainer.early_stop = patience earlystopping earlystoppingpatience earlystoppatience
 trainer.max_time = timelimit maxhours timeout maxtrainingtime walltime maxminutes timebudget
 trainer.limit_steps = limittrainbatches maxbatches limitbatches
