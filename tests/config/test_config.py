@@ -51,7 +51,7 @@ REFUSED: list[tuple[str, ...]] = [
     ("block=residul", "block=residul", "did you mean residual?", "bottleneck"),
     ("model=resnt", "model=resnt", "did you mean resnet?"),
     ("model=resnet19", "did you mean resnet18?"),
-    ("dataset=cifar-10", "did you mean cifar10?", "fashion_mnist"),
+    ("dataset=cifar-10", "did you mean cifar10?"),
     ("optimizer=sdg", "optimizer=sdg", "did you mean sgd?"),
     ("scheduler=exponential", "scheduler=exponential", "constant, cosine, linear"),
     ("augment=standart", "did you mean standard?"),

@@ -155,6 +155,11 @@ cifar_resnet = resnetcifar resnetcifar10 resnetforcifar
 imagenet_resnet = resnetimagenet torchvisionresnet
 airbench = airbench94
 fashion_mnist = fmnist fashion
+kmnist = kuzushiji kuzushijimnist
+emnist_balanced = emnist
+emnist_letters = emnist letters
+svhn = housenumbers streetviewhousenumbers
+stl10 = stl
 speedrun94 = airbench94 speedrun
 speedrun96 = airbench96
 sgd = nesterov momentum sgdm sgdmomentum sgdnesterov momentumsgd
@@ -222,12 +227,12 @@ RECIPES = {
 FOREIGN = """
 adabelief adabound adadelta adafactor adagrad adamax adamp adams adan alexnet asgd caltech cars cbam
 celeba cinic convnext cosineannealingwarmrestarts cosinewarmrestarts cyclic cycliclr darknet dense
-denseblock densenet ecaresnet efficientnet emnist exponential exponentiallr float64 flowers food
-fp64 fp8 glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance
-instancenorm int4 int8 invertedresidual iresnet kmnist lamb lars layer layernorm lbfgs lenet lion
-localrank mbconv metric mlp mobilenet mode nadam nadamw nasnet noise npu orthogonal path pets
-plateau poly polynomial prodigy qmnist radam ranger rank reducelronplateau regnet resnest resnetd
-resnetrs resnetv resnext resunet rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo
-shufflenet sknet soap sophia sparseadam squeezenet stl svhn tf32 time tinyimagenet tpu unet vgg vit
-wideresnet wrn xavier xaviernormal xavieruniform xception xla xpu xresnet yogi
+denseblock densenet ecaresnet efficientnet exponential exponentiallr float64 flowers food fp64 fp8
+glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance instancenorm int4
+int8 invertedresidual iresnet lamb lars layer layernorm lbfgs lenet lion localrank mbconv metric mlp
+mobilenet mode nadam nadamw nasnet noise npu orthogonal path pets plateau poly polynomial prodigy
+qmnist radam ranger rank reducelronplateau regnet resnest resnetd resnetrs resnetv resnext resunet
+rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo shufflenet sknet soap sophia
+sparseadam squeezenet tf32 time tinyimagenet tpu unet vgg vit wideresnet wrn xavier xaviernormal
+xavieruniform xception xla xpu xresnet yogi
 """
