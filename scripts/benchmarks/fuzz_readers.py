@@ -28,7 +28,7 @@ except ImportError:
 with atheris.instrument_imports(include=["skiplab"]):
     from skiplab.data import cifar, download, idx
     from skiplab.errors import SkiplabError
-    from skiplab.runs import checkpoint
+    from skiplab.runs import checkpoint, container
 
 TARGETS = {
     "idx": lambda path: idx.read_idx(path, num_dimensions=3),
@@ -58,7 +58,7 @@ def seeds() -> dict[str, bytes]:
         "bin": bytes(3073),
         "pickle": pickle.dumps({b"labels": [3], b"data": None}, protocol=2),
         "tar.gz": packed.getvalue(),
-        "ckpt": checkpoint.MAGIC + hashlib.sha256(content).digest() + content,
+        "ckpt": container.MAGIC_1 + hashlib.sha256(content).digest() + content,
     }
 
 

@@ -5,7 +5,6 @@ The modules below take plain values. This one reads the keys.
 
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,22 +13,22 @@ from skiplab import data_files, own_images, provenance, registry
 from skiplab.config import rules
 from skiplab.config.options import Airbench, Folder
 from skiplab.config.schema import Config
-from skiplab.data import splits
+from skiplab.data import splits, subset
 from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
-from skiplab.errors import OutOfMemory, UsageError
+from skiplab.errors import OutOfMemory
 from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
-from skiplab.runs import checkpoint
-from skiplab.runs.facts import ImageFacts, Outline
+from skiplab.runs.facts import ImageFacts
 from skiplab.training import averages, optimizers, schedules
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
+from skiplab.training.losses import Loss, balanced_weights
 from skiplab.training.pace import Pace
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -82,6 +81,14 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
         training, validation = splits.hold_out(
             whole, fraction=config.val_fraction, seed=config.seed
         )
+    part = config.dataset
+    training = subset.take(
+        training,
+        fraction=part.fraction,
+        per_class=part.per_class,
+        classes=part.classes,
+        seed=config.seed,
+    )
     return training.to(device), validation and validation.to(device), checksum
 
 
@@ -215,6 +222,7 @@ def make_trainer(
     """Make a trainer at step 0: batches, optimizer, schedule and average around the model."""
     options, device, ranks = config.trainer, context.device, context.ranks
     batches = batches_of(config, training, device)
+    loss = loss_of(config, training, device)
     num_steps = config.steps or config.epochs * batches.steps_per_epoch
     average = averages.Average(model, decay=options.ema, warmup=options.ema_warmup)
     if options.compile:
@@ -232,7 +240,8 @@ def make_trainer(
         optimizer=optimizer_of(config, model, num_steps=num_steps),
         learning_rate=schedule_of(config, num_steps=num_steps),
         batches=batches,
-        selection=selection_of(config, batches, device, num_steps=num_steps),
+        loss=loss,
+        selection=selection_of(config, batches, loss, num_steps=num_steps),
         probe=Probe(
             model,
             kinds=() if options.probe == "none" else tuple(options.probe.split(",")),
@@ -301,9 +310,15 @@ def schedule_of(config: Config, *, num_steps: int) -> schedules.Schedule:
     )
 
 
-def selection_of(
-    config: Config, batches: Batches, device: torch.device, *, num_steps: int
-) -> Selection:
+def loss_of(config: Config, training: Split, device: torch.device) -> Loss:
+    """Make the loss that the config's run minimises over these training images."""
+    weights = None
+    if config.trainer.class_weights == "balanced":
+        weights = balanced_weights(training.labels, config.dataset.classes).to(device)
+    return Loss(config.trainer.label_smoothing, weights)
+
+
+def selection_of(config: Config, batches: Batches, loss: Loss, *, num_steps: int) -> Selection:
     """Make what selects the images of each batch that are trained on; by default all.
 
     A network of the run's kind and of trainer.select_width channels chooses them.
@@ -311,6 +326,7 @@ def selection_of(
     options = config.trainer
     if options.select == 1:
         return Selection(None)
+    device = batches.normalize.device
     small = replace(config, width=options.select_width or config.width)
     model = network(small, device)
     fit_to_images(small, model, batches.split, device)
@@ -325,7 +341,7 @@ def selection_of(
             batches=batches,
             autocast=predictor.autocast,
             scaler=torch.amp.GradScaler(device.type, enabled=options.amp == "fp16"),  # pyright: ignore[reportPrivateImportUsage]
-            label_smoothing=options.label_smoothing,
+            loss=loss,
             count=rules.num_selected(config),
             num_steps=num_steps,
         )
@@ -346,7 +362,6 @@ def settings_of(
         compiled=options.compile,
         amp=options.amp,
         clip=options.clip or float("inf"),
-        label_smoothing=options.label_smoothing,
         early_stop=options.early_stop or float("inf"),
         eval_every=max(1, round(options.eval_every * steps_per_epoch)),
         eval_train=options.eval_train,
@@ -355,39 +370,3 @@ def settings_of(
         max_time=options.max_time or float("inf"),
         on_nonfinite=options.on_nonfinite,
     )
-
-
-def load_weights(path: Path, model: nn.Module, config: Config) -> Outline:
-    """Load the weights that count in a checkpoint into the model, and return its outline.
-
-    These are the average where there is one. Raises UsageError if they do not fit the model.
-    """
-    tensors, tree = checkpoint.load(path)
-    facts = Outline.of_tree(tree)
-    # `best` of format 2 is a state dict as it is.
-    prefixes = ("average/", "model/", "")
-    prefix = next(each for each in prefixes if any(name.startswith(each) for name in tensors))
-    try:
-        model.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        )
-    except RuntimeError:
-        raise UsageError(
-            f"{path}: of {facts.network}, which does not fit this run's {describe_weights(config)}"
-        ) from None
-    return facts
-
-
-def load_start(config: Config, model: nn.Module) -> None:
-    """Load the weights that init_from names.
-
-    Raises UsageError if they are no longer those that the run was begun with.
-    """
-    assert config.init_from is not None
-    source = provenance.start_weights(config.init_from)
-    if config.init_sha256 not in (None, checkpoint.stated_digest(source)):
-        raise UsageError(
-            f"init_from={config.init_from}: {source.name} has changed since this run was begun; "
-            "resume=never starts afresh"
-        )
-    load_weights(source, model, config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from skiplab.config import rules
 from skiplab.config.schema import Config
 from skiplab.machine import devices
 from skiplab.networks.summary import Summary
@@ -83,6 +84,10 @@ def notes(config: Config, trainer: Trainer) -> Iterator[str]:
             f"which is what is evaluated, is still {100 * share:.0f} % initial weights; "
             "take a smaller trainer.ema, or trainer.ema_warmup=true"
         )
+    if part := rules.part_of_training(config):
+        left = config.dataset.train_images - num_held_out(trainer)
+        used = f"{len(trainer.evaluator.training):,} of {left:,} training images are used"
+        yield f"{part}: {used}"
     if trainer.evaluator.validation is not None:
         few = note_few_images(num_held_out(trainer), len(config.dataset.classes))
         if few:

@@ -25,6 +25,7 @@ from skiplab.runs.log import Log
 from skiplab.runs.result import RunResult
 from skiplab.training.rollback import as_changes
 from skiplab.training.trainer import Trainer
+from skiplab.weights import load_weights
 from skiplab.words import duration, now
 
 # The most that report.txt, result.json and the end of run.log take, in bytes, roughly.
@@ -88,7 +89,7 @@ def load_best(config: Config, trainer: Trainer, folder: Path) -> None:
     # A run that an earlier release began may have its best weights in format 1.
     path = next(iter(checkpoint.generations(best)), best)
     best_step = trainer.progress.best_step
-    facts = build.load_weights(path, trainer.step.average.model, config)
+    facts = load_weights(path, trainer.step.average.model, config)
     if not provenance.is_of(config, facts):
         raise CheckpointError(f"{path}: of another run than {folders.CONFIG}")
     if facts.step != best_step:

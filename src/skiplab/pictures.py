@@ -134,8 +134,11 @@ def draw_curves(config: Config, folder: Path, path: Path, *, title: str, best_st
     """Draw curves.png: the losses and accuracies over the steps."""
     from skiplab.runs import plots
 
-    smoothed = config.trainer.label_smoothing > 0
-    plots.curves(folder / "metrics.jsonl", path, title=title, tested=best_step, smoothed=smoothed)
+    kinds = ["label-smoothed"] if config.trainer.label_smoothing else []
+    if config.trainer.class_weights != "none":
+        kinds.append("class-weighted")
+    kind = " and ".join(kinds)
+    plots.curves(folder / "metrics.jsonl", path, title=title, tested=best_step, kind=kind)
 
 
 def draw_confusion(config: Config, tested: report.Predictions, path: Path, *, title: str) -> None:

@@ -24,6 +24,7 @@ from skiplab.training import rollback
 from skiplab.training.context import Context
 from skiplab.training.dry_run import dry_run
 from skiplab.training.trainer import Trainer
+from skiplab.weights import load_start
 
 
 def run(config: Config, folder: Path, stop_signal: StopSignal) -> RunResult:
@@ -103,7 +104,7 @@ def prepare(config: Config, context: Context) -> tuple[Trainer, str]:
     if not is_resumed:
         build.fit_to_images(config, model, training, device)
         if config.init_from is not None:
-            build.load_start(config, model)
+            load_start(config, model)
     ranks.share(model.state_dict().values())
     saved = folder / folders.LAST if is_resumed else None
     accumulate = ranks.agreed(

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skiplab import build, provenance
+from skiplab import build, provenance, weights
 from skiplab.config import rules, stored
 from skiplab.config.schema import Config
 from skiplab.data.batches import Normalize
@@ -73,7 +73,7 @@ def open_trained(
         path = provenance.weights(folder, checkpoint_name, config)
     device = devices.pick_device(device_name)
     model = build.network(config, device)
-    step = build.load_weights(path, model, config).step or 0
+    step = weights.load_weights(path, model, config).step or 0
     return Trained(model.eval(), config, device, step, folder)
 
 

@@ -24,7 +24,7 @@ from skiplab.config import grid, overrides, plugins, stored, typed
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import groups
-from skiplab.runs import checkpoint
+from skiplab.runs import container
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
@@ -630,8 +630,9 @@ def test_list_shows_runs_of_every_state_without_torch() -> None:
         {"num_steps": 1200, "progress": progress, "history": {"seconds": 72.0}}
     ).encode()
     content = len(content).to_bytes(8, "little") + content
-    Path("outputs/halfway/last.safetensors").write_bytes(
-        checkpoint.MAGIC + hashlib.sha256(content).digest() + content
+    # Format 1, which needs no torch to be written here.
+    Path("outputs/halfway/last.ckpt").write_bytes(
+        container.MAGIC_1 + hashlib.sha256(content).digest() + content
     )
     finished_run(Path("outputs/broken"))
     broken = Path("outputs/broken/config.yaml")

@@ -51,7 +51,7 @@ REFUSED: list[tuple[str, ...]] = [
     ("block=residul", "block=residul", "did you mean residual?", "bottleneck"),
     ("model=resnt", "model=resnt", "did you mean resnet?"),
     ("model=resnet19", "did you mean resnet18?"),
-    ("dataset=cifar-10", "did you mean cifar10?", "fashion_mnist"),
+    ("dataset=cifar-10", "did you mean cifar10?"),
     ("optimizer=sdg", "optimizer=sdg", "did you mean sgd?"),
     ("scheduler=exponential", "scheduler=exponential", "constant, cosine, linear"),
     ("augment=standart", "did you mean standard?"),
@@ -168,6 +168,19 @@ REFUSED: list[tuple[str, ...]] = [
     ("dataset.resize=4", "dataset.resize=4", "at least 8x8"),
     ("batch_size=1300", "batch_size=1300", "1293 images of digits"),
     ("batch_size=1438 val_fraction=0", "batch_size=1438", "1437 images of digits"),
+    ("trainer.class_weights=balancd", "trainer.class_weights=balancd", "balanced"),
+    ("trainer.class_weights=true", "trainer.class_weights=true", "balanced, none"),
+    ("trainer.class_weights=[1,2]", "trainer.class_weights", "balanced, none"),
+    ("dataset.fraction=0", "dataset.fraction=0: must be above 0"),
+    ("dataset.fraction=1.1", "dataset.fraction=1.1: must be at most 1"),
+    ("dataset.fraction=half", "dataset.fraction=half: a finite number"),
+    ("dataset.fraction=null", "dataset.fraction=null: a finite number"),
+    ("dataset.per_class=0", "dataset.per_class=0: must be at least 1"),
+    ("dataset.per_class=1.5", "dataset.per_class=1.5: a whole number"),
+    ("dataset.per_class=130", "dataset.per_class=130", "1,293 training images", "at most 129"),
+    ("dataset.per_class=9 dataset.fraction=0.5", "dataset.fraction=0.5", "take one of them"),
+    ("dataset.fraction=0.01", "batch_size=64", "13 images of digits (dataset.fraction=0.01)"),
+    ("dataset.per_class=2", "batch_size=64", "20 images of digits (dataset.per_class=2)"),
     ("batch_size=1", "batch_size=1", "norm=batch", "norm=none"),
     ("val_fraction=0.0001", "val_fraction=0.0001", "none of 1437 images"),
     ("trainer.accumulate=33", "trainer.accumulate=33", "batch_size=64", "at most 32"),
@@ -650,6 +663,7 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
             "init_from=x",
         ),
         *("trainer.devices=2", "trainer.sync_bn=true"),
+        *("dataset.fraction=0.5", "dataset.per_class=20", "trainer.class_weights=balanced"),
     ],
 )
 def test_the_identity_changes_with_the_numbers(text: str) -> None:
@@ -682,6 +696,7 @@ def test_the_identity_is_sha256_of_canonical_json_without_neutral_keys() -> None
         "trainer.select_width",
         "evaluator.split",
     ]
+    neutral += ["dataset.fraction", "dataset.per_class", "trainer.class_weights"]
     for path in [*neutral, "augment.padding_mode", "augment.cutout_inside"]:
         del kept[path]
     assert (

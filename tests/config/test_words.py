@@ -49,7 +49,8 @@ OPTIONS = {
     ),
     "dataset": (
         "CIFAR10=cifar10 CIFAR-100=cifar100 MNIST=mnist minst=mnist "
-        "FashionMNIST=fashion_mnist fmnist=fashion_mnist"
+        "FashionMNIST=fashion_mnist fmnist=fashion_mnist KMNIST=kmnist SVHN=svhn STL10=stl10 "
+        "stl-10=stl10 emnist-letters=emnist_letters"
     ),
     "optimizer": "Adam=adam AdamW=adamw SGD=sgd sdg=sgd momentum=sgd",
     "scheduler": (
@@ -70,7 +71,7 @@ NOT_HERE = {
         "seresnet50 resnet10"
     ),
     "optimizer": "adan nadam radam adamax adamp rmsprop adagrad lion lamb",
-    "dataset": "kmnist emnist imagenet svhn stl10",
+    "dataset": "caltech101 imagenet celeba food101 qmnist",
     "scheduler": "ReduceLROnPlateau exponential poly cyclic",
     "block": "se mbconv dense",
     "norm": "layernorm groupnorm",
@@ -139,6 +140,8 @@ def test_a_word_with_two_meanings_tells_both() -> None:
     """ResBlock is a class of the lab and one of the notebook, and each has its own."""
     with pytest.raises(UsageError, match=r"did you mean residual or basic\?"):
         overrides.check(["block=ResBlock"], multirun=False)
+    with pytest.raises(UsageError, match=r"did you mean emnist_balanced or emnist_letters\?"):
+        overrides.check(["dataset=emnist"], multirun=False)
     with pytest.raises(
         UsageError, match=r"did you mean model=imagenet_resnet depth=101 block=bottleneck\?"
     ):

@@ -36,6 +36,7 @@ from skiplab.machine.torchrun import Place
 from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.runs.log import Log, Silence
 from skiplab.training.evaluation import BATCH_SIZE, evaluate
+from skiplab.weights import load_weights
 
 # 719 training images and 718 for validation, which are two batches of the evaluation. There are 7
 # steps per epoch, the last of them over 89 images.
@@ -110,7 +111,8 @@ def begun(process: BaseProcess, folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_two_processes_are_one_in_a_sweep_too(class_weights: str, call: Cli) -> None:
     """Odd batches, parts, clipping, averages: all but BatchNorm is the same.
 
     Only one process can compute the last batch.
@@ -128,6 +130,7 @@ def test_two_processes_are_one_in_a_sweep_too(call: Cli) -> None:
         "trainer.ema=0.9",
         "trainer.lookahead=3",
         "trainer.eval_train=true",
+        f"trainer.class_weights={class_weights}",
     ]
     code, _, err = call("-m", "trainer.devices=1,2", *small, *options)
     assert (code, err) == (0, "")
@@ -296,7 +299,7 @@ def assert_evaluated_as_by_one_process(folder: Path) -> None:
     assert validation is not None
     assert len(validation) > BATCH_SIZE
     model = build.network(config, device)
-    facts = build.load_weights(folder / folders.BEST, model, config)
+    facts = load_weights(folder / folders.BEST, model, config)
     scores = evaluate(
         build.predictor_of(config, model, device),
         validation,

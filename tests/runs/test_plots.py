@@ -128,7 +128,7 @@ def test_a_loss_that_is_label_smoothed_is_named_so(
             tmp_path / "curves.png",
             title="a",
             tested=20,
-            smoothed=smoothed,
+            kind="label-smoothed" if smoothed else "",
         )
         made[smoothed] = figures[0].axes[0]
     named = {line.get_label(): list(line.get_ydata()) for line in made[True].lines}

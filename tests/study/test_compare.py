@@ -549,6 +549,17 @@ def test_a_config_changed_by_hand_is_noticed(make: Make) -> None:
 # files and page
 
 
+def test_parts_of_the_training_images_are_groups_that_compare(make: Make) -> None:
+    """They share the test set and the validation images, so they answer one question."""
+    for seed in (0, 1):
+        for fraction in ("0.5", "1"):
+            make(f"dataset.fraction={fraction}", seed=seed)
+    assert [group.label for group in found().groups] == [
+        "dataset.fraction=0.5",
+        "dataset.fraction=1",
+    ]
+
+
 def test_the_training_loss_is_compared_without_label_smoothing(make: Make) -> None:
     make()
     path = make("trainer.label_smoothing=0.3")

@@ -22,6 +22,7 @@ from skiplab.machine.decisions import stop_with
 from skiplab.run import prepare
 from skiplab.runs import checkpoint, folders
 from skiplab.runs.log import Log
+from skiplab.training.losses import Loss
 from skiplab.training.selection import EVERY
 from skiplab.training.trainer import Trainer
 
@@ -182,7 +183,7 @@ def test_without_selection_there_is_nothing_of_it() -> None:
     config = compose(*SMALL)
     assert (config.trainer.select, config.trainer.select_width) == (1.0, None)
     batches: Any = None
-    selection = build.selection_of(config, batches, CPU, num_steps=3)
+    selection = build.selection_of(config, batches, Loss(), num_steps=3)
     selection.dry_run(1)
     assert (selection.prepare(lambda: None), selection.at(2), selection.state()) == (None, None, {})
 

@@ -112,20 +112,21 @@ def add_a_data_set(house: Path) -> None:
     replace(
         package / "data/catalog.py",
         '    "digits": Dataset(digits.read_digits),\n',
-        '    "digits": Dataset(digits.read_digits),\n    "kmnist": Dataset(idx.read_kmnist),\n',
+        '    "digits": Dataset(digits.read_digits),\n    "kannada": Dataset(idx.read_kannada),\n',
     )
     text = (house / "conf/dataset/mnist.yaml").read_text()
-    (house / "conf/dataset/kmnist.yaml").write_text(text.replace("name: mnist", "name: kmnist"))
-    folder = house / "data/KMNIST/raw"
+    (house / "conf/dataset/kannada.yaml").write_text(text.replace("name: mnist", "name: kannada"))
+    folder = house / "data/Kannada"
     folder.mkdir(parents=True)
-    for split, count in (("train", 60_000), ("t10k", 10_000)):
+    for split, count in (("train", 60_000), ("test", 10_000)):
         header = bytes((0, 0, 8, 3)) + np.array([count, 28, 28], ">u4").tobytes()
-        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(
+        (folder / f"X_kannada_MNIST_{split}-idx3-ubyte.gz").write_bytes(
             gzip.compress(header + bytes(count * 28 * 28), 1)
         )
         labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
         header = bytes((0, 0, 8, 1)) + np.array([count], ">u4").tobytes()
-        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels, 1))
+        path = folder / f"y_kannada_MNIST_{split}-idx1-ubyte.gz"
+        path.write_bytes(gzip.compress(header + labels, 1))
 
 
 def add_a_verb(house: Path) -> None:
@@ -146,10 +147,10 @@ def test_the_recipes_work_when_they_are_followed(house: Path) -> None:
     add_a_data_set(house)
     add_a_verb(house)
     options = ["block=wide", "model=one_stage", "scheduler=exponential", "optimizer=adamax"]
-    data = ["dataset=kmnist", f"dataset.root={house / 'data'}"]
+    data = ["dataset=kannada", f"dataset.root={house / 'data'}"]
     done = start(house, *options, *data, "depth=1", "width=4")
     assert done.returncode == 0, done.stderr
-    assert "kmnist: 54,000 training" in done.stdout
+    assert "kannada: 54,000 training" in done.stdout
     assert "one_stage of wide blocks" in done.stdout
     stored = (house / "run/config.yaml").read_text()
     assert "name: exponential" in stored

@@ -46,9 +46,25 @@ def num_held_out(config: Config) -> int:
     return round(config.val_fraction * config.dataset.train_images)
 
 
+def training_images(config: Config) -> int:
+    """Return the number of images that are trained on, by the counts that the data set states."""
+    dataset = config.dataset
+    if dataset.per_class is not None:
+        return dataset.per_class * len(dataset.classes)
+    return round(dataset.fraction * (dataset.train_images - num_held_out(config)))
+
+
+def part_of_training(config: Config) -> str:
+    """Return the key that chooses a part of the training images, with its value; empty for all."""
+    dataset = config.dataset
+    if dataset.per_class is not None:
+        return f"dataset.per_class={dataset.per_class}"
+    return f"dataset.fraction={dataset.fraction:g}" if dataset.fraction != 1 else ""
+
+
 def steps_per_epoch(config: Config) -> int:
     """Return the optimizer steps of an epoch, by the counts that the data set's config states."""
-    images = config.dataset.train_images - num_held_out(config)
+    images = training_images(config)
     if config.trainer.drop_last:
         return max(1, images // config.batch_size)
     return max(1, -(-images // config.batch_size))
@@ -203,8 +219,8 @@ def _content_problems(config: Config) -> Iterable[str]:
     if len(dataset.classes) < 2:
         yield f"dataset.classes={list(dataset.classes)}: at least 2 classes are expected"
     yield from _class_problems(dataset.classes)
-    validation = num_held_out(config)
-    training = dataset.train_images - validation
+    validation, training = num_held_out(config), training_images(config)
+    part = part_of_training(config)
     if config.val_fraction > 0 and validation < 1 and not has_own_validation(config):
         least = 1 / dataset.train_images
         yield (
@@ -214,7 +230,27 @@ def _content_problems(config: Config) -> Iterable[str]:
     if config.batch_size > training:
         yield (
             f"batch_size={config.batch_size}: larger than the training set, "
-            f"{training} images of {dataset.name}"
+            f"{training} images of {dataset.name}{f' ({part})' if part else ''}"
+        )
+    yield from _part_problems(config)
+
+
+def _part_problems(config: Config) -> Iterable[str]:
+    """Yield what is wrong with the part of the training images that is asked for."""
+    dataset = config.dataset
+    left = dataset.train_images - num_held_out(config)
+    if dataset.per_class is None:
+        return
+    given = f"dataset.per_class={dataset.per_class}"
+    if dataset.fraction != 1:
+        yield (
+            f"{given}: dataset.fraction={dataset.fraction:g} chooses a part too; take one of them"
+        )
+    elif training_images(config) > left:
+        most = left // len(dataset.classes)
+        yield (
+            f"{given}: {len(dataset.classes)} classes have {left:,} training images in all, "
+            f"without those held out for validation; take at most {most}"
         )
 
 

@@ -85,6 +85,11 @@ class Trainer:
         neutral=0.95,
     )
     label_smoothing: float = key("share of the target spread over all classes", at_least=0, below=1)
+    class_weights: Literal["none", "balanced"] = key(
+        "balanced: in the loss an image of a class of n has weight N / (K n), "
+        "of N training images and K classes",
+        neutral="none",
+    )
     shuffle: bool = key("a fresh order of the images every epoch", fixed=True)
     drop_last: bool = key("skip the last, smaller batch of an epoch", fixed=True)
     select: float = key(

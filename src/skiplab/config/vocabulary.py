@@ -24,6 +24,10 @@ dataset.list = csv csvfile manifest annotations annotationfile labelsfile fileli
 dataset.test_fraction = testsize testratio testfrac
 dataset.resize = imagesize imgsize inputsize imgsz size resizeto imageresize cropsize
 dataset.mean = means pixelmean imagemean
+dataset.fraction = datafraction trainfraction trainingfraction datasetfraction fractionoftrain
+    trainratio datapercent percentdata trainsize trainsubset subsetfraction subsetratio subsample
+dataset.per_class = samplesperclass imagesperclass nperclass numperclass shots kshot nshot fewshot
+    nshots examplesperclass
 dataset.std = stds pixelstd imagestd
 augment = augmentation aug dataaugmentation transform transforms augmentations traintransform augs
     dataaug
@@ -60,6 +64,8 @@ trainer.clip = gradclip clipgrad clipnorm maxgradnorm gradientclipval clipgradno
     gradientclipnorm
 trainer.ema = emadecay modelema useema modelemadecay ewa emarate
 trainer.label_smoothing = smoothing labelsmooth ls smooth lsm smoothlabels
+trainer.class_weights = classweight lossweight lossweights weightedloss useclassweights balanced
+    balancedloss classbalanced balanceclasses classweighting
 trainer.early_stop = patience earlystopping earlystoppingpatience earlystoppatience
 trainer.max_time = timelimit maxhours timeout maxtrainingtime walltime maxminutes timebudget
 trainer.limit_steps = limittrainbatches maxbatches limitbatches
@@ -152,6 +158,11 @@ imagenet_resnet = resnetimagenet torchvisionresnet
 airbench = airbench94
 fashion_mnist = fmnist fashion
 folder = imagefolder images own custom photos imagefolderdataset
+kmnist = kuzushiji kuzushijimnist
+emnist_balanced = emnist
+emnist_letters = emnist letters
+svhn = housenumbers streetviewhousenumbers
+stl10 = stl
 speedrun94 = airbench94 speedrun
 speedrun96 = airbench96
 sgd = nesterov momentum sgdm sgdmomentum sgdnesterov momentumsgd
@@ -219,12 +230,12 @@ RECIPES = {
 FOREIGN = """
 adabelief adabound adadelta adafactor adagrad adamax adamp adams adan alexnet asgd caltech cars cbam
 celeba cinic convnext cosineannealingwarmrestarts cosinewarmrestarts cyclic cycliclr darknet dense
-denseblock densenet ecaresnet efficientnet emnist exponential exponentiallr float64 flowers food
-fp64 fp8 glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance
-instancenorm int4 int8 invertedresidual iresnet kmnist lamb lars layer layernorm lbfgs lenet lion
-localrank mbconv metric mlp mobilenet mode nadam nadamw nasnet noise npu orthogonal path pets
-plateau poly polynomial prodigy qmnist radam ranger rank reducelronplateau regnet resnest resnetd
-resnetrs resnetv resnext resunet rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo
-shufflenet sknet soap sophia sparseadam squeezenet stl svhn tf32 time tinyimagenet tpu unet vgg vit
-wideresnet wrn xavier xaviernormal xavieruniform xception xla xpu xresnet yogi
+denseblock densenet ecaresnet efficientnet exponential exponentiallr float64 flowers food fp64 fp8
+glorot googlenet group groupnorm hpu imagenet inception inceptionblock instance instancenorm int4
+int8 invertedresidual iresnet lamb lars layer layernorm lbfgs lenet lion localrank mbconv metric mlp
+mobilenet mode nadam nadamw nasnet noise npu orthogonal path pets plateau poly polynomial prodigy
+qmnist radam ranger rank reducelronplateau regnet resnest resnetd resnetrs resnetv resnext resunet
+rmsprop rprop sam se seblock senet seresnet sgdp sgdr sgdw shampoo shufflenet sknet soap sophia
+sparseadam squeezenet tf32 time tinyimagenet tpu unet vgg vit wideresnet wrn xavier xaviernormal
+xavieruniform xception xla xpu xresnet yogi
 """

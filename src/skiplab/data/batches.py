@@ -135,6 +135,16 @@ class Batches:
         labels = self.split.labels.index_select(0, index)
         return self.normalize(images), upload(labels, self.normalize.device)
 
+    def labels_at(self, step: int, *, chosen: Tensor | None = None) -> Tensor:
+        """Return the labels of step `step`'s whole batch on the device: int64 (B,).
+
+        With `chosen`, positions int (n,), it is only those of these images.
+        """
+        index = self.index(step)
+        if chosen is not None:
+            index = index.index_select(0, chosen.to(index.device))
+        return upload(self.split.labels.index_select(0, index), self.normalize.device)
+
     def gather(self, step: int, index: Tensor, *, first: int, total: int) -> Tensor:
         """Gather the images `index` (B,) and augment them: uint8 (B, H, W, C).
 

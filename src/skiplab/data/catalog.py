@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skiplab.data import cifar, digits, idx, official
+from skiplab.data import cifar, digits, emnist, idx, official, stl10, svhn
 from skiplab.data.arrays import Arrays
 
 
@@ -27,6 +27,11 @@ DATASETS = {
     "digits": Dataset(digits.read_digits),
     "mnist": Dataset(idx.read_mnist, official.find_mnist_files),
     "fashion_mnist": Dataset(idx.read_fashion_mnist, official.find_fashion_mnist_files),
+    "kmnist": Dataset(idx.read_kmnist, official.find_kmnist_files),
+    "emnist_letters": Dataset(emnist.read_emnist_letters, emnist.find_archive),
+    "emnist_balanced": Dataset(emnist.read_emnist_balanced, emnist.find_archive),
+    "svhn": Dataset(svhn.read_svhn, svhn.find_svhn_files),
+    "stl10": Dataset(stl10.read_stl10, stl10.find_stl10_files),
     "cifar10": Dataset(
         cifar.read_cifar10, official.CIFAR10.find_files, official.CIFAR10.find_unverified
     ),

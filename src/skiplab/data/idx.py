@@ -94,3 +94,8 @@ def read_mnist(root: Path, split: str) -> Arrays:
 def read_fashion_mnist(root: Path, split: str) -> Arrays:
     """Read Fashion-MNIST (Xiao et al. 2017), in torchvision's layout: ROOT/FashionMNIST/raw."""
     return read_idx_pair(*official.find_fashion_mnist_files(root, split, reread=True))
+
+
+def read_kmnist(root: Path, split: str) -> Arrays:
+    """Read Kuzushiji-MNIST (Clanuwat et al. 2018), in torchvision's layout: ROOT/KMNIST/raw."""
+    return read_idx_pair(*official.find_kmnist_files(root, split, reread=True))

@@ -38,7 +38,8 @@ class Wanted:
         """Tell whether a file holds these bytes; without a published MD5, whether as many."""
         with suppress(OSError):
             found = path.stat().st_size
-            if found > LARGEST_FILE or self.size not in (None, found):
+            largest = LARGEST_FILE if self.size is None else self.size
+            if found > largest or self.size not in (None, found):
                 return False
             if self.md5 is None:
                 return self.size is not None

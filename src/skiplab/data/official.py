@@ -62,6 +62,14 @@ FASHION_MD5 = {
     "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+KMNIST_HOSTS = ("http://codh.rois.ac.jp/kmnist/dataset/kmnist",)
+# The MD5 of the archives, from torchvision. None of the plain files is published.
+KMNIST_MD5 = {
+    "train-images-idx3-ubyte": "bdb82020997e1d708af4cf47b453dcf7",
+    "train-labels-idx1-ubyte": "e144d726b3acfaa3e44228e80efcd344",
+    "t10k-images-idx3-ubyte": "5c965bf0a639b31b8f53240b1b52f4d7",
+    "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
+}
 
 
 def find_idx_file(
@@ -109,6 +117,15 @@ def find_fashion_mnist_files(root: Path, split: str, *, reread: bool = False) ->
     for name in IDX_NAMES[split]:
         file = Published("FashionMNIST/raw", f"{name}.gz", FASHION_MD5[name], FASHION_HOSTS)
         paths.append(find_idx_file(root, file, None, dataset="fashion_mnist", reread=reread))
+    return paths
+
+
+def find_kmnist_files(root: Path, split: str, *, reread: bool = False) -> list[Path]:
+    """Return the verified files of a split of Kuzushiji-MNIST, images first."""
+    paths = []
+    for name in IDX_NAMES[split]:
+        file = Published("KMNIST/raw", f"{name}.gz", KMNIST_MD5[name], KMNIST_HOSTS)
+        paths.append(find_idx_file(root, file, None, dataset="kmnist", reread=reread))
     return paths
 
 

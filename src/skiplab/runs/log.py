@@ -86,20 +86,29 @@ class Log:
         signals.hang_up()
 
     def evaluation(
-        self, row: Mapping[str, Any], *, lr: float, images_per_second: float, is_best: bool
+        self,
+        row: Mapping[str, Any],
+        *,
+        lr: float,
+        images_per_second: float,
+        is_best: bool,
+        loss_name: str,
     ) -> None:
-        """Write the line of an evaluation, from its row of metrics.jsonl."""
+        """Write the line of an evaluation, from its row of metrics.jsonl.
+
+        `loss_name` says what the training loss is where that is not the plain one: smoothed, say.
+        """
         percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
         loss = row["train_loss"]
-        smoothed = validation = ""
+        minimised = validation = ""
         if "train_plain_loss" in row:
-            smoothed = f" (smoothed {loss:.4f})"
+            minimised = f" ({loss_name} {loss:.4f})"
             loss = row["train_plain_loss"]
         if "val_loss" in row:
             validation = f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}"
         self.line(
             f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
-            f"train loss {loss:.4f}{smoothed} accuracy {percent['train_accuracy']:<8}"
+            f"train loss {loss:.4f}{minimised} accuracy {percent['train_accuracy']:<8}"
             f"{validation} {images_per_second:,.0f} img/s" + ("  best so far" if is_best else "")
         )
 

@@ -70,14 +70,12 @@ def wrapped(text: str, *, inches: float, points: float) -> str:
 
 
 @canvas.plain()
-def curves(
-    metrics_path: Path, target: Path, *, title: str, tested: int, smoothed: bool = False
-) -> None:
+def curves(metrics_path: Path, target: Path, *, title: str, tested: int, kind: str = "") -> None:
     """Draw loss, accuracy and learning rate from metrics.jsonl.
 
     The loss is drawn per step and per evaluation, accuracy per evaluation. `tested` is the step of
-    the best weights. `smoothed` tells that a batch's loss is label-smoothed; the means over a pass
-    are then drawn without smoothing, where they were recorded.
+    the best weights. `kind` tells that a batch's loss is label-smoothed, say; the means over a
+    pass are then drawn of the plain loss, where they were recorded.
     """
     rows = read_rows(metrics_path)
     steps = [row for row in rows if "loss" in row]
@@ -85,11 +83,11 @@ def curves(
     made = figure(13, 4.1)
     made.suptitle(wrapped(title, inches=12.5, points=10), fontsize=10)
     loss, accuracy, rate = made.subplots(1, 3)
-    draw_losses(loss, steps, smoothed=smoothed)
-    accuracies = draw_evaluations(loss, accuracy, evaluations, smoothed=smoothed)
+    draw_losses(loss, steps, kind=kind)
+    accuracies = draw_evaluations(loss, accuracy, evaluations, kind=kind)
     rate_name, highest_rate = draw_rates(rate, steps)
     last = max([*(row["step"] for row in steps), *(row["step"] for row in evaluations), 1])
-    loss_name = "loss (nats)" + (", label-smoothed where named so" if smoothed else "")
+    loss_name = "loss (nats)" + (f", {kind} where named so" if kind else "")
     for axes, name in ((loss, loss_name), (accuracy, "accuracy (%)"), (rate, rate_name)):
         tidy(axes, name, last)
         if tested:
@@ -126,7 +124,7 @@ def dot_for(steps: Sequence[Row]) -> str:
     return "." if len(steps) == 1 else ""
 
 
-def draw_losses(axes: Axes, steps: Sequence[Row], *, smoothed: bool) -> None:
+def draw_losses(axes: Axes, steps: Sequence[Row], *, kind: str) -> None:
     """Draw the loss of each training batch."""
     axes.plot(
         [row["step"] for row in steps],
@@ -135,7 +133,7 @@ def draw_losses(axes: Axes, steps: Sequence[Row], *, smoothed: bool) -> None:
         alpha=0.35,
         linewidth=0.8,
         marker=dot_for(steps),
-        label="each training batch" + (", label-smoothed" if smoothed else ""),
+        label="each training batch" + (f", {kind}" if kind else ""),
     )
 
 
@@ -175,14 +173,14 @@ def highest_loss(steps: Sequence[Row], evaluations: Sequence[Row]) -> float:
 
 
 def draw_evaluations(
-    loss: Axes, accuracy: Axes, evaluations: Sequence[Row], *, smoothed: bool
+    loss: Axes, accuracy: Axes, evaluations: Sequence[Row], *, kind: str
 ) -> list[float]:
     """Draw the curves over evaluations, where rows have them; return accuracies in percent."""
     accuracies: list[float] = []
     is_plain = any("train_plain_loss" in row for row in evaluations)
     mean = "training, mean over the pass"
-    if smoothed and not is_plain:
-        mean += ", label-smoothed"
+    if kind and not is_plain:
+        mean += f", {kind}"
     mean_loss = "train_plain_loss" if is_plain else "train_loss"
     after = "training, evaluated after the pass"
     for key, of, name, colour, line in (

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from skiplab import build
+from skiplab.config import rules
 from skiplab.config.schema import Config
 from skiplab.machine.cpu import num_cores
 
@@ -59,7 +60,7 @@ def rounded(seconds: float) -> str:
 
 def flops_of(config: Config) -> float:
     """Return the FLOPs of a run's forward passes in training."""
-    images = config.epochs * config.dataset.train_images
+    images = config.epochs * (rules.training_images(config) + rules.num_held_out(config))
     if config.steps:
         images = config.steps * config.batch_size
     images = min(images, (config.trainer.limit_steps or images) * config.batch_size)

@@ -30,7 +30,7 @@ class Progress:
     metrics_size: int = 0
     # Times that the run went back and lowered its learning rate.
     rollbacks: int = 0
-    # The same as loss_sum, without label smoothing.
+    # The same as loss_sum, without label smoothing and class weights.
     plain_loss_sum: float = 0.0
 
     @property
@@ -61,38 +61,38 @@ class Progress:
         self.num_correct += num_correct
         self.num_seen += num_images
 
-    def take_means(self, *, smoothed: bool) -> dict[str, float]:
+    def take_means(self, *, is_plain: bool) -> dict[str, float]:
         """Return the means since the last evaluation, for its row, and begin the sums again.
 
-        `smoothed`: the loss is label-smoothed. Then the row has the plain loss too, since the loss
-        on validation is plain.
+        Unless the loss `is_plain`, it is label-smoothed or weighted by class. Then the row has the
+        plain loss too, since the loss on validation is plain.
         """
         row = {
             "train_loss": self.loss_sum / self.num_seen,
             "train_accuracy": self.num_correct / self.num_seen,
         }
-        if smoothed:
+        if not is_plain:
             row["train_plain_loss"] = self.plain_loss_sum / self.num_seen
         self.loss_sum, self.plain_loss_sum = 0.0, 0.0
         self.num_correct, self.num_seen = 0, 0
         return row
 
-    def shown(self, *, steps_per_epoch: int, loss: float, smoothed: bool) -> dict[str, str]:
+    def shown(self, *, steps_per_epoch: int, loss: float, loss_name: str) -> dict[str, str]:
         """Return what the progress bar shows: step, epoch, the last step's loss, training accuracy.
 
-        The accuracy is that since the last evaluation.
+        The accuracy is that since the last evaluation. `loss_name` is that of `Loss`.
         """
         return {
             "step": f"{self.step:,}",
             "epoch": f"{self.step / steps_per_epoch:.1f}",
-            "smoothed loss" if smoothed else "loss": f"{loss:.3f}",
+            f"{loss_name} loss".strip(): f"{loss:.3f}",
             "train": f"{self.num_correct / self.num_seen:.1%}",
         }
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it.
 
-        Without label smoothing the two sums of losses are equal. The second is left out then, as
+        Of a plain loss the two sums are equal. The second is left out then, as
         in format 1.
         """
         found = asdict(self)
@@ -129,7 +129,6 @@ class Settings:
     amp: str
     # Largest norm of the gradient; inf leaves it.
     clip: float
-    label_smoothing: float
     # Evaluations without a better one after which the run stops; inf: never.
     early_stop: float
     # Optimizer steps from one evaluation, save or log point to the next.

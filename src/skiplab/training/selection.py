@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skiplab.data.batches import Batches
 from skiplab.errors import Diverged
 from skiplab.randomness import seed_default
 from skiplab.runs.checkpoint import not_finite
+from skiplab.training.losses import Loss
 from skiplab.training.optimizers import Optimizer
 from skiplab.training.schedules import Schedule
 
@@ -41,7 +41,7 @@ class Proxy:
     autocast: torch.autocast
     # A torch.amp.GradScaler. It is typed for optimizers of torch's classes, which ours is not.
     scaler: Any
-    label_smoothing: float
+    loss: Loss
     count: int
     num_steps: int
 
@@ -78,13 +78,14 @@ class Proxy:
             # (B, C, H, W) -> (B, K)
             logits = self.model(images).float()
         # (B,)
-        losses = F.cross_entropy(
-            logits, labels, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        losses = self.loss.each(logits, labels)
         hardest = losses.detach().topk(self.count).indices
         if is_trained:
             self.optimizer.set_rate(self.learning_rate(step), step)
-            self.scaler.scale(losses.index_select(0, hardest).mean()).backward()
+            loss = self.loss.mean_of(
+                losses.index_select(0, hardest), labels.index_select(0, hardest)
+            )
+            self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()

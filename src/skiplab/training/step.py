@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
@@ -15,7 +15,7 @@ from skiplab.machine.ranks import ALONE, Ranks
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.training.averages import Average, Lookahead
-from skiplab.training.losses import LossBuffer
+from skiplab.training.losses import Loss, LossBuffer
 from skiplab.training.optimizers import Optimizer
 from skiplab.training.probe import Probe
 from skiplab.training.progress import Settings
@@ -38,6 +38,7 @@ class Step:
     optimizer: Optimizer
     learning_rate: Schedule
     batches: Batches
+    loss: Loss
     # Which images of each batch are trained on.
     selection: Selection
     probe: Probe
@@ -61,7 +62,7 @@ class Step:
         self.autocast = torch.autocast(device.type, dtype, enabled=settings.amp != "off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         size = min(settings.log_every, settings.stop_at, MOST_PENDING)
-        self.losses = LossBuffer(size, device=device, smoothed=settings.label_smoothing > 0)
+        self.losses = LossBuffer(size, device=device, is_plain=not self.loss.name)
         self.parameters = list(self.model.parameters())
 
     @property
@@ -94,13 +95,17 @@ class Step:
         Each rank computes its part of the batch, in as many parts as `accumulate` says.
         """
         seed_default(self.settings.seed, "dropout", step, *self.ranks.position, device=self.device)
-        smoothing, chosen = self.settings.label_smoothing, self.selection.at(step)
+        chosen = self.selection.at(step)
         num_images = len(self.batches.index(step) if chosen is None else chosen)
         rank, ranks, weight = self.ranks.part_of(num_images)
         # (B, C, H, W), (B,)
         images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)
         # BatchNorm cannot normalise one value, so a part has at least two images.
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
+        total: float | Tensor = num_images
+        if self.loss.class_weights is not None:
+            # Every rank knows the labels of the whole batch.
+            total = self.loss.total(self.batches.labels_at(step, chosen=chosen))
         self.losses.begin(counts=weight > 0)
         if parts > 1 and self.settings.compiled:
             self.allocate_gradients()
@@ -111,11 +116,12 @@ class Step:
                 with self.autocast:
                     # (B, C, H, W) -> (B, K)
                     logits = self.replica(x)
-                    share = weight * (len(y) / num_images)
-                    loss = F.cross_entropy(logits.float(), y, label_smoothing=smoothing) * share
+                    share = weight * (self.loss.total(y) / total)
+                    loss = self.loss.mean(logits.float(), y) * share
                 self.scaler.scale(loss).backward()
             self.losses.add(loss.detach(), (logits.detach().argmax(1) == y).sum())
-            if smoothing:
+            if self.loss.name:
+                share = weight * (len(y) / num_images)
                 self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * share)
         return num_images
 

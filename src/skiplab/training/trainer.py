@@ -179,7 +179,7 @@ class Trainer:
         shown = progress.shown(
             steps_per_epoch=self.step.batches.steps_per_epoch,
             loss=found[-1].loss,
-            smoothed=losses.smoothed,
+            loss_name=self.step.loss.name,
         )
         if self.val_accuracy is not None:
             shown["val"] = f"{self.val_accuracy:.1%}"
@@ -202,7 +202,7 @@ class Trainer:
             "step": progress.step,
             "epoch": progress.step / self.step.batches.steps_per_epoch,
         }
-        row |= progress.take_means(smoothed=self.step.losses.smoothed)
+        row |= progress.take_means(is_plain=not self.step.loss.name)
         for name, scores in score_splits(evaluator, with_training=self.settings.eval_train):
             if not math.isfinite(scores.loss):
                 raise self.step.diverged(
@@ -222,6 +222,7 @@ class Trainer:
             lr=lr,
             images_per_second=self.images / max(self.seconds, 1e-9),
             is_best=evaluator.validation is not None and progress.best_step == progress.step,
+            loss_name=self.step.loss.name,
         )
 
     def save(self) -> None:
