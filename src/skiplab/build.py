@@ -27,7 +27,7 @@ from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs import checkpoint
 from skiplab.runs.facts import Outline
-from skiplab.training import averages, optimizers, schedules
+from skiplab.training import averages, optimizers, schedules, torch_optimizer
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.pace import Pace
@@ -121,10 +121,11 @@ def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequ
 def build_network(config: Config) -> nn.Sequential:
     """Build the network with weights from torch's default generator, on torch's default device."""
     registry.check_names(config)
+    own = any(code.group == "model" for code in config.code)
     return models.build(
         config.model.name,
         Plan(
-            block=models.BLOCKS[config.block.name],
+            block=registry.block_of(config),
             style=Style(
                 norm=config.norm,
                 shortcut=config.shortcut,
@@ -139,6 +140,7 @@ def build_network(config: Config) -> nn.Sequential:
             num_classes=len(config.dataset.classes),
         ),
         init=config.init,
+        make=registry.model_of(config) if own else None,
     )
 
 
@@ -204,7 +206,10 @@ def batches_of(config: Config, training: Split, device: torch.device) -> Batches
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(**asdict(augment) | {"flip": flip, "fill": mean_colour}),
+        augment=Augment(
+            **asdict(augment) | {"flip": flip, "fill": mean_colour},
+            own=registry.augmentation_of(config),
+        ),
         normalize=normalizer(config, device),
     )
 
@@ -283,8 +288,12 @@ def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimiz
     ends: dict[str, int] = {}
     if isinstance(config.model, Airbench):
         ends["stem.0.bias"] = round(config.model.whiten_bias * num_steps)
+    del options["name"]
+    row = registry.optimizer_row_of(config)
+    if isinstance(row, torch_optimizer.Maker):
+        return row.build(model, ends=ends, **options)
     return optimizers.build(
-        options.pop("name"),
+        row,
         model,
         ends=ends,
         compiled=config.trainer.compile,

@@ -1,11 +1,13 @@
 """The report of a run's weights on a split, and the seal of the test set."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from skiplab import build, provenance, regular
+from skiplab import build, provenance, regular, trust
 from skiplab.config.schema import Config
 from skiplab.data.splits import Split
 from skiplab.describe import name_network, note_few_images
@@ -18,15 +20,35 @@ from skiplab.words import now
 SPLITS = {"test": "test set", "val": "validation set"}
 
 
-def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name: str) -> str:
-    """Return the report of a run folder's checkpoint, from the folder and the data alone.
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run's network with its weights, on a device."""
 
-    `split` is val or test. Raises UsageError if there is no validation set, CheckpointError if the
-    weights are not there.
+    config: Config
+    model: nn.Sequential
+    # The step of the weights.
+    step: int
+    device: torch.device
+
+
+def trained_network(
+    folder: Path,
+    *,
+    checkpoint_name: str = "best",
+    device_name: str = "auto",
+    trust_code: bool = False,
+    say: str = "--trust-code",
+) -> Trained:
+    """Build the network of a run folder, with code of its own if it has such, and load its weights.
+
+    Code of a run's own is run only if this user has named or trusted it before, or with
+    `trust_code`; `say` is how a user tells the command at hand to. Raises UsageError if it may not
+    be run or does not fit, CheckpointError if the weights are not there.
     """
     config = provenance.load(folder)
     # A missing checkpoint is found before torch computes anything.
     path = provenance.weights(folder, checkpoint_name, config)
+    trust.admit_run(folder, config, trust_code=trust_code, say=say, groups=trust.OF_A_NETWORK)
     device = devices.pick_device(device_name)
     devices.set_up(
         threads=config.trainer.threads or provenance.threads_before(folder),
@@ -35,6 +57,26 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     )
     model = build.network(config, device)
     step = build.load_weights(path, model, config).step or 0
+    return Trained(config=config, model=model, step=step, device=device)
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    split: str,
+    checkpoint_name: str,
+    device_name: str,
+    trust_code: bool = False,
+) -> str:
+    """Return the report of a run folder's checkpoint, from the folder and the data alone.
+
+    `split` is val or test. Raises UsageError if there is no validation set, and as
+    `trained_network` does.
+    """
+    trained = trained_network(
+        folder, checkpoint_name=checkpoint_name, device_name=device_name, trust_code=trust_code
+    )
+    config, model, step, device = trained.config, trained.model, trained.step, trained.device
     if split == "test":
         chosen = open_test_set(
             config, folder, checkpoint_name=checkpoint_name, step=step, reader="evaluate"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiplab import exits, locations, provenance, regular
+from skiplab import exits, locations, own_code, provenance, regular, trust
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, flat, identity
@@ -53,9 +53,11 @@ def launch(
     """
     if locked is not None:
         return run_in_folder(config, locked, stop_signal)
+    trust.admit(config)
     check_out_is_free(config)
     config = resolve_machine(config)
     with hold_folder(config, parent, prefix) as (folder, is_new):
+        trust.keep_copies(folder, config)
         if is_new and record is not None:
             record(folder)
         return run_in_folder(config, folder, stop_signal)
@@ -88,6 +90,8 @@ def run_in_folder(config: Config, folder: Path, stop_signal: StopSignal) -> int:
         if (problem := exits.explain_memory_error(error)) is not None:
             raise problem from None
         exits.show_traceback()
+        if (own := own_code.explain(error)) is not None:
+            raise own from None
         advice = f"; go on with: {go_on}"
         return exits.report_unforeseen(error, log=folder / folders.LOG, advice=advice)
     return 0

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skiplab import provenance
+from skiplab import provenance, trust
 from skiplab.config import overrides
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, effect_on_schedule, flat, identity
@@ -54,9 +54,10 @@ def resume_command(path: Path, texts: Sequence[str]) -> int:
 
     Returns the exit code. Raises UsageError if there is no run, or a value may not change.
     """
+    answers, texts = take_answers(texts)
     folder = find_folder(path)
     with StopSignal() as stop_signal, lock.hold(folder):
-        config = update_config(folder, texts)
+        config = update_config(folder, texts, answers)
         return launch(config, stop_signal, locked=folder)
 
 
@@ -71,14 +72,41 @@ def find_folder(path: Path) -> Path:
         raise UsageError(f"resume={error}; {advice}") from None
 
 
-def update_config(folder: Path, texts: Sequence[str]) -> Config:
+@dataclass(frozen=True)
+class Answers:
+    """What a command says of a run's own code: may it be run, and which, if a file has changed."""
+
+    trust_code: bool = False
+    code: str | None = None
+
+
+def take_answers(texts: Sequence[str]) -> tuple[Answers, list[str]]:
+    """Take trust_code= and code= out of a command's overrides, which are no keys of a config.
+
+    Raises UsageError for a value that they do not have.
+    """
+    given = dict(text.split("=", 1) for text in texts if "=" in text)
+    trust_code, code = given.get("trust_code", "false"), given.get("code")
+    if trust_code not in ("true", "false"):
+        raise UsageError(f"trust_code={trust_code}: {nearest(trust_code, ['true', 'false'])}")
+    if code not in (None, trust.THEIRS, trust.MINE):
+        raise UsageError(f"code={code}: {nearest(code, [trust.THEIRS, trust.MINE])}")
+    rest = [text for text in texts if text.partition("=")[0] not in ("trust_code", "code")]
+    return Answers(trust_code == "true", code), rest
+
+
+def update_config(folder: Path, texts: Sequence[str], answers: Answers) -> Config:
     """Apply overrides to the config of a run folder, write it there, and return it.
 
     The caller holds the folder's lock. Prints what changes and where the run stands.
     """
     stored = before = provenance.load(folder)
     after = overrides.apply_to_stored(before, texts)
-    if after != before or not folders.is_finished(folder):
+    if answers.code is not None and not stored.code:
+        raise UsageError(f"code={answers.code}: {folder} has no code of its own; leave it out")
+    if after != before or answers.code is not None or not folders.is_finished(folder):
+        trust.admit_run(folder, stored, trust_code=answers.trust_code)
+        after = trust.with_changed_files(folder, after, answers.code)
         before = provenance.check(folder, stored)
         after = resolve_machine(replace(after, changed=before.changed))
     stood = status.Status("stopped", step=0, num_steps=0)
@@ -88,6 +116,8 @@ def update_config(folder: Path, texts: Sequence[str]) -> Config:
     if after != before:
         after = provenance.record_changes(before, after, step=stood.step or 0)
         begin_change(folder, before, after)
+        trust.admit(after)
+        trust.keep_copies(folder, after)
     if after != stored:
         write_config(folder, dump(after))
     if not folders.is_finished(folder):
@@ -134,10 +164,14 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
-    old = flat(before)
-    for name, value in flat(after).items():
+    old, new = flat(before), flat(after)
+    for name, value in new.items():
         if old[name] != value:
             print(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
+    for now, was in zip(after.code, before.code, strict=True):
+        if now != was:
+            digests = f"{now.sha256[:8]} (was {was.sha256[:8]})"
+            print(f"{now.group}={now.name}: your changed file, SHA-256 {digests}")
 
 
 def check_data(config: Config) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override, ValueType
 
-from skiplab.config import cells, grammar, lexicon, plugins, stored, validate
+from skiplab.config import cells, code, compose, grammar, lexicon, plugins, stored, validate
 from skiplab.config.grid import each_of, with_preset
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
@@ -65,6 +65,7 @@ def check(
             problems.append(problem)
         elif override is not None:
             good.append(override)
+            compose.offer_code(override)
     problems += _misplaced(good, multirun=multirun, is_search=is_search, shows=shows)
     problems += [line for line in cells.check_values(good) if line not in problems]
     if problems:
@@ -221,7 +222,9 @@ def _option_problem(text: str, override: Override) -> str | None:
     for value in (each.value() for each in each_of(override)):
         if value is None:
             return f"{name}=null: leave it out, or take one of {', '.join(options)}"
-        if str(value) not in options:
+        if (problem := code.problem_of(name, str(value))) is not None:
+            return problem
+        if str(value) not in options and not code.is_spec(value):
             return f"{name}={value}: no such {name}; {_choice_meant(name, str(value), options)}"
     return None
 

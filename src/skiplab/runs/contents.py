@@ -21,6 +21,8 @@ TIMING = "timing.jsonl"
 PREDICTIONS = "predictions.npz"
 REPORT = "report.txt"
 READS = "test_reads.jsonl"
+# The folder of the run's own code.
+CODE = "code"
 CHECKPOINTS = (LAST, BEST, "last.prev.ckpt", "best.prev.ckpt")
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 # Names that must be files, and names that must be folders, in the folder of a run or a study.
@@ -38,7 +40,7 @@ FILES = {
     *PICTURES,
 }
 FILES |= {"study.json", "multirun.yaml", "search.journal", "search.png"}
-FOLDERS = {".hydra", "logs"}
+FOLDERS = {".hydra", "logs", CODE}
 OWN_FILE = re.compile(r"compare\w*\.(?:csv|json|md|html|png)")
 # Bytes that a text file of a run may have, metrics.jsonl aside.
 LARGEST = 2**26
