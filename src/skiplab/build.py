@@ -18,7 +18,7 @@ from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
-from skiplab.errors import OutOfMemory, UsageError
+from skiplab.errors import UsageError
 from skiplab.locations import data_root
 from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
@@ -99,23 +99,16 @@ def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequ
     weights.
     """
     if device.type != "meta":
-        try:
-            with torch.device("meta"):
-                size = memory.weight_bytes(build_network(config))
-        # There are more elements than torch can count.
-        except RuntimeError as error:
-            said = " ".join(str(error).split())[:100]
-            raise OutOfMemory(
-                f"width={config.width}: the weights are too large to be counted ({said}); "
-                "take a smaller width"
-            ) from None
-        memory.check(
-            copies * size, f"width={config.width}: the network", "take a smaller width or depth"
-        )
+        what = f"width={config.width}"
+        size = memory.size_before(lambda: build_network(config), what)
+        memory.check(copies * size, f"{what}: the network", "take a smaller width or depth")
     seed_default(config.seed, "init", device=torch.device("cpu"))
     model = build_network(config)
     memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    model = model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    if device.type != "meta":
+        registry.check_logits(config, model, size=rules.image_size(config), device=device)
+    return model
 
 
 def build_network(config: Config) -> nn.Sequential:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from skiplab import own_code
 from skiplab.config.schema import Code, Config
@@ -42,6 +43,9 @@ def check_names(config: Config) -> None:
             raise UsageError(f"{group}.name={name}: {nearest(name, names)}")
 
 
+GIVES = "a block gives (B, out_channels, H / stride, W / stride), a network (B, classes)"
+
+
 def block_of(config: Config) -> type[Block]:
     """Return the config's block. Raises UsageError if one of the user's own is none."""
     if (code := _own(config, "block")) is None:
@@ -63,6 +67,31 @@ def model_of(config: Config) -> Callable[[Plan], Stages]:
     if (code := _own(config, "model")) is None:
         return MODELS[config.model.name]
     return _called(code)
+
+
+def check_logits(config: Config, model: nn.Module, *, size: int, device: torch.device) -> None:
+    """Raise UsageError if a network of the user's own does not give a logit for each class."""
+    if (code := _own(config, "model") or _own(config, "block")) is None:
+        return
+    images = torch.zeros(2, config.dataset.channels, size, size, device=device)
+    was_training, wanted = model.training, (2, len(config.dataset.classes))
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    # The layers of a user's own may raise anything, and so may ours after them.
+    except Exception as error:
+        if own_code.explain(error) is not None:
+            raise
+        raise _misfit(
+            code, f"its layers do not fit ({own_code.describe(error)}); {GIVES}"
+        ) from error
+    model.train(was_training)
+    given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if given != wanted:
+        raise _misfit(
+            code, f"the network gives {given} for 2 images; {wanted} is expected, logits of classes"
+        )
 
 
 def augmentation_of(config: Config) -> Callable[[Any, torch.Generator], Any] | None:
