@@ -193,16 +193,18 @@ def batches_of(config: Config, training: Split, device: torch.device) -> Batches
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
+    own = registry.augmentation_of(config)
+    made = Augment(**asdict(augment) | {"flip": flip, "fill": mean_colour}, own=own)
+    if own is not None:
+        # Code that does not fit is found before the run has a state.
+        made.apply_own(training.images[:2].clone(), torch.Generator(training.images.device))
     return Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(
-            **asdict(augment) | {"flip": flip, "fill": mean_colour},
-            own=registry.augmentation_of(config),
-        ),
+        augment=made,
         normalize=normalizer(config, device),
     )
 

@@ -63,6 +63,8 @@ STARTS_WITHOUT_TORCH = (
         "provenance",
         "paths",
         "locations",
+        "own_code",
+        "trust",
         "regular",
         "errors",
     ),

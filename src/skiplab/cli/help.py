@@ -8,11 +8,11 @@ from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
-from skiplab import __version__
+from skiplab import __version__, own_code
 from skiplab.config import keys, typed
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder, groups
+from skiplab.paths import built_in_groups, groups, option_file, own_options
 
 WIDTH = 80
 # Columns before the description of an option or a key.
@@ -82,9 +82,12 @@ def text_for(topics: Sequence[str]) -> str:
 
 def overview() -> str:
     """Return the help of `train`: examples, groups, keys, flags and exit codes."""
-    known = groups()
+    known, own = built_in_groups(), own_options()
     order = [*ORDER, *(group for group in known if group not in ORDER)]
-    lines = [_entry(group, " ".join(known[group]), indent=13) for group in order]
+    lines = []
+    for group in order:
+        yours = f", yours: {' '.join(own[group])}" if group in own else ""
+        lines.append(_entry(group, " ".join(known[group]) + yours, indent=13))
     return "\n".join([HEAD.format(version=__version__), *lines, TAIL])
 
 
@@ -106,9 +109,13 @@ def _explain(topic: str) -> str:
 
 
 def _describe_options(group: str, options: Iterable[str]) -> str:
-    lines = [
-        _entry(option, describe(conf_folder() / group / f"{option}.yaml")) for option in options
-    ]
+    own = own_options().get(group, ())
+    lines = []
+    for option in options:
+        text = describe(path := option_file(group, option))
+        if option in own:
+            text = f"yours, {own_code.shown(str(path))}{f': {text}' if text else ''}"
+        lines.append(_entry(option, text))
     return "\n".join([f"OPTIONS: {group}=OPTION", *lines])
 
 
@@ -209,7 +216,7 @@ def describe(path: Path) -> str:
     """Return the sentence that a preset's first comment begins with."""
     comments = [
         line[2:].strip()
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.startswith("# ") and "@package" not in line
     ]
     return comments[0].partition("   train ")[0].rstrip() if comments else ""

@@ -38,6 +38,16 @@ def path(value: str) -> Path:
     return locations.given(value)
 
 
+def config_dir_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --config-dir, the folder of a user's own options."""
+    parser.add_argument(
+        "--config-dir",
+        type=path,
+        metavar="DIR",
+        help="folder with options of your own (conf/ in the working folder)",
+    )
+
+
 def trust_option(parser: argparse.ArgumentParser) -> None:
     """Declare --trust-code: the user has read a run folder's own code, and it may be run."""
     parser.add_argument(

@@ -47,6 +47,12 @@ def short_name(spec: str) -> str:
     return f"{NO_LETTER.sub('_', stem) or '_'}.{found['name']}"
 
 
+def as_typed(text: str) -> str:
+    """Return FILE.py:NAME without the signs that Hydra's grammar adds; another text as it is."""
+    bare = text.strip("'").replace("\\:", ":").replace("\\'", "'")
+    return bare if is_spec(bare) else text
+
+
 def spec_without_name(value: str) -> bool:
     """Return whether a value is a file's name, FILE.py, without what is meant in it."""
     return value.endswith(".py")

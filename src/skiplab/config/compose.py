@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from skiplab.config import code, grammar, presets, validate
-from skiplab.config.grid import each_of, parsed
+from skiplab.config.grid import each_of, parsed, quoted
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder
+from skiplab.paths import conf_folder, own_files, own_folder
 
 # Path, size and time of writing of each file of conf/.
 Files = tuple[tuple[str, int, int], ...]
@@ -100,7 +100,10 @@ def composed(chosen: Sequence[str], files: Files) -> Composed:
 def _composed(chosen: Sequence[str]) -> Composed:
     for text in chosen:
         offer_code(grammar.parse(text))
-    cfg = compose("config", list(chosen), return_hydra_config=True)
+    # Hydra looks into conf/ first, then into the user's own folder.
+    own = own_folder()
+    searched = [f"hydra.searchpath=[{quoted(f'file://{own}')}]"] if own is not None else []
+    cfg = compose("config", [*chosen, *searched], return_hydra_config=True)
     settings = cfg.hydra
     with read_write(cfg), open_dict(cfg):
         del cfg["hydra"]
@@ -141,7 +144,8 @@ def hydra_ready() -> Iterator[Files]:
     state.clear()
     try:
         with initialize_config_dir(str(root), version_base="1.3"):
-            found = [(str(path), path.stat()) for path in root.rglob("*.yaml")]
+            files = [*root.rglob("*.yaml"), *own_files()]
+            found = [(str(path), path.stat()) for path in files]
             yield tuple(sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found))
     finally:
         state.hydra = before

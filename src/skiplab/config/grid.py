@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from skiplab.config import code, grammar
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder, groups
+from skiplab.paths import groups, option_file
 
 # Keys whose values are taken as typed. Hydra's grammar stumbles over = , ( in a path, and would
 # sweep over a list.
@@ -125,8 +125,8 @@ def with_preset(texts: Sequence[str]) -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Read the tree of conf/sweep/NAME.yaml. Raises UsageError if it states no grid."""
-    path = conf_folder() / "sweep" / f"{name}.yaml"
+    """Read the tree of a sweep's file. Raises UsageError if it states no grid."""
+    path = option_file("sweep", name)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(tree["hydra"]["sweeper"]["params"], dict):

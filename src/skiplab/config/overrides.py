@@ -19,7 +19,7 @@ from skiplab.config.schema import Config
 from skiplab.config.typed import DASHES, shown
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import groups
+from skiplab.paths import clash, groups
 
 # The keys of a study as a whole.
 OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")
@@ -224,6 +224,11 @@ def _option_problem(text: str, override: Override) -> str | None:
             return f"{name}=null: leave it out, or take one of {', '.join(options)}"
         if (problem := code.problem_of(name, str(value))) is not None:
             return problem
+        if (path := clash(name, str(value))) is not None:
+            return (
+                f"{name}={value}: {path} has the name of an option of Skiplab's, which Hydra would "
+                f"take; give the file another name, such as my_{value}.yaml"
+            )
         if str(value) not in options and not code.is_spec(value):
             return f"{name}={value}: no such {name}; {_choice_meant(name, str(value), options)}"
     return None

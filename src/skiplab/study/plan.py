@@ -158,7 +158,8 @@ def cell_of(
 
     Its run folder is `out=`, or the one there with its identity, or a new one.
     """
-    pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
+    given = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
+    pairs = [(key, code.as_typed(value)) for key, value in given]
     label = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     name = folder_name(pairs, config)
     if config.out is not None:
@@ -189,8 +190,7 @@ def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
 
 def named(value: str) -> str:
     """Return a value as a folder's name has it: FILE.NAME for code of a user's own."""
-    bare = value.strip("'")
-    return code.short_name(bare) if code.is_spec(bare) else value
+    return code.short_name(value) if code.is_spec(value) else value
 
 
 def choose_name(name: str, there: Sequence[str], folder: Path, config: Config) -> str:
