@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from skiplab import exits, locations, own_code, provenance, regular, trust
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
-from skiplab.config.stored import dump, flat, identity
+from skiplab.config.stored import code_values, dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
@@ -308,6 +308,8 @@ def describe_difference(config: Config, folder: Path) -> str:
         for key, value in flat(theirs).items()
         if ours.get(key) != value and fields[key].metadata["changes_numbers"]
     ]
+    codes = code_values(config).items() ^ code_values(theirs).items()
+    keys += sorted({key for key, _ in codes})
     if theirs.init_sha256 != config.init_sha256:
         keys.append("the weights of init_from")
     text = f"{', '.join(keys[:5])} differ" if keys else "the same values"

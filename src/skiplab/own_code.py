@@ -126,8 +126,8 @@ def load(name: str, sha256: str) -> object:
         return getattr(_module(sha256), leaf)
     except SkiplabError:
         raise
-    # A file of somebody's own may raise anything.
-    except Exception as error:
+    # A file of somebody's own may raise anything, and may even call sys.exit.
+    except (Exception, SystemExit) as error:
         if (problem := explain(error)) is not None:
             raise problem from error
         if isinstance(error, AttributeError):

@@ -96,6 +96,8 @@ def value_of(telling: Mapping[str, Any], key: str) -> object:
     """Return a key's value among those that are not neutral."""
     field = leaves().get(key)
     value = telling.get(key, field.metadata["neutral"] if field is not None else None)
+    if key in code.DIGESTS and value is not None:
+        return format_value(value, key)
     return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 

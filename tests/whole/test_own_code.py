@@ -154,7 +154,7 @@ def test_a_study_groups_by_the_block_and_is_done_before(train: Train) -> None:
 @pytest.mark.usefixtures("guide")
 def test_several_processes_give_the_numbers_of_one(train: Train) -> None:
     """An own augmentation draws for the whole batch on each of them."""
-    texts = ("augment=./aug.py:Brightness", *TINY, "norm=none", "device=cpu")
+    texts = ("augment=./aug.py:Brightness", *TINY, "norm=none", "model.dropout=0", "device=cpu")
     for number in (1, 2):
         done = train(*texts, f"trainer.devices={number}", f"out=ranks{number}")
         assert done.returncode == 0, done.stderr
@@ -291,7 +291,9 @@ def test_a_changed_file_is_asked_for_and_recorded(guide: Path, call: Cli) -> Non
     assert stored.load(Path("one/config.yaml")) == began
     # A 3x3 convolution has other weights.
     code, _, err = call("resume=one", "trainer.limit_steps=3", "code=mine")
-    assert code != 0
+    assert code == 2
+    assert "code=mine: the weights of one do not fit your changed file" in err
+    assert stored.load(Path("one/config.yaml")) == began
     code, out, _ = call("resume=two", "trainer.limit_steps=3", "code=theirs")
     assert code == 0
     assert [change.key for change in stored.load(Path("two/config.yaml")).changed] == [
@@ -327,7 +329,7 @@ def test_the_same_command_goes_on_and_an_edit_begins_another_run(guide: Path, ca
     assert stored.identity(compose(*texts, "out=a")) != identity
     code, _, err = call(*texts, "out=a")
     assert code == 4
-    assert "holds another run" in err
+    assert "holds another run (block.sha256 differ)" in err
 
 
 @pytest.mark.slow
@@ -424,6 +426,7 @@ def boom(images, generator):
         ("augment=./f.py:boom", "f.py:45: IndexError"),
         ("block=./gone.py:X", "block=./gone.py:X: cannot be read (No such file"),
         ("block=./raises.py:X", "raises.py:1: RuntimeError: two lines"),
+        ("block=./exits.py:X", "exits.py:1: SystemExit: 7"),
         pytest.param(
             "block=./imports.py:X",
             "imports.py:1: ModuleNotFoundError: No module named 'nowhere'",
@@ -434,6 +437,7 @@ def boom(images, generator):
 def test_a_fault_gets_one_line_and_leaves_no_folder(text: str, line: str, call: Cli) -> None:
     Path("f.py").write_text(FAULTS)
     Path("raises.py").write_text("raise RuntimeError('two\\nlines')\nX = 1\n")
+    Path("exits.py").write_text("raise SystemExit(7)\nX = 1\n")
     Path("imports.py").write_text("import nowhere\nX = 1\n")
     code, _, err = call(text, *TINY, "out=run")
     assert code == 2

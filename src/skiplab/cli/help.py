@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from skiplab import __version__, own_code
-from skiplab.config import keys, typed
+from skiplab.config import code, keys, typed
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import built_in_groups, groups, option_file, own_options
@@ -30,7 +30,8 @@ The same command continues a killed run. After a finished run it starts a new
 one. skiplab --help lists the commands that look at runs.
 
 GROUPS: choose one option of each, GROUP=OPTION. train --help GROUP explains a
-group's options and keys."""
+group's options and keys. block, model, augment and optimizer also take code of
+your own, FILE.py:NAME, and conf/ where you work adds options."""
 
 TAIL = """
 KEYS: set any value, KEY=VALUE. train --help KEY explains a key, train --cfg job
@@ -116,6 +117,8 @@ def _describe_options(group: str, options: Iterable[str]) -> str:
         if option in own:
             text = f"yours, {own_code.shown(str(path))}{f': {text}' if text else ''}"
         lines.append(_entry(option, text))
+    if group in code.BASES:
+        lines.append(_entry("FILE.py:NAME", "code of your own in a file; see docs/own_code.md"))
     return "\n".join([f"OPTIONS: {group}=OPTION", *lines])
 
 
@@ -123,7 +126,10 @@ def _describe_keys(section: str, schemas: Sequence[type]) -> Iterator[str]:
     """Yield a paragraph for each class of keys that a section can have."""
     for schema in schemas:
         known = [f for f in fields(schema) if f.name != "name"]
-        owner = f" of {' '.join(names)}" if (names := _names_of(section, schema, schemas)) else ""
+        names = _names_of(section, schema, schemas)
+        if not names and len(schemas) > 1:
+            names = ["FILE.py:NAME"]
+        owner = f" of {' '.join(names)}" if names else ""
         lines = [_entry(f"{section}.{f.name}", _meaning(schema, f)) for f in known]
         yield "\n".join([f"KEYS{owner}: KEY=VALUE", *lines])
 

@@ -161,6 +161,7 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     if is_finished and not folders.has_state(folder):
         raise CheckpointError(f"{folder}: finished, and its last.ckpt is gone: it cannot go on")
     check_data(after)
+    check_weights(folder, before, after)
     if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
@@ -172,6 +173,29 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
         if now != was:
             digests = f"{now.sha256[:8]} (was {was.sha256[:8]})"
             print(f"{now.group}={now.name}: your changed file, SHA-256 {digests}")
+
+
+def check_weights(folder: Path, before: Config, after: Config) -> None:
+    """Check that a run's weights fit a changed file of its own, before anything is written.
+
+    Imports torch if a file of its network has changed. Raises UsageError if they do not.
+    """
+    changed = {now.group for now, was in zip(after.code, before.code, strict=True) if now != was}
+    if not changed & set(trust.OF_A_NETWORK) or not folders.has_state(folder):
+        return
+    import torch
+
+    from skiplab import build
+    from skiplab.runs import checkpoint
+
+    model = build.network(after, torch.device("cpu"))
+    try:
+        build.load_weights(checkpoint.generations(folder / folders.LAST)[0], model, after)
+    except UsageError:
+        raise UsageError(
+            f"code=mine: the weights of {folder} do not fit your changed file; "
+            "code=theirs goes on with the run's own copy"
+        ) from None
 
 
 def check_data(config: Config) -> None:

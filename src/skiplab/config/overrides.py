@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, ValueType
 
 from skiplab.config import cells, code, compose, grammar, lexicon, plugins, stored, validate
 from skiplab.config.grid import each_of, with_preset
-from skiplab.config.keys import leaves, unknown_key
+from skiplab.config.keys import fields_of, leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.typed import DASHES, shown
 from skiplab.config.values import nearest
@@ -136,7 +136,8 @@ def _key_problem(text: str, override: Override) -> str | None:
         return f"{text}: a key is missing; write KEY{text}"
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value"
-    if name not in groups() and name not in leaves() and name not in Config.__dataclass_fields__:
+    sections = {f.name for f in fields_of(Config) if not f.metadata.get("own")}
+    if name not in groups() and name not in leaves() and name not in sections:
         return unknown_key(name)
     # A preset gives the sign. A command line's are taken off before.
     if override.is_add() or override.is_force_add():
@@ -215,7 +216,7 @@ def _option_problem(text: str, override: Override) -> str | None:
     """Return what is wrong with the options of a group that an override chooses."""
     name = override.key_or_group
     if name.endswith(".name"):
-        value = override.get_value_element_as_str()
+        value = code.as_typed(override.get_value_element_as_str())
         return f"{text}: an option is chosen whole; write {name.removesuffix('.name')}={value}"
     if (options := groups().get(name)) is None:
         return None
