@@ -118,7 +118,7 @@ def _describe_options(group: str, options: Iterable[str]) -> str:
             text = f"yours, {own_code.shown(str(path))}{f': {text}' if text else ''}"
         lines.append(_entry(option, text))
     if group in code.BASES:
-        lines.append(_entry("FILE.py:NAME", "code of your own in a file; see docs/own_code.md"))
+        lines.append(f"\n  or {group}=FILE.py:NAME, code of your own: docs/own_code.md")
     return "\n".join([f"OPTIONS: {group}=OPTION", *lines])
 
 
