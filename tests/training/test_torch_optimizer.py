@@ -67,6 +67,13 @@ MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 
+# The others keep tensors alone, or are torch's own at work.
+QUICK = [
+    pytest.param(kind, marks=() if kind in ("counting", "adagrad") else pytest.mark.slow)
+    for kind in MAKERS
+]
+
+
 def build(make: Callable[..., Any], model: nn.Module, **values: Any) -> TorchOptimizer:
     options = {"lr": 0.01, "weight_decay": 0.0, "decay_norm_and_bias": False, "ends": {}} | values
     return Maker(make).build(model, **options)
@@ -88,7 +95,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", QUICK)
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     kind: str, memory_format: torch.memory_format, tmp_path: Path
@@ -113,7 +120,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
     assert [t.stride() for t in ours.values()] == [t.stride() for t in theirs.values()]
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_an_optimizer_that_is_reset_is_as_it_was_made(kind: str) -> None:
     model = tiny.network(0, torch.contiguous_format)
     optimizer = build(MAKERS[kind], model)
