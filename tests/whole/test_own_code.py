@@ -134,6 +134,26 @@ def test_the_rule_of_the_guide_is_what_it_says() -> None:
     torch.testing.assert_close(p.detach(), torch.tensor([1.8, -1.8, 0.95]))
 
 
+@pytest.mark.usefixtures("guide")
+def test_a_run_that_stopped_goes_on_bit_for_bit(call: Cli) -> None:
+    texts = ("block=./wide.py:WideBlock", "augment=./aug.py:Strong", "optimizer=./opt.py:Lion")
+    texts = (*texts, *TINY, "optimizer.weight_decay=0.1")
+    assert call(*texts, "trainer.limit_steps=7", "out=straight")[0] == 0
+    assert call(*texts, "trainer.limit_steps=3", "out=stopped")[0] == 0
+    forget()
+    assert call("resume=stopped", "trainer.limit_steps=7")[0] == 0
+    straight, stopped = (
+        {
+            name: digest
+            for name, digest in verify.digests(Path(run)).items()
+            if "model/" in name or "optimizer/" in name
+        }
+        for run in ("straight", "stopped")
+    )
+    assert any(name.endswith("/average") for name in straight)
+    assert straight == stopped
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("guide")
 def test_kills_change_nothing(train: Train) -> None:
