@@ -18,14 +18,13 @@ from skiplab.data.augment import Augment
 from skiplab.data.batches import Batches, Normalize
 from skiplab.data.splits import Split
 from skiplab.describe import describe_weights
-from skiplab.errors import OutOfMemory
 from skiplab.machine import devices, memory
 from skiplab.networks import models, summary
 from skiplab.networks.blocks import Style
 from skiplab.networks.plan import Plan
 from skiplab.randomness import seed_default
 from skiplab.runs.facts import ImageFacts
-from skiplab.training import averages, optimizers, schedules
+from skiplab.training import averages, optimizers, schedules, torch_optimizer
 from skiplab.training.context import Context
 from skiplab.training.evaluation import Evaluator, Predictor, largest_batch
 from skiplab.training.losses import Loss, balanced_weights
@@ -99,32 +98,26 @@ def network(config: Config, device: torch.device, *, copies: int = 1) -> nn.Sequ
     weights.
     """
     if device.type != "meta":
-        try:
-            with torch.device("meta"):
-                size = memory.weight_bytes(build_network(config))
-        # There are more elements than torch can count.
-        except RuntimeError as error:
-            said = " ".join(str(error).split())[:100]
-            raise OutOfMemory(
-                f"width={config.width}: the weights are too large to be counted ({said}); "
-                "take a smaller width"
-            ) from None
-        memory.check(
-            copies * size, f"width={config.width}: the network", "take a smaller width or depth"
-        )
+        what = f"width={config.width}"
+        size = memory.size_before(lambda: build_network(config), what)
+        memory.check(copies * size, f"{what}: the network", "take a smaller width or depth")
     seed_default(config.seed, "init", device=torch.device("cpu"))
     model = build_network(config)
     memory_format = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    model = model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    if device.type != "meta":
+        registry.check_logits(config, model, device=device)
+    return model
 
 
 def build_network(config: Config) -> nn.Sequential:
     """Build the network with weights from torch's default generator, on torch's default device."""
     registry.check_names(config)
+    own = any(code.group == "model" for code in config.code)
     return models.build(
         config.model.name,
         Plan(
-            block=models.BLOCKS[config.block.name],
+            block=registry.block_of(config),
             style=Style(
                 norm=config.norm,
                 shortcut=config.shortcut,
@@ -139,6 +132,7 @@ def build_network(config: Config) -> nn.Sequential:
             num_classes=len(config.dataset.classes),
         ),
         init=config.init,
+        make=registry.model_of(config) if own else None,
     )
 
 
@@ -199,13 +193,18 @@ def batches_of(config: Config, training: Split, device: torch.device) -> Batches
     mean_colour = torch.tensor(
         [round(255 * m) for m in dataset.mean], dtype=torch.uint8, device=training.images.device
     )
+    own = registry.augmentation_of(config)
+    made = Augment(**asdict(augment) | {"flip": flip, "fill": mean_colour}, own=own)
+    if own is not None:
+        # Code that does not fit is found before the run has a state.
+        made.apply_own(training.images[:2].clone(), torch.Generator(training.images.device))
     return Batches(
         training,
         batch_size=config.batch_size,
         seed=config.seed,
         shuffle=options.shuffle,
         drop_last=options.drop_last,
-        augment=Augment(**asdict(augment) | {"flip": flip, "fill": mean_colour}),
+        augment=made,
         normalize=normalizer(config, device),
     )
 
@@ -293,8 +292,12 @@ def optimizer_of(config: Config, model: nn.Module, *, num_steps: int) -> optimiz
     ends: dict[str, int] = {}
     if isinstance(config.model, Airbench):
         ends["stem.0.bias"] = round(config.model.whiten_bias * num_steps)
+    del options["name"]
+    row = registry.optimizer_row_of(config)
+    if isinstance(row, torch_optimizer.Maker):
+        return row.build(model, ends=ends, **options)
     return optimizers.build(
-        options.pop("name"),
+        row,
         model,
         ends=ends,
         compiled=config.trainer.compile,

@@ -19,13 +19,22 @@ from skiplab.words import now
 SPLITS = {"test": "test set", "val": "validation set"}
 
 
-def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name: str) -> str:
+def evaluate_run(
+    folder: Path,
+    *,
+    split: str,
+    checkpoint_name: str,
+    device_name: str,
+    trust_code: bool = False,
+) -> str:
     """Return the report of a run folder's checkpoint, from the folder and the data alone.
 
-    `split` is val or test. Raises UsageError if there is no validation set, CheckpointError if the
-    weights are not there.
+    `split` is val or test. Raises UsageError if there is no validation set, and as `open_trained`
+    does.
     """
-    network = as_evaluated(folder, checkpoint_name=checkpoint_name, device_name=device_name)
+    network = as_evaluated(
+        folder, checkpoint_name=checkpoint_name, device_name=device_name, trust_code=trust_code
+    )
     config, device, step = network.config, network.device, network.step
     if split == "test":
         chosen = open_test_set(
@@ -48,12 +57,19 @@ def evaluate_run(folder: Path, *, split: str, checkpoint_name: str, device_name:
     return text
 
 
-def as_evaluated(source: Path, *, checkpoint_name: str, device_name: str) -> Trained:
+def as_evaluated(
+    source: Path, *, checkpoint_name: str, device_name: str, trust_code: bool = False
+) -> Trained:
     """Open a trained network, with this process set up as its run was: threads, determinism.
 
     Then the same images give the same bits as in the run's predictions.npz, on the same machine.
     """
-    network = open_trained(source, checkpoint_name=checkpoint_name, device_name=device_name)
+    network = open_trained(
+        source,
+        checkpoint_name=checkpoint_name,
+        device_name=device_name,
+        trust_code=trust_code,
+    )
     options, folder = network.config.trainer, network.folder
     before = None if folder is None else provenance.threads_before(folder)
     devices.set_up(

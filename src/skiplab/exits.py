@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from skiplab import own_code
 from skiplab.errors import FolderError, OutOfMemory, SkiplabError, Stopped
 from skiplab.locations import cache_folder
 from skiplab.machine import streams
@@ -50,6 +51,8 @@ def guard(command: Callable[[], int]) -> int:
     try:
         return command()
     except SkiplabError as error:
+        if error.__cause__ is not None:
+            show_traceback()
         return complain(error)
     except KeyboardInterrupt:
         with suppress(OSError):
@@ -119,8 +122,11 @@ def explain_memory_error(error: BaseException) -> OutOfMemory | None:
 def report_unforeseen(error: Exception, *, log: Path, advice: str = "") -> int:
     """Report an error that nobody foresaw, in a line that says where its traceback is.
 
-    The traceback is added to the end of `log`. Returns exit code 1.
+    The traceback is added to the end of `log`. Returns exit code 1; an error in a user's own file
+    is one of his.
     """
+    if (own := own_code.explain(error)) is not None:
+        return complain(own)
     where = "it could not be recorded"
     with suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiplab import exits, locations, provenance, regular
+from skiplab import exits, locations, own_code, provenance, regular, trust
 from skiplab.config.keys import leaves
 from skiplab.config.options import Folder
 from skiplab.config.schema import Config
-from skiplab.config.stored import dump, flat, identity
+from skiplab.config.stored import code_values, dump, flat, identity
 from skiplab.errors import CheckpointError, FolderError, SkiplabError, Stopped, UsageError
 from skiplab.machine import streams, torchrun
 from skiplab.machine.signals import StopSignal
@@ -56,11 +56,13 @@ def launch(
     """
     if locked is not None:
         return run_in_folder(config, locked, stop_signal)
+    trust.admit(config)
     check_out_is_free(config)
     config = resolve_machine(config)
     with hold_folder(config, parent, prefix) as (folder, is_new):
         if chosen is not None:
             chosen(folder)
+        trust.keep_copies(folder, config)
         if is_new and record is not None:
             record(folder)
         return run_in_folder(config, folder, stop_signal)
@@ -93,6 +95,8 @@ def run_in_folder(config: Config, folder: Path, stop_signal: StopSignal) -> int:
         if (problem := exits.explain_memory_error(error)) is not None:
             raise problem from None
         exits.show_traceback()
+        if (own := own_code.explain(error)) is not None:
+            raise own from None
         advice = f"; go on with: {go_on}"
         return exits.report_unforeseen(error, log=folder / folders.LOG, advice=advice)
     return 0
@@ -324,6 +328,8 @@ def describe_difference(config: Config, folder: Path) -> str:
         for key, value in flat(theirs).items()
         if ours.get(key) != value and fields[key].metadata["changes_numbers"]
     ]
+    codes = code_values(config).items() ^ code_values(theirs).items()
+    keys += sorted({key for key, _ in codes})
     if theirs.init_sha256 != config.init_sha256:
         keys.append("the weights of init_from")
     text = f"{', '.join(keys[:5])} differ" if keys else "the same values"

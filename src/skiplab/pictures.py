@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skiplab import build, provenance, regular
+from skiplab import build, provenance, regular, trust
 from skiplab.config.schema import Config
 from skiplab.data.batches import Batches
 from skiplab.data.splits import Split
@@ -42,7 +42,7 @@ def draw_finished(config: Config, trainer: Trainer, folder: Path, log: Log, end:
         )
 
 
-def draw_run(folder: Path) -> None:
+def draw_run(folder: Path, *, trust_code: bool = False) -> None:
     """Draw the pictures of a finished run, from its folder and the data.
 
     Raises UsageError if it is not finished or its files are damaged, NotDrawn for pictures that
@@ -78,6 +78,7 @@ def draw_run(folder: Path) -> None:
             f"{folder}: its predictions.npz or {folders.RESULT} is damaged "
             f"({' '.join(str(error).split())[:80]})"
         ) from None
+    trust.admit_run(folder, config, trust_code=trust_code, say="--trust-code", groups=("augment",))
     training, held, _ = build.training_data(config, device)
     if name == "test":
         held = open_test_set(config, folder, checkpoint_name="best", step=best_step, reader="draw")

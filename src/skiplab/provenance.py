@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from skiplab import locations, regular
-from skiplab.config import stored, validate
+from skiplab.config import code, stored, validate
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Change, Config
 from skiplab.errors import CheckpointError, UsageError
@@ -96,6 +96,8 @@ def value_of(telling: Mapping[str, Any], key: str) -> object:
     """Return a key's value among those that are not neutral."""
     field = leaves().get(key)
     value = telling.get(key, field.metadata["neutral"] if field is not None else None)
+    if key in code.DIGESTS and value is not None:
+        return format_value(value, key)
     return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
@@ -112,13 +114,14 @@ def record_changes(before: Config, after: Config, *, step: int) -> Config:
     if step == 0:
         return replace(after, changed=())
     history = {(change.step, change.key): change for change in before.changed}
-    old, new = stored.flat(before), stored.flat(after)
-    for key, field in leaves().items():
-        if (
-            not field.metadata["changes_numbers"]
-            or field.metadata["at_end"]
-            or old.get(key) == new.get(key)
-        ):
+    old, new = (stored.flat(each) | stored.code_values(each) for each in (before, after))
+    training = [
+        key
+        for key, field in leaves().items()
+        if field.metadata["changes_numbers"] and not field.metadata["at_end"]
+    ]
+    for key in [*training, *code.DIGESTS]:
+        if old.get(key) == new.get(key):
             continue
         earlier = history.pop((step, key), None)
         was = old.get(key) if earlier is None else earlier.before
@@ -130,8 +133,8 @@ def record_changes(before: Config, after: Config, *, step: int) -> Config:
 def in_words(changed: Sequence[Change]) -> str:
     """Return `epochs 2 -> 4 at step 18`, one phrase per change."""
     return ", ".join(
-        f"{change.key} {format_value(change.before)} -> {format_value(change.after)} "
-        f"at step {change.step:,}"
+        f"{change.key} {format_value(change.before, change.key)} -> "
+        f"{format_value(change.after, change.key)} at step {change.step:,}"
         for change in changed
     )
 
@@ -144,15 +147,18 @@ def describe_stored_changes(changes: object) -> str:
     entries = changes if isinstance(changes, list) else []
     try:
         return ", ".join(
-            f"{e['key']} {format_value(e['from'])} -> {format_value(e['to'])} at step {e['step']:,}"
+            f"{e['key']} {format_value(e['from'], e['key'])} -> {format_value(e['to'], e['key'])} "
+            f"at step {e['step']:,}"
             for e in entries
         )
     except (KeyError, TypeError, ValueError):
         return "in a way that its result.json does not tell"
 
 
-def format_value(value: object) -> str:
-    """Return a value as a command line has it."""
+def format_value(value: object, key: str = "") -> str:
+    """Return a value as a command line has it; of a SHA-256 the first digits."""
+    if key in code.DIGESTS:
+        return str(value)[:8]
     if isinstance(value, (tuple, list)):
         return f"[{','.join(map(format_value, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
@@ -180,14 +186,19 @@ def lineage(config: Config) -> Iterator[str]:
     yield training_identity(config)
     for i in range(len(config.changed) - 1, -1, -1):
         change = config.changed[i]
-        group, _, leaf = change.key.rpartition(".")
-        values = {leaf: change.before}
-        config = replace(
-            config,
-            changed=config.changed[:i],
-            **({group: replace(getattr(config, group), **values)} if group else values),
-        )
+        config = replace(config, changed=config.changed[:i], **value_before(config, change))
         yield training_identity(config)
+
+
+def value_before(config: Config, change: Change) -> dict[str, Any]:
+    """Return the part of a config that a change has changed, as it was before."""
+    group, _, leaf = change.key.rpartition(".")
+    if change.key in code.DIGESTS:
+        was = str(change.before)
+        codes = [replace(c, sha256=was) if c.group == group else c for c in config.code]
+        return {"code": tuple(codes)}
+    values = {leaf: change.before}
+    return {group: replace(getattr(config, group), **values)} if group else values
 
 
 def is_of(config: Config, found: Outline) -> bool:

@@ -10,7 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skiplab import build, capacity, data_files, describe, finish, own_images, pictures, provenance
+from skiplab import (
+    build,
+    capacity,
+    data_files,
+    describe,
+    finish,
+    own_images,
+    pictures,
+    provenance,
+    trust,
+)
 from skiplab.config import stored, validate
 from skiplab.config.schema import Config
 from skiplab.errors import Diverged, OutOfMemory, RankFailed
@@ -68,6 +78,7 @@ def follow(ranks: Ranks, told: processes.Told) -> None:
     """
     config = validate.check(told["config"], is_stored=True)
     folder = Path(told["folder"])
+    trust.admit_copies(folder, config)
     device = processes.device_of(told, ranks.place)
     context = Context(folder=folder, device=device, log=Silence(), ranks=ranks)
     trainer, _ = prepare(config, context)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skiplab import build, provenance, weights
+from skiplab import build, provenance, trust, weights
 from skiplab.config import rules, stored
 from skiplab.config.schema import Config
 from skiplab.data.batches import Normalize
@@ -57,20 +57,29 @@ class Trained:
 
 
 def open_trained(
-    source: Path, *, checkpoint_name: str = "best", device_name: str = "auto"
+    source: Path,
+    *,
+    checkpoint_name: str = "best",
+    device_name: str = "auto",
+    trust_code: bool = False,
+    say: str = "--trust-code",
 ) -> Trained:
     """Load the network of a run folder, or of a checkpoint file wherever it lies.
 
-    `checkpoint_name` says which weights of a folder: best or last. Raises UsageError if `source` is
-    neither, CheckpointError if the weights are not there or damaged.
+    `checkpoint_name` says which weights of a folder: best or last. Code of a run's own is run only
+    if this user has named or trusted it before, or with `trust_code`; `say` is how a user tells the
+    command at hand to. Raises UsageError if `source` is neither, or its code may not be run or does
+    not fit, CheckpointError if the weights are not there or damaged.
     """
     if source.is_file():
         folder, path, config = None, source, config_of_file(source)
+        trust.admit_weights(path, config)
     else:
         folder = folders.of_path(source)
         config = provenance.load(folder)
         # A missing checkpoint is found before torch computes anything.
         path = provenance.weights(folder, checkpoint_name, config)
+        trust.admit_run(folder, config, trust_code=trust_code, say=say, groups=trust.OF_A_NETWORK)
     device = devices.pick_device(device_name)
     model = build.network(config, device)
     step = weights.load_weights(path, model, config).step or 0

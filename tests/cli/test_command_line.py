@@ -293,7 +293,7 @@ def test_a_dashed_resume_is_answered_with_the_right_spelling(
         (("--experimental-rerun=job.pickle",), ("--experimental-rerun", "pickle")),
         (("--config-name", "x"), ("--config-name", "conf/")),
         (("--config-name=x",), ("--config-name", "conf/")),
-        (("--config-dir", "x", "depth=3"), ("--config-dir", "conf/")),
+        (("--config-dir", "x", "depth=3"), ("--config-dir x", "no such folder")),
         (("-cp", "x"), ("--config-path", "conf/")),
         (("--cfg", "jobs"), ("--cfg", "jobs", "job")),
         (("--cfg", "hydra", "-m", "depth=2,4"), ("--cfg", "-m", "one of them")),

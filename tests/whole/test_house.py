@@ -64,6 +64,8 @@ STARTS_WITHOUT_TORCH = (
         "provenance",
         "paths",
         "locations",
+        "own_code",
+        "trust",
         "regular",
         "errors",
     ),

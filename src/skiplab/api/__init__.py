@@ -24,16 +24,24 @@ Value = str | int | float | bool | None | Sequence[str | int | float]
 TRAIN = "from skiplab.cli.main import train; train()"
 
 
-def load(path: str | Path, *, checkpoint: str = "best", device: str = "auto") -> Run:
+def load(
+    path: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    trust_code: bool = False,
+) -> Run:
     """Open a run folder, or a checkpoint file wherever it lies.
 
     `checkpoint` is `best` or `last`, of a folder. The network is loaded, to `device`, when it is
-    first used. Raises UsageError if there is no run at `path`, CheckpointError if a file is
-    damaged.
+    first used. Code of the run's own is run only if you have run it before, or with `trust_code`.
+    Raises UsageError if there is no run at `path`, CheckpointError if a file is damaged.
     """
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint={checkpoint}: best or last is expected")
-    return Run(locations.given(str(path)), checkpoint=checkpoint, device=device)
+    return Run(
+        locations.given(str(path)), checkpoint=checkpoint, device=device, trust_code=trust_code
+    )
 
 
 def train(*overrides: str, **values: Value) -> Run:

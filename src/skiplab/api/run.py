@@ -89,8 +89,16 @@ class Run:
     Nothing is loaded before it is used.
     """
 
-    def __init__(self, path: Path, *, checkpoint: str = "best", device: str = "auto"):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checkpoint: str = "best",
+        device: str = "auto",
+        trust_code: bool = False,
+    ):
         self.path, self.checkpoint, self.device = path, checkpoint, device
+        self.trust_code = trust_code
         if path.is_file() and not path.suffix:
             raise UsageError(f"{path}: a run folder or a checkpoint is expected")
         self.folder: Path | None = None if path.is_file() else folders.of_path(path)
@@ -109,7 +117,13 @@ class Run:
         """The network with all that it takes to use it."""
         from skiplab.trained import open_trained
 
-        return open_trained(self.path, checkpoint_name=self.checkpoint, device_name=self.device)
+        return open_trained(
+            self.path,
+            checkpoint_name=self.checkpoint,
+            device_name=self.device,
+            trust_code=self.trust_code,
+            say="trust_code=True",
+        )
 
     @property
     def model(self) -> "nn.Module":

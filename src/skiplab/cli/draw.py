@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skiplab.cli.options import path
+from skiplab.cli.options import path, trust_option
 from skiplab.errors import NotDrawn
 
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
@@ -14,6 +14,7 @@ PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `skiplab draw`."""
     parser.add_argument("run", type=path, nargs="+", help="run folders, or studies")
+    trust_option(parser)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def command(options: argparse.Namespace) -> int:
     code = 0
     for folder in runs:
         try:
-            draw_run(folder)
+            draw_run(folder, trust_code=options.trust_code)
         # The other runs are drawn all the same.
         except NotDrawn as error:
             print(f"error: {folder}: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from skiplab.cli.options import device, one_of, path
+from skiplab.cli.options import device, one_of, path, trust_option
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps"
     )
+    trust_option(parser)
 
 
 def command(options: argparse.Namespace) -> None:
@@ -48,5 +49,6 @@ def command(options: argparse.Namespace) -> None:
         split=options.split,
         checkpoint_name=options.checkpoint,
         device_name=options.device,
+        trust_code=options.trust_code,
     )
     print(report)

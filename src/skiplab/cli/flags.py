@@ -2,7 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 
+from skiplab import locations, paths
 from skiplab.errors import UsageError
 
 COMPLETION_JOBS = tuple(
@@ -19,10 +21,10 @@ def check_flags(flags: argparse.Namespace) -> None:
             "--experimental-rerun: it loads a pickle, which can run foreign code; "
             "write train resume=RUN"
         )
-    if flags.config_path or flags.config_name or flags.config_dir:
+    if flags.config_path or flags.config_name:
         raise UsageError(
-            "--config-path, --config-name, --config-dir: presets live in conf/; "
-            "add a file there, train --help lists them"
+            "--config-path, --config-name: options of your own lie in conf/ in the working folder, "
+            "or --config-dir DIR names another; train --help lists them"
         )
     check_package(flags)
     check_one_at_a_time(flags)
@@ -32,6 +34,20 @@ def check_flags(flags: argparse.Namespace) -> None:
         )
     if flags.shell_completion:
         check_completion(flags)
+
+
+def choose_config_dir(arguments: Sequence[str]) -> None:
+    """Take options from the folder that --config-dir names on a command line, else from conf/.
+
+    This comes before all else, since help and every check know the user's own options. Raises
+    UsageError if it is no folder.
+    """
+    named: list[str] = []
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            named.append(value if equals else after)
+    paths.choose_own(locations.given(named[-1], key="--config-dir") if named else None)
 
 
 def check_package(flags: argparse.Namespace) -> None:

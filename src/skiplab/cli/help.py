@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from skiplab import __version__
-from skiplab.paths import groups
+from skiplab.paths import built_in_groups, own_options
 
 WIDTH = 80
 # Columns before the description of an option or a key.
@@ -22,7 +22,8 @@ The same command continues a killed run. After a finished run it starts a new
 one. skiplab --help lists the commands that look at runs.
 
 GROUPS: choose one option of each, GROUP=OPTION. train --help GROUP explains a
-group's options and keys."""
+group's options and keys. block, model, augment and optimizer also take code of
+your own, FILE.py:NAME, and conf/ where you work adds options."""
 
 TAIL = """
 KEYS: set any value, KEY=VALUE. train --help KEY explains a key, train --cfg job
@@ -81,9 +82,12 @@ def text_for(topics: Sequence[str]) -> str:
 
 def overview() -> str:
     """Return the help of `train`: examples, groups, keys, flags and exit codes."""
-    known = groups()
+    known, own = built_in_groups(), own_options()
     order = [*ORDER, *(group for group in known if group not in ORDER)]
-    lines = [entry(group, " ".join(known[group]), indent=13) for group in order]
+    lines = []
+    for group in order:
+        yours = f", yours: {' '.join(own[group])}" if group in own else ""
+        lines.append(entry(group, " ".join(known[group]) + yours, indent=13))
     return "\n".join([HEAD.format(version=__version__), *lines, TAIL])
 
 

@@ -20,7 +20,7 @@ def facts() -> Iterator[tuple[str, object]]:
 
     from skiplab.locations import root_in_words
     from skiplab.machine import cpu, devices, threads
-    from skiplab.paths import conf_folder
+    from skiplab.paths import conf_folder, own_folder
     from skiplab.words import counted
 
     yield from devices.versions().items()
@@ -38,3 +38,5 @@ def facts() -> Iterator[tuple[str, object]]:
     yield "mps", "yes" if torch.backends.mps.is_available() else "none"
     yield "data root", root_in_words()
     yield "conf", conf_folder()
+    if (own := own_folder()) is not None:
+        yield "own conf", own

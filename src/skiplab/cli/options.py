@@ -1,5 +1,6 @@
 """Types of option values that several verbs share, as argparse calls them."""
 
+import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,25 @@ def number(option: str, *, least: int) -> Callable[[str], int]:
 def path(value: str) -> Path:
     """Convert an argument into a path. Raises UsageError for what no file can be called."""
     return locations.given(value)
+
+
+def config_dir_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --config-dir, the folder of a user's own options."""
+    parser.add_argument(
+        "--config-dir",
+        type=path,
+        metavar="DIR",
+        help="folder with options of your own (conf/ in the working folder)",
+    )
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --trust-code: the user has read a run folder's own code, and it may be run."""
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the code in the run folder, which you have read, though it is not known as yours",
+    )
 
 
 def device(value: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiplab.cli.options import device, number, one_of, path
+from skiplab.cli.options import device, number, one_of, path, trust_option
 from skiplab.errors import UsageError
 from skiplab.words import counted, printable
 
@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps"
     )
+    trust_option(parser)
 
 
 def command(options: argparse.Namespace) -> int:
@@ -63,7 +64,10 @@ def command(options: argparse.Namespace) -> int:
     from skiplab.evaluate import as_evaluated
 
     trained = as_evaluated(
-        options.run, checkpoint_name=options.checkpoint, device_name=options.device
+        options.run,
+        checkpoint_name=options.checkpoint,
+        device_name=options.device,
+        trust_code=options.trust_code,
     )
     sheet = Sheet(options.sheet, trained) if options.sheet is not None else None
     write = write_csv if options.csv else write_json if options.json else write_table

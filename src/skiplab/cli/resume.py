@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skiplab import provenance
+from skiplab import provenance, trust
 from skiplab.config import overrides
 from skiplab.config.schema import Config
 from skiplab.config.stored import dump, effect_on_schedule, flat, identity
@@ -58,11 +58,12 @@ def resume_command(
     `stop_signal` is one that the caller has entered. Returns the exit code. Raises UsageError if
     there is no run, or a value may not change.
     """
+    answers, texts = take_answers(texts)
     folder = find_folder(path)
     with ExitStack() as stack:
         heeded = stop_signal or stack.enter_context(StopSignal())
         stack.enter_context(lock.hold(folder))
-        config = update_config(folder, texts)
+        config = update_config(folder, texts, answers)
         return launch(config, heeded, locked=folder)
 
 
@@ -77,14 +78,41 @@ def find_folder(path: Path) -> Path:
         raise UsageError(f"resume={error}; {advice}") from None
 
 
-def update_config(folder: Path, texts: Sequence[str]) -> Config:
+@dataclass(frozen=True)
+class Answers:
+    """What a command says of a run's own code: may it be run, and which, if a file has changed."""
+
+    trust_code: bool = False
+    code: str | None = None
+
+
+def take_answers(texts: Sequence[str]) -> tuple[Answers, list[str]]:
+    """Take trust_code= and code= out of a command's overrides, which are no keys of a config.
+
+    Raises UsageError for a value that they do not have.
+    """
+    given = dict(text.split("=", 1) for text in texts if "=" in text)
+    trust_code, code = given.get("trust_code", "false"), given.get("code")
+    if trust_code not in ("true", "false"):
+        raise UsageError(f"trust_code={trust_code}: {nearest(trust_code, ['true', 'false'])}")
+    if code not in (None, trust.THEIRS, trust.MINE):
+        raise UsageError(f"code={code}: {nearest(code, [trust.THEIRS, trust.MINE])}")
+    rest = [text for text in texts if text.partition("=")[0] not in ("trust_code", "code")]
+    return Answers(trust_code == "true", code), rest
+
+
+def update_config(folder: Path, texts: Sequence[str], answers: Answers) -> Config:
     """Apply overrides to the config of a run folder, write it there, and return it.
 
     The caller holds the folder's lock. Prints what changes and where the run stands.
     """
     stored = before = provenance.load(folder)
     after = overrides.apply_to_stored(before, texts)
-    if after != before or not folders.is_finished(folder):
+    if answers.code is not None and not stored.code:
+        raise UsageError(f"code={answers.code}: {folder} has no code of its own; leave it out")
+    if after != before or answers.code is not None or not folders.is_finished(folder):
+        trust.admit_run(folder, stored, trust_code=answers.trust_code)
+        after = trust.with_changed_files(folder, after, answers.code)
         before = provenance.check(folder, stored)
         after = resolve_machine(replace(after, changed=before.changed))
     stood = status.Status("stopped", step=0, num_steps=0)
@@ -94,6 +122,8 @@ def update_config(folder: Path, texts: Sequence[str]) -> Config:
     if after != before:
         after = provenance.record_changes(before, after, step=stood.step or 0)
         begin_change(folder, before, after)
+        trust.admit(after)
+        trust.keep_copies(folder, after)
     if after != stored:
         write_config(folder, dump(after))
     if not folders.is_finished(folder):
@@ -139,13 +169,41 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
             f"{folder}: finished, and its {folders.LAST} is gone: it cannot go on"
         )
     check_data(after)
+    check_weights(folder, before, after)
     if is_finished and identity(after) != identity(before):
         print(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
-    old = flat(before)
-    for name, value in flat(after).items():
+    old, new = flat(before), flat(after)
+    for name, value in new.items():
         if old[name] != value:
             print(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
+    for now, was in zip(after.code, before.code, strict=True):
+        if now != was:
+            digests = f"{now.sha256[:8]} (was {was.sha256[:8]})"
+            print(f"{now.group}={now.name}: your changed file, SHA-256 {digests}")
+
+
+def check_weights(folder: Path, before: Config, after: Config) -> None:
+    """Check that a run's weights fit a changed file of its own, before anything is written.
+
+    Imports torch if a file of its network has changed. Raises UsageError if they do not.
+    """
+    changed = {now.group for now, was in zip(after.code, before.code, strict=True) if now != was}
+    if not changed & set(trust.OF_A_NETWORK) or not folders.has_state(folder):
+        return
+    import torch
+
+    from skiplab import build, weights
+    from skiplab.runs import checkpoint
+
+    model = build.network(after, torch.device("cpu"))
+    try:
+        weights.load_weights(checkpoint.generations(folder / folders.LAST)[0], model, after)
+    except UsageError:
+        raise UsageError(
+            f"code=mine: the weights of {folder} do not fit your changed file; "
+            "code=theirs goes on with the run's own copy"
+        ) from None
 
 
 def check_data(config: Config) -> None:

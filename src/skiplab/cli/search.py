@@ -2,7 +2,7 @@
 
 import argparse
 
-from skiplab.cli.options import number
+from skiplab.cli.options import config_dir_option, number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +30,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="how many, those of earlier calls counted in (20)",
     )
+    config_dir_option(parser)
 
 
 def command(options: argparse.Namespace) -> int:
     """Run the search and return its exit code."""
+    from skiplab import paths
     from skiplab.config import grid
     from skiplab.study import search
+
+    paths.choose_own(options.config_dir)
 
     texts = [grid.for_hydra(text) for text in options.space]
     return search.command(search.Options(texts, options.trials))

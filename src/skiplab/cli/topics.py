@@ -10,11 +10,12 @@ from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
+from skiplab import own_code
 from skiplab.cli.help import entry
-from skiplab.config import keys
+from skiplab.config import code, keys
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder, groups
+from skiplab.paths import groups, option_file, own_options
 
 
 def explain(topic: str) -> str:
@@ -35,9 +36,15 @@ def explain(topic: str) -> str:
 
 
 def _describe_options(group: str, options: Iterable[str]) -> str:
-    lines = [
-        entry(option, describe(conf_folder() / group / f"{option}.yaml")) for option in options
-    ]
+    own = own_options().get(group, ())
+    lines = []
+    for option in options:
+        text = describe(path := option_file(group, option))
+        if option in own:
+            text = f"yours, {own_code.shown(str(path))}{f': {text}' if text else ''}"
+        lines.append(entry(option, text))
+    if group in code.BASES:
+        lines.append(f"\n  or {group}=FILE.py:NAME, code of your own: docs/own_code.md")
     return "\n".join([f"OPTIONS: {group}=OPTION", *lines])
 
 
@@ -45,7 +52,10 @@ def _describe_keys(section: str, schemas: Sequence[type]) -> Iterator[str]:
     """Yield a paragraph for each class of keys that a section can have."""
     for schema in schemas:
         known = [f for f in fields(schema) if f.name != "name"]
-        owner = f" of {' '.join(names)}" if (names := _names_of(section, schema, schemas)) else ""
+        names = _names_of(section, schema, schemas)
+        if not names and len(schemas) > 1:
+            names = ["FILE.py:NAME"]
+        owner = f" of {' '.join(names)}" if names else ""
         lines = [entry(f"{section}.{f.name}", _meaning(schema, f)) for f in known]
         yield "\n".join([f"KEYS{owner}: KEY=VALUE", *lines])
 
@@ -129,7 +139,7 @@ def describe(path: Path) -> str:
     """Return the sentence that a preset's first comment begins with."""
     comments = [
         line[2:].strip()
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.startswith("# ") and "@package" not in line
     ]
     return comments[0].partition("   train ")[0].rstrip() if comments else ""

@@ -25,6 +25,9 @@ def train_command(arguments: Sequence[str]) -> int:
     Help and version are answered at once, then the command line is checked: it shows something, or
     goes on with a run, or is a study or a single run.
     """
+    from skiplab.cli.flags import check_flags, choose_config_dir
+
+    choose_config_dir(arguments)
     if any(argument in ("--help", "-h") for argument in arguments):
         from skiplab.cli import help
 
@@ -35,7 +38,6 @@ def train_command(arguments: Sequence[str]) -> int:
         return 0
     from skiplab import locations
     from skiplab.cli import resume
-    from skiplab.cli.flags import check_flags
     from skiplab.config import grid, overrides, plugins, typed
 
     locations.check_working_folder()
@@ -117,8 +119,11 @@ def run_hydra(arguments: Sequence[str], task: Callable[[Any], None]) -> int:
     import hydra
     from hydra.errors import HydraException
 
-    from skiplab.paths import conf_folder
+    from skiplab.paths import conf_folder, own_folder
 
+    flags = ("--config-dir", "-cd")
+    if not any(argument.partition("=")[0] in flags for argument in arguments) and own_folder():
+        arguments = ["--config-dir", str(own_folder()), *arguments]
     sys.argv = [sys.argv[0], *arguments]
     before = os.environ.get(FULL_ERROR)
     # Hydra would print a traceback of its own choosing, and exit with 1.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from skiplab.cli.options import number, path
+from skiplab.cli.options import config_dir_option, number, path, trust_option
 from skiplab.config.schema import Config
 from skiplab.errors import SkiplabError
 from skiplab.exits import guard
@@ -60,16 +60,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=60,
         help="optimizer steps of the shortened run (60)",
     )
+    trust_option(parser)
+    config_dir_option(parser)
 
 
 def command(options: argparse.Namespace) -> int:
     """Print the proof. Return 0 if the runs are bit for bit identical, else 1."""
-    from skiplab import provenance
+    from skiplab import paths, provenance, trust
     from skiplab.config import compose, grid, overrides, rules
 
+    paths.choose_own(options.config_dir)
     what = [grid.for_hydra(text) for text in options.what]
     if len(what) == 1 and "=" not in what[0]:
-        config = provenance.load(folders.of_path(path(what[0])))
+        folder = folders.of_path(path(what[0]))
+        config = provenance.load(folder)
+        trust.admit_run(folder, config, trust_code=options.trust_code, say="--trust-code")
+        config = trust.at_copies(folder, config)
     else:
         overrides.check(what, multirun=False, several="a proof is of one run")
         config = compose.compose_config(what)

@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from skiplab.config import grammar, validate
-from skiplab.config.grid import parsed
+from skiplab.config import code, grammar, presets, validate
+from skiplab.config.grid import each_of, parsed, quoted
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder
+from skiplab.paths import conf_folder, own_files, own_folder
 
 # Path, size and time of writing of each file of conf/.
 Files = tuple[tuple[str, int, int], ...]
@@ -97,7 +98,12 @@ def composed(chosen: Sequence[str], files: Files) -> Composed:
 
 
 def _composed(chosen: Sequence[str]) -> Composed:
-    cfg = compose("config", list(chosen), return_hydra_config=True)
+    for text in chosen:
+        offer_code(grammar.parse(text))
+    # Hydra looks into conf/ first, then into the user's own folder.
+    own = own_folder()
+    searched = [f"hydra.searchpath=[{quoted(f'file://{own}')}]"] if own is not None else []
+    cfg = compose("config", [*chosen, *searched], return_hydra_config=True)
     settings = cfg.hydra
     with read_write(cfg), open_dict(cfg):
         del cfg["hydra"]
@@ -107,6 +113,24 @@ def _composed(chosen: Sequence[str]) -> Composed:
 @functools.lru_cache(maxsize=256)
 def _kept(chosen: tuple[str, ...], _files: Files) -> Composed:
     return _composed(chosen)
+
+
+def offer_code(override: Override) -> None:
+    """Make the code that an override names, FILE.py:NAME, an option of its group to Hydra.
+
+    Its keys and values are those of the option that is its base.
+    """
+    group = override.key_or_group
+    for each in each_of(override) if group in code.BASES else ():
+        spec = each.value()
+        if not isinstance(spec, str) or not code.is_spec(spec):
+            continue
+        node, package = presets.base_of(group, spec)
+        # Hydra looks an option up name by name, and leaves out empty ones.
+        *folders, name = [part for part in f"{group}/{spec}".split("/") if part]
+        ConfigStore.instance().store(
+            group="/".join(folders), name=name, node=node, package=package, provider="skiplab"
+        )
 
 
 @contextmanager
@@ -120,7 +144,8 @@ def hydra_ready() -> Iterator[Files]:
     state.clear()
     try:
         with initialize_config_dir(str(root), version_base="1.3"):
-            found = [(str(path), path.stat()) for path in root.rglob("*.yaml")]
+            files = [*root.rglob("*.yaml"), *own_files()]
+            found = [(str(path), path.stat()) for path in files]
             yield tuple(sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found))
     finally:
         state.hydra = before

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from skiplab.config import grammar
+from skiplab.config import code, grammar
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder, groups
+from skiplab.paths import groups, option_file
 
 # Keys whose values are taken as typed. Hydra's grammar stumbles over = , ( in a path, and would
 # sweep over a list.
@@ -65,7 +66,18 @@ def for_hydra(argument: str) -> str:
     is_quoted = value[:1] in ("'", '"')
     if not equals or is_quoted or value in ("", "null"):
         return argument
+    if name in code.BASES and any(map(code.is_spec, value.split(","))):
+        return f"{name}={','.join(map(_quoted_spec, value.split(',')))}"
     return f"{name}={quoted(value)}" if name in AS_TYPED or is_home else argument
+
+
+# What Hydra's grammar reads in a value without quotes.
+PLAIN = re.compile(r"[\w ./\\:+@?%*|-]+", re.ASCII)
+
+
+def _quoted_spec(value: str) -> str:
+    """Return a value, quoted if it is FILE.py:NAME and holds signs of Hydra's grammar."""
+    return value if PLAIN.fullmatch(value) or not code.is_spec(value) else quoted(value)
 
 
 def for_people(texts: Iterable[str]) -> str:
@@ -113,8 +125,8 @@ def with_preset(texts: Sequence[str]) -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Read the tree of conf/sweep/NAME.yaml. Raises UsageError if it states no grid."""
-    path = conf_folder() / "sweep" / f"{name}.yaml"
+    """Read the tree of a sweep's file. Raises UsageError if it states no grid."""
+    path = option_file("sweep", name)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(tree["hydra"]["sweeper"]["params"], dict):

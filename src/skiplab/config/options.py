@@ -129,6 +129,16 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnOptimizer:
+    """optimizer=FILE.py:NAME."""
+
+    name: str = key("the optimizer", option_of="optimizer", fixed=True)
+    lr: float = key("learning rate at its peak", above=0)
+    weight_decay: float = key("passed on to the optimizer", at_least=0)
+    decay_norm_and_bias: bool = key("whether norms and biases decay too")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sgd:
     """optimizer=sgd."""
 

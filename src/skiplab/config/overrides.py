@@ -12,14 +12,14 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override, ValueType
 
-from skiplab.config import cells, grammar, lexicon, plugins, stored, validate
+from skiplab.config import cells, code, compose, grammar, lexicon, plugins, stored, validate
 from skiplab.config.grid import each_of, with_preset
-from skiplab.config.keys import leaves, unknown_key
+from skiplab.config.keys import fields_of, leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.typed import DASHES, shown
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import groups
+from skiplab.paths import clash, groups
 
 # The keys of a study as a whole.
 OF_STUDIES = ("study", "jobs", "retries", "on_error", "force")
@@ -65,6 +65,7 @@ def check(
             problems.append(problem)
         elif override is not None:
             good.append(override)
+            compose.offer_code(override)
     problems += _misplaced(good, multirun=multirun, is_search=is_search, shows=shows)
     problems += [line for line in cells.check_values(good) if line not in problems]
     if problems:
@@ -135,7 +136,8 @@ def _key_problem(text: str, override: Override) -> str | None:
         return f"{text}: a key is missing; write KEY{text}"
     if override.is_delete():
         return f"{text}: keys cannot be removed; set another value"
-    if name not in groups() and name not in leaves() and name not in Config.__dataclass_fields__:
+    sections = {f.name for f in fields_of(Config) if not f.metadata.get("own")}
+    if name not in groups() and name not in leaves() and name not in sections:
         return unknown_key(name)
     # A preset gives the sign. A command line's are taken off before.
     if override.is_add() or override.is_force_add():
@@ -215,14 +217,21 @@ def _option_problem(text: str, override: Override) -> str | None:
     """Return what is wrong with the options of a group that an override chooses."""
     name = override.key_or_group
     if name.endswith(".name"):
-        value = override.get_value_element_as_str()
+        value = code.as_typed(override.get_value_element_as_str())
         return f"{text}: an option is chosen whole; write {name.removesuffix('.name')}={value}"
     if (options := groups().get(name)) is None:
         return None
     for value in (each.value() for each in each_of(override)):
         if value is None:
             return f"{name}=null: leave it out, or take one of {', '.join(options)}"
-        if str(value) not in options:
+        if (problem := code.problem_of(name, str(value))) is not None:
+            return problem
+        if (path := clash(name, str(value))) is not None:
+            return (
+                f"{name}={value}: {path} has the name of an option of Skiplab's, which Hydra would "
+                f"take; give the file another name, such as my_{value}.yaml"
+            )
+        if str(value) not in options and not code.is_spec(value):
             return f"{name}={value}: no such {name}; {_choice_meant(name, str(value), options)}"
     return None
 

@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
-from skiplab.paths import conf_folder
+from skiplab.paths import conf_folder, own_files
 
 # conf/hydra/launcher has ready values for plugins that bring a schema of the same name. Hydra
 # checks the values against it, and warns that it does.
@@ -46,7 +46,8 @@ TWINS = {
     "hydra.verbose": "write trainer.log_every=1, which tells of every step",
     "hydra.output_subdir": "Hydra's record of the command is .hydra in the run folder; "
     "to choose that folder, write out=FOLDER",
-    "hydra.searchpath": "presets lie in conf/; add a file there",
+    "hydra.searchpath": "options of your own lie in conf/ in the working folder, "
+    "or write --config-dir DIR",
     "hydra.help": "train --help is made of conf/; leave it out",
     "hydra.callbacks": "no callbacks are called here; "
     "result.json and skiplab list tell what became of a run",
@@ -93,7 +94,7 @@ def needed(texts: Iterable[str]) -> bool:
     own = conf_folder() / "hydra"
     return any(
         PLUGGED.search(path.read_text(encoding="utf-8", errors="replace"))
-        for path in conf_folder().rglob("*.yaml")
+        for path in (*conf_folder().rglob("*.yaml"), *own_files())
         if own not in path.parents
     )
 

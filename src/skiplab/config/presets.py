@@ -3,10 +3,11 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from skiplab.config import sections
+from skiplab.config import code, sections
 from skiplab.paths import conf_folder
 
 
@@ -28,6 +29,20 @@ def _keys_by_name(folder: Path) -> Mapping[str, frozenset[str]]:
         if isinstance(name, str) and (name not in found or name == path.stem):
             found[name] = frozenset(map(str, section)) - {"defaults"}
     return found
+
+
+def base_of(group: str, spec: str) -> tuple[dict[str, Any], str | None]:
+    """Return what an option of conf/ would state for code of a user's own, and its package.
+
+    These are the keys and values of the group's base, with `spec` as the name.
+    """
+    text = (conf_folder() / group / f"{code.BASES[group]}.yaml").read_text(encoding="utf-8")
+    tree: dict[str, Any] = yaml.safe_load(text)
+    section = tree.get(group)
+    is_global = isinstance(section, dict)
+    own = dict(section if is_global else tree) | {"name": spec}
+    own = {key: value for key, value in own.items() if key not in code.NOT_OF_OWN_CODE}
+    return (tree | {group: own}, "_global_") if is_global else (own, None)
 
 
 def section_of(path: Path, *, holding: str = "") -> Mapping[object, object]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from skiplab import families
+from skiplab.config import code
 from skiplab.config.options import Folder, Multistep, Muon, Sgd
 from skiplab.config.schema import Config
 
@@ -82,6 +83,8 @@ def width_divisor(config: Config) -> int:
 
 def across(config: Config) -> Iterable[str]:
     """Yield what is wrong between keys that are right one by one."""
+    names = {group: getattr(config, group).name for group in code.BASES if group != "augment"}
+    yield from code.across(config.code, names)
     yield from _network_problems(config)
     yield from _data_problems(config)
     yield from _batch_problems(config)

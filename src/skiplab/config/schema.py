@@ -20,6 +20,7 @@ from skiplab.config.options import (
     Multistep,
     Muon,
     OneCycle,
+    OwnOptimizer,
     Sgd,
 )
 
@@ -197,6 +198,28 @@ class Change:
         return {"step": self.step, "key": self.key, "from": before, "to": after}
 
 
+@dataclass(frozen=True)
+class Code:
+    """A class or function of a user's own: in the place of an option of `group`."""
+
+    group: str
+    # FILE.NAME
+    name: str
+    # Where the file lay, absolute. It is no part of the identity.
+    path: str
+    # Of the file's content.
+    sha256: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the code as files hold it."""
+        return {
+            "group": self.group,
+            "name": self.name,
+            "path": self.path,
+            "sha256": self.sha256,
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One run, whole. Nested keys are written with a dot: optimizer.lr."""
@@ -212,7 +235,7 @@ class Config:
     model: Model | Airbench
     dataset: Dataset | Folder
     augment: Augment
-    optimizer: Sgd | Adam | Muon
+    optimizer: OwnOptimizer | Sgd | Adam | Muon
     scheduler: Constant | Cosine | Multistep | OneCycle | Linear
     trainer: Trainer
     evaluator: Evaluator
@@ -283,6 +306,11 @@ class Config:
     force: bool = key("run a very large sweep", changes_numbers=False, neutral=False)
     init_sha256: str | None = key(
         "SHA-256 of the checkpoint that init_from named when the run began", own=True, neutral=None
+    )
+    code: tuple[Code, ...] = key(
+        "the run's own code: the files that block=FILE.py:NAME and the like have named",
+        own=True,
+        neutral=(),
     )
     changed: tuple[Change, ...] = key(
         "what commands changed in the run after its first step", own=True, neutral=()

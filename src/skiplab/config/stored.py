@@ -73,13 +73,14 @@ def tree(config: Config) -> dict[str, Any]:
 
 
 # The keys that Skiplab writes itself.
-OWN = ("init_sha256", "changed")
+OWN = ("init_sha256", "code", "changed")
 
 
 def own_values(config: Config) -> dict[str, Any]:
     """Return the keys that Skiplab writes itself as plain values, without the empty ones."""
     plain = {
         "init_sha256": config.init_sha256,
+        "code": [code.as_dict() for code in config.code],
         "changed": [change.as_dict() for change in config.changed],
     }
     return {name: value for name, value in plain.items() if value}
@@ -101,7 +102,19 @@ def identity_values(config: Config) -> dict[str, Any]:
     values = flat(config)
     changing = _shape_of(config).neutral
     kept = {path: values[path] for path, neutral in changing if values[path] != neutral}
-    return kept | own_values(config)
+    own = {name: value for name, value in own_values(config).items() if name != "code"}
+    return kept | own | code_values(config)
+
+
+def code_values(config: Config) -> dict[str, Any]:
+    """Return what tells a run's own code from other code: by group, the SHA-256 of its file.
+
+    An augmentation's name is there too, since no key of a config states it. Where the file lay is
+    not.
+    """
+    digests = {f"{code.group}.sha256": code.sha256 for code in config.code}
+    names = [code.name for code in config.code if code.group == "augment"]
+    return digests | ({"augment.name": names[0]} if names else {})
 
 
 # The root of a folder of images, where only the network of a run is known.

@@ -4,6 +4,7 @@ Everything that reaches `run` has passed `check`, whether it came from the comma
 stored config.
 """
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
@@ -11,9 +12,9 @@ from dataclasses import MISSING, is_dataclass, replace
 from typing import Any, TypeGuard, TypeVar
 
 from skiplab import locations
-from skiplab.config import keys, lexicon, presets, rules
-from skiplab.config.options import Folder
-from skiplab.config.schema import Change, Config
+from skiplab.config import code, keys, lexicon, presets, rules
+from skiplab.config.options import Folder, OwnOptimizer
+from skiplab.config.schema import Change, Code, Config
 from skiplab.config.values import choose, convert, nearest, shown
 from skiplab.errors import UsageError
 
@@ -29,7 +30,8 @@ def check(tree: Mapping[str, object], *, is_stored: bool = False) -> Config:
     Raises UsageError with all that is wrong, one line each.
     """
     problems: list[str] = []
-    config = _convert_mapping(dict(tree), (Config,), "", problems)
+    tree = dict(tree) if is_stored else code.pinned(tree, problems)
+    config = _convert_mapping(tree, (Config,), "", problems)
     if isinstance(config, Config) and not problems:
         problems = list(rules.across(config))
         if not problems and not is_stored:
@@ -97,6 +99,8 @@ def convert_value(
     """
     if kind == tuple[Change, ...]:
         return _convert_changes(value, path, problems)
+    if kind == tuple[Code, ...]:
+        return _convert_code(value, path, problems)
     variants = keys.variants(kind)
     if types.NoneType in variants:
         if value is None:
@@ -111,6 +115,8 @@ def convert_value(
     if typing.get_origin(kind) is tuple:
         return _convert_tuple(value, kind, path, problems, meta)
     if meta and (group := meta.get("option_of")):
+        if group in code.BASES and code.is_own(value):
+            return value
         return choose(value, tuple(presets.keys_by_name(group)), path, problems)
     return convert(value, kind, path, problems, meta or {})
 
@@ -129,10 +135,13 @@ def _convert_mapping(
     schema = variants[0]
     if len(variants) > 1:
         option, options = value.get("name"), presets.keys_by_name(path)
-        if not isinstance(option, str) or option not in options:
+        if path in code.BASES and code.is_own(option):
+            schema = own_schema(variants)
+        elif isinstance(option, str) and option in options:
+            schema = schema_of(option, options[option], variants)
+        else:
             problems.append(f"{prefix}name={shown(option)}: {nearest(str(option or ''), options)}")
             return None
-        schema = schema_of(option, options[option], variants)
     hints, known = keys.hints(schema), {f.name: f for f in keys.fields_of(schema)}
     for name in value:
         if name in known:
@@ -170,6 +179,11 @@ def schema_of(option: str, preset: Set[str], variants: Sequence[type]) -> type:
     return min(variants, key=difference)
 
 
+def own_schema(variants: Sequence[type]) -> type:
+    """Return the class of a group's keys that code of a user's own has."""
+    return OwnOptimizer if OwnOptimizer in variants else variants[0]
+
+
 def _convert_tuple(
     value: object,
     kind: object,
@@ -203,11 +217,35 @@ def _convert_changes(value: object, path: str, problems: list[str]) -> tuple[Cha
     return tuple(made)
 
 
+def _convert_code(value: object, path: str, problems: list[str]) -> tuple[Code, ...]:
+    """Return a run's own code as `stored.tree` writes it: mappings of group, name, path, sha256."""
+    made: list[Code] = []
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        if _is_code(entry):
+            made.append(Code(entry["group"], entry["name"], entry["path"], entry["sha256"]))
+        else:
+            problems.append(
+                f"{path}: Skiplab writes this key itself, as a list of group, name, path, sha256; "
+                f"{shown(entry)} is none such"
+            )
+    return tuple(made)
+
+
+def _is_code(entry: object) -> TypeGuard[Mapping[str, str]]:
+    if not isinstance(entry, Mapping) or set(entry) != {"group", "name", "path", "sha256"}:
+        return False
+    if not all(isinstance(each, str) for each in entry.values()):
+        return False
+    is_digest = re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]) is not None
+    return entry["group"] in code.BASES and code.is_own(entry["name"]) and is_digest
+
+
 def _is_change(entry: object) -> TypeGuard[Mapping[str, Any]]:
     if not isinstance(entry, Mapping) or set(entry) != {"step", "key", "from", "to"}:
         return False
     key = entry["key"]
-    return type(entry["step"]) is int and isinstance(key, str) and key in keys.leaves()
+    is_known = isinstance(key, str) and (key in keys.leaves() or key in code.DIGESTS)
+    return type(entry["step"]) is int and is_known
 
 
 def _as_tuple(value: object) -> object:

@@ -124,6 +124,9 @@ model.dropout = dropoutrate droprate drop pdropout dropoutprob dropoutp keepprob
 
 # Our words are the reason why there is no such key.
 NO_KEYS = """
+a file that you name is run; it is for the code in a run folder, train resume=RUN trust_code=true
+    = trustcode trust
+it answers for a file that changed while a run stood still, train resume=RUN code=theirs|mine = code
 the data live on the device, so nothing loads or copies them meanwhile; leave it out = workers
     numworkers nworkers nw numdataworkers pinmemory prefetchfactor persistentworkers dataworkers
     loaderworkers numproc prefetch dataloader dataloaders cachedata inmemory

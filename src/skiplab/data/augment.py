@@ -1,10 +1,17 @@
 """Augment batches of uint8 images on their device. Every image draws its own values."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from skiplab.errors import UsageError
+
+# Takes uint8 (B, H, W, C) and a generator on the same device, and returns such images.
+Own = Callable[[Tensor, torch.Generator], Tensor]
+WANTED = "uint8 images (B, H, W, C) of the same shape and device are expected"
 
 
 class Augment:
@@ -15,7 +22,8 @@ class Augment:
     `crop` is the border in pixels (0: no crop), black or, with padding_mode=reflect, mirrored.
     `cutout` is the side of the covered square in pixels (0: none), `fill` its colour, uint8 (C,) on
     the images' device. With `cutout_inside` the square never sticks out of the image. Every image
-    has its own mirroring, offset and square; torchvision's transforms decide once per batch.
+    has its own mirroring, offset and square; torchvision's transforms decide once per batch. `own`
+    comes after all of these; it must be given whole batches, since it draws as it likes.
     """
 
     def __init__(
@@ -27,6 +35,7 @@ class Augment:
         cutout: int,
         cutout_inside: bool,
         fill: Tensor,
+        own: Own | None = None,
     ):
         self.flip = flip
         self.crop = crop
@@ -34,6 +43,7 @@ class Augment:
         self.cutout = cutout
         self.cutout_inside = cutout_inside
         self.fill = fill
+        self.own = own
 
     def __call__(
         self,
@@ -53,7 +63,26 @@ class Augment:
             images = self.flip_and_crop(images, generator, mirrored, total, first)
         if self.cutout:
             images = self.cut_out(images, generator, total, first)
-        return images
+        return images if self.own is None else self.apply_own(images, generator)
+
+    def apply_own(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Apply the user's own augmentation to a whole batch.
+
+        Raises UsageError if it gives something else than uint8 images of the same shape.
+        """
+        assert self.own is not None
+        changed = self.own(images, generator)
+        shape, device = images.shape, images.device
+        if not isinstance(changed, Tensor):
+            raise UsageError(f"augment: gives {type(changed).__name__}; {WANTED}")
+        if (changed.shape, changed.dtype, changed.device) != (shape, torch.uint8, device):
+            given = f"{changed.dtype} {tuple(changed.shape)} on {changed.device}".removeprefix(
+                "torch."
+            )
+            raise UsageError(
+                f"augment: gives {given} for uint8 {tuple(shape)} on {device}; {WANTED}"
+            )
+        return changed
 
     def flip_and_crop(
         self,

@@ -124,7 +124,10 @@ class Batches:
         whole = self.index(step)
         count = len(whole) if chosen is None else len(chosen)
         first, last = count * rank // ranks, count * (rank + 1) // ranks
-        if chosen is None:
+        if chosen is None and self.augment.own is not None:
+            index = whole[first:last]
+            images = self.gather(step, whole, first=0, total=len(whole))[first:last]
+        elif chosen is None:
             index = whole[first:last]
             images = self.gather(step, index, first=first, total=len(whole))
         else:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skiplab import own_code
 from skiplab.errors import OutOfMemory
 from skiplab.machine.cpu import cgroups
 from skiplab.words import in_bytes
@@ -91,6 +92,24 @@ def needed(
         few, more = few // 2, more // 2
     per_image = (more - few) / (PROBE_IMAGES[1] - PROBE_IMAGES[0])
     return round(COPIES * weight_bytes(model) + few + per_image * (num_images - PROBE_IMAGES[0]))
+
+
+def size_before(make: Callable[[], nn.Module], what: str) -> int:
+    """Return the bytes of the weights of the network that `make` makes, before it takes memory.
+
+    Code of a user's own may not run without memory; then it is 0. Raises OutOfMemory, beginning
+    with `what`, if there are more elements than torch can count.
+    """
+    try:
+        with torch.device("meta"):
+            return weight_bytes(make())
+    except RuntimeError as error:
+        if own_code.where(error):
+            return 0
+        said = " ".join(str(error).split())[:100]
+        raise OutOfMemory(
+            f"{what}: the weights are too large to be counted ({said}); take a smaller width"
+        ) from None
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from skiplab import own_code
 from skiplab.errors import RankFailed, SkiplabError
 from skiplab.machine import signals, torchrun
 from skiplab.machine.ranks import ALONE, Ranks, connected
@@ -293,7 +294,8 @@ def follow(store: "Store", place: Place, work: Work) -> threading.Timer | None:
             )
             work(team, told)
             team.meet()
-        except Exception as error:
+        except Exception as raised:
+            error = own_code.explain(raised) or raised
             reason = " ".join(str(error).split())[:200]
             said = {
                 "message": f"rank {place.rank}: {type(error).__name__}: {reason}",

@@ -135,12 +135,15 @@ class Network(nn.Sequential):
         return input
 
 
-def build(name: str, plan: Plan, *, init: str) -> Network:
+def build(
+    name: str, plan: Plan, *, init: str, make: Callable[[Plan], Stages] | None = None
+) -> Network:
     """Build the network `name` for images (B, channels, *size): logits (B, num_classes).
 
-    Draws the initial weights from torch's default generator; `init` is torch or he. Raises
-    UsageError, in one line, for what cannot be built: a depth that the network does not have, a
-    width that does not suit the block, or images that are too small.
+    `make` is the function of a network of the user's own, whose name is `name`. Draws the initial
+    weights from torch's default generator; `init` is torch or he. Raises UsageError, in one line,
+    for what cannot be built: a depth that the network does not have, a width that does not suit the
+    block, or images that are too small.
     """
     block = plan.block.name
     problem = (
@@ -150,9 +153,23 @@ def build(name: str, plan: Plan, *, init: str) -> Network:
     )
     if problem is not None:
         raise UsageError(problem)
-    model = Network(MODELS[name](plan))
+    stages = MODELS[name](plan) if make is None else make(plan)
+    if not isinstance(stages, dict) or not stages or not all(map(is_stage, stages.items())):
+        raise UsageError(
+            f"model={name}: gives {type(stages).__name__}; "
+            "an OrderedDict of named modules, the stages, is expected"
+        )
+    model = Network(OrderedDict(stages))
     initialize(model, init)
     return model
+
+
+def is_stage(pair: tuple[object, object]) -> bool:
+    """Return whether a pair is a name without dots and a module."""
+    name, module = pair
+    return (
+        isinstance(name, str) and bool(name) and "." not in name and isinstance(module, nn.Module)
+    )
 
 
 def initialize(model: nn.Module, init: str) -> None:

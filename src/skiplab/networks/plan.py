@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from skiplab import own_code
 from skiplab.errors import UsageError
 from skiplab.networks.blocks import Block, Style, conv, make_norm
 
@@ -51,6 +52,8 @@ class Plan:
             ]
         except ValueError as error:
             reason = " ".join(str(error).split())
+            if place := own_code.where(error):
+                reason += f", {place}"
             raise UsageError(
                 f"width={self.width}: block={self.block.name} cannot turn {in_channels} channels "
                 f"into {out_channels} ({reason})"

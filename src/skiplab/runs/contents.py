@@ -21,6 +21,8 @@ TIMING = "timing.jsonl"
 PREDICTIONS = "predictions.npz"
 REPORT = "report.txt"
 READS = "test_reads.jsonl"
+# The folder of the run's own code.
+CODE = "code"
 # Earlier releases wrote format 1, with the suffix .ckpt.
 CHECKPOINTS = tuple(
     f"{name}{generation}{suffix}"
@@ -44,7 +46,7 @@ FILES = {
     *PICTURES,
 }
 FILES |= {"study.json", "multirun.yaml", "search.journal", "search.png"}
-FOLDERS = {".hydra", "logs"}
+FOLDERS = {".hydra", "logs", CODE}
 OWN_FILE = re.compile(r"compare\w*\.(?:csv|json|md|html|png)")
 # Bytes that a text file of a run may have, metrics.jsonl aside.
 LARGEST = 2**26

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from skiplab import trust
 from skiplab.config.schema import Config
 from skiplab.machine.decisions import GO_ON
 from skiplab.machine.signals import StopSignal
@@ -37,6 +38,8 @@ def run(
     A failed cell is printed and counted, not raised. `repeated` combinations have dropped out as
     the same as others. `options` is a config with the study's own keys.
     """
+    for cell in cells:
+        trust.admit(cell.config)
     if repeated:
         print(
             f"{repeated} of {len(cells) + repeated} cells describe the same runs as others, "

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 
 from skiplab import launch, locations, provenance, regular
-from skiplab.config import compose, overrides, stored
+from skiplab.config import code, compose, overrides, stored
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
@@ -158,7 +158,8 @@ def cell_of(
 
     Its run folder is `out=`, or the one there with its identity, or a new one.
     """
-    pairs = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
+    given = [text.split("=", 1) for text in texts if text.split("=", 1)[0].lstrip("+") not in fixed]
+    pairs = [(key, code.as_typed(value)) for key, value in given]
     label = " ".join("=".join(pair) for pair in pairs) or f"seed={config.seed}"
     name = folder_name(pairs, config)
     if config.out is not None:
@@ -177,7 +178,7 @@ def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
 
     An example is `block-conv_depth-2_seed-0_1a2b3c4d`. A `name=` stands in front.
     """
-    parts = [f"{key.rpartition('.')[2]}-{value}"[:LONGEST_VALUE] for key, value in pairs]
+    parts = [f"{key.rpartition('.')[2]}-{named(value)}"[:LONGEST_VALUE] for key, value in pairs]
     if all(key != "seed" for key, _ in pairs):
         parts.append(f"seed-{config.seed}")
     own_name = launch.label_of(config)[:LONGEST_VALUE].strip("_.-")
@@ -185,6 +186,11 @@ def folder_name(pairs: Sequence[Sequence[str]], config: Config) -> str:
     identity = stored.identity(config)
     name = "_".join([*first, *map(folders.slug, parts), identity[:8]])
     return name[-LONGEST_NAME:].lstrip("_-.")
+
+
+def named(value: str) -> str:
+    """Return a value as a folder's name has it: FILE.NAME for code of a user's own."""
+    return code.short_name(value) if code.is_spec(value) else value
 
 
 def choose_name(name: str, there: Sequence[str], folder: Path, config: Config) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
+from skiplab import paths
 from skiplab.config import compose, grid, overrides, stored
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
@@ -101,7 +102,7 @@ def command(options: Options) -> int:
     streams.spare()
     with lock.hold(folder):
         search = Search(folder, fixed, space, options)
-        typed = f"{grid.for_people(options.texts)} --trials {options.trials}"
+        typed = f"{grid.for_people(options.texts)} --trials {options.trials}{paths.flag_for_own()}"
         record.write(folder, command=f"skiplab search {typed}")
         code = search.run(base)
         search_report.report(search.study, folder, search.fixed)
@@ -188,6 +189,7 @@ class Search:
                 "ranges; take another study=NAME"
             )
         kept = sorted(text for text in self.fixed if plan.changes_numbers(text.partition("=")[0]))
+        kept += spaces.digests_of(grid.parsed(self.options.texts))
         if (other := self.study.user_attrs.get("fixed", kept)) != kept:
             apart = sorted({*other} ^ {*kept})
             raise UsageError(
@@ -261,7 +263,8 @@ class Search:
         """
         from optuna.trial import TrialState
 
-        texts = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
+        given = [grid.for_hydra(f"{key}={value}") for key, value in trial.params.items()]
+        texts = [*self.fixed, *given]
         try:
             config = plan.within_budget(seal_test_set(compose.compose_config(texts)))
         except UsageError as error:

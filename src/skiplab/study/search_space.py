@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from skiplab.config import grid, keys, overrides
+from skiplab.config import code, grid, keys, overrides
 from skiplab.config.functions import whole_range
 from skiplab.errors import UsageError
 
@@ -57,8 +57,19 @@ def distribution_of(override: Override) -> "BaseDistribution":
             f"{override.input_line}: a list has no scale; "
             "log is for interval(), and range() of whole numbers"
         )
-    choices = [each.get_value_element_as_str() for each in grid.each_of(override)]
+    choices = [code.as_typed(each.get_value_element_as_str()) for each in grid.each_of(override)]
     return CategoricalDistribution(choices)
+
+
+def digests_of(parsed: Sequence[Override]) -> list[str]:
+    """Return the name and SHA-256 of each piece of a user's own code that overrides name."""
+    pieces = [
+        code.read(override.key_or_group, str(each.value()))
+        for override in parsed
+        for each in (grid.each_of(override) if override.key_or_group in code.BASES else ())
+        if code.is_spec(each.value())
+    ]
+    return [f"{each.group}={each.name} {each.sha256[:8]}" for each in pieces]
 
 
 def of_range(override: Override, value: RangeSweep, *, is_log: bool) -> "BaseDistribution":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
+from skiplab import paths
 from skiplab.config import compose, grammar, grid
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
@@ -100,7 +101,7 @@ def preview(texts: Sequence[str]) -> None:
 
         time = estimate.in_words(left, jobs=cells[0].config.jobs)
         words += f", {len(left)} to run, about {time}"
-    one = grid.for_people(overrides_of_one(study, cells[0].config))
+    one = grid.for_people(overrides_of_one(study, cells[0].config)) + paths.flag_for_own()
     print(f"\n{words}\nthe config of one: train --cfg job {one}")
 
 
@@ -147,7 +148,8 @@ def sweep_command(texts: Sequence[str], hydra_main: HydraMain, *, in_process: bo
     except OSError as error:
         raise FolderError(f"{study.folder}: cannot be made ({error.strerror})") from None
     streams.spare()
-    sweep = launcher.Sweep(f"train -m {grid.for_people(texts)}".rstrip())
+    command = f"train -m {grid.for_people(texts)}".rstrip()
+    sweep = launcher.Sweep(command + paths.flag_for_own())
     with lock.hold(study.folder, instead="study="), StopSignal() as stop_signal:
 
         def launch() -> None:

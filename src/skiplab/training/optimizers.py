@@ -7,6 +7,7 @@ A new optimizer is a function that returns a Rule, and a row in OPTIMIZERS.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypedDict
@@ -17,6 +18,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from skiplab.errors import UsageError
 from skiplab.training import muon
 
 State = dict[str, Tensor]
@@ -104,6 +106,10 @@ class Optimizer:
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        self.state.clear()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -295,8 +301,23 @@ OPTIMIZERS = {
 }
 
 
+def own_row(make: Callable[..., Rule]) -> Row:
+    """Return the row of a user's function that returns a rule. It may take `fused`."""
+
+    def rule(*, fused: bool) -> Rule:
+        update = make(fused=fused) if "fused" in inspect.signature(make).parameters else make()
+        if not callable(update):
+            raise UsageError(
+                f"optimizer: {make.__name__} returns {type(update).__name__}, which is no rule: "
+                "a function (params, states, *, lr, weight_decay, grad_scale, found_inf)"
+            )
+        return update
+
+    return Row(same_rule(rule))
+
+
 def build(
-    name: str,
+    name: str | Row,
     model: nn.Module,
     *,
     lr: float,
@@ -306,12 +327,13 @@ def build(
     compiled: bool = False,
     **hyperparameters: object,
 ) -> Optimizer:
-    """Build optimizer `name` over the parameters that take a gradient, on the device they are on.
+    """Build optimizer `name`, or that of a row, over the parameters that take a gradient.
 
-    Norms and biases (one dimension) decay only with `decay_norm_and_bias`. `ends` names parameters
-    that are trained up to a step, while their learning rate falls linearly to zero.
+    Its state lies on their device. Norms and biases (one dimension) decay only with
+    `decay_norm_and_bias`. `ends` names parameters that are trained up to a step, while their
+    learning rate falls linearly to zero.
     """
-    row = OPTIMIZERS[name]
+    row = OPTIMIZERS[name] if isinstance(name, str) else name
     setup = Setup(
         lr=lr,
         weight_decay=weight_decay,
@@ -345,8 +367,12 @@ def build(
 def state_of(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return the optimizer's tensors by parameter name, such as `conv1.weight/momentum_buffer`.
 
-    No hyperparameters, and no numbering of parameters.
+    No hyperparameters, and no numbering of parameters. Raises UsageError if a rule of a user's own
+    keeps something else.
     """
+    for state in optimizer.state.values():
+        if odd := [key for key, value in state.items() if not isinstance(value, Tensor | None)]:
+            raise UsageError(f"optimizer: its state {odd[0]} is no tensor, so it cannot be saved")
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()

@@ -98,7 +98,7 @@ class Proxy:
         for step in sorted({0, min(1, self.num_steps - 1), last, self.num_steps - 1}) * times:
             self.hardest(step)
         self.model.load_state_dict(state)
-        self.optimizer.state.clear()
+        self.optimizer.reset()
 
 
 class Selection:

@@ -7,6 +7,7 @@ from torch import Tensor
 from skiplab.runs.checkpoint import under
 from skiplab.training import optimizers
 from skiplab.training.step import Step
+from skiplab.training.torch_optimizer import TorchOptimizer
 
 
 def tensors_of(step: Step) -> dict[str, Tensor]:
@@ -19,7 +20,7 @@ def tensors_of(step: Step) -> dict[str, Tensor]:
         average = step.average.model.state_dict()
     parts: dict[str, Mapping[str, Tensor]] = {
         "model": step.model.state_dict(),
-        "optimizer": optimizers.state_of(step.optimizer, step.model),
+        "optimizer": optimizer_state(step),
         "average": average,
         "lookahead": step.lookahead.slow,
         "selection": step.selection.state(),
@@ -38,5 +39,16 @@ def load_tensors(step: Step, tensors: Mapping[str, Tensor]) -> None:
         step.average.model.load_state_dict(under("average/", tensors))
     step.lookahead.load(under("lookahead/", tensors))
     step.selection.load(under("selection/", tensors))
-    step.optimizer.state.clear()
-    optimizers.load_state(step.optimizer, step.model, under("optimizer/", tensors))
+    saved = under("optimizer/", tensors)
+    step.optimizer.reset()
+    if isinstance(step.optimizer, TorchOptimizer):
+        step.optimizer.load(saved)
+    else:
+        optimizers.load_state(step.optimizer, step.model, saved)
+
+
+def optimizer_state(step: Step) -> Mapping[str, Tensor]:
+    """Return the tensors of the optimizer, of ours or of torch's kind."""
+    if isinstance(step.optimizer, TorchOptimizer):
+        return step.optimizer.tensors(step.model)
+    return optimizers.state_of(step.optimizer, step.model)

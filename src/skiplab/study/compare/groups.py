@@ -210,9 +210,10 @@ def follows(key: str, name: str, results: Sequence[Result]) -> bool:
     group = name.removesuffix(".name")
     if not key.startswith(f"{group}.") and key not in ROOT_KEYS.get(group, ()):
         return False
-    found: dict[str, str] = {}
+    found: dict[str | None, str] = {}
     return all(
-        found.setdefault(result.values[name], value := json.dumps(result.values.get(key))) == value
+        found.setdefault(result.values.get(name), value := json.dumps(result.values.get(key)))
+        == value
         for result in results
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skiplab import launch, provenance, regular
-from skiplab.config import stored
+from skiplab.config import code, stored
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
 from skiplab.config.values import nearest
@@ -41,7 +41,7 @@ METRICS = {
     "train.seconds": ("seconds of training", False),
 }
 # These tell runs apart, next to the keys that a user sets.
-RUN_KEYS = ("changed", "init_sha256")
+RUN_KEYS = ("changed", "init_sha256", "augment.name", *code.DIGESTS)
 # These are a run's costs.
 FIGURES = ("params", "macs", "seconds")
 
@@ -324,7 +324,12 @@ def held_together(folder: Path, result: RunResult) -> Result:
             "edited by hand, or of another version; leave it out or run it anew"
         )
     begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
-    return Result(folder, config, stored.flat(config) | begun_from, result, identity)
+    own = {
+        key: value[:8] if key in code.DIGESTS else value
+        for key, value in stored.code_values(config).items()
+    }
+    values = stored.flat(config) | begun_from | own
+    return Result(folder, config, values, result, identity)
 
 
 def without_repeats(found: Found) -> Found:
