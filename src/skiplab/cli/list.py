@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from skiplab import provenance, regular
+from skiplab import locations, provenance, regular
 from skiplab.cli.collector import pause_collector
 from skiplab.cli.options import path
 from skiplab.config import stored
@@ -36,13 +36,13 @@ HEADINGS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `skiplab list`."""
-    parser.add_argument("folder", type=path, nargs="?", default=Path("outputs"))
+    parser.add_argument("folder", type=path, nargs="?", help="outputs, or $SKIPLAB_OUTPUTS")
 
 
 def command(options: argparse.Namespace) -> None:
     """Print the table."""
     with pause_collector():
-        print(describe_runs(options.folder))
+        print(describe_runs(options.folder or locations.outputs()))
 
 
 def describe_runs(root: Path) -> str:
@@ -51,9 +51,7 @@ def describe_runs(root: Path) -> str:
     Raises UsageError if `root` is no folder.
     """
     if (rule := regular.no_folder(root)) is not None:
-        raise UsageError(
-            f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
-        )
+        raise UsageError(f"{root}: {rule}; runs go to {locations.outputs_in_words()}")
     found = record.find(root)
     rows = {os.path.abspath(run): row(run) for run in found.runs}
     table = align(list(rows.values())) if rows else f"no runs under {printable(root)}"

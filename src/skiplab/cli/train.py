@@ -89,14 +89,15 @@ def start_command(quoted: Sequence[str], flags: argparse.Namespace) -> int:
 
 def run_once(texts: Sequence[str], stop_signal: StopSignal) -> int:
     """Run the config of a command line without a sweep, and return the exit code."""
+    from skiplab import locations
     from skiplab.config import compose
-    from skiplab.launch import OUTPUTS, launch, write_hydra_record
+    from skiplab.launch import launch, write_hydra_record
 
     def record(folder: Path) -> None:
         write_hydra_record(folder, *compose.record_of(texts))
 
     config = compose.compose_config(texts)
-    parent = OUTPUTS / time.strftime("%Y-%m-%d")
+    parent = locations.outputs() / time.strftime("%Y-%m-%d")
     prefix = time.strftime("%H-%M-%S")
     return launch(config, stop_signal, parent=parent, prefix=prefix, record=record)
 

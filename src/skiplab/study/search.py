@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
+from skiplab import locations
 from skiplab.config import compose, grid, overrides, stored
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
@@ -92,7 +93,7 @@ def command(options: Options) -> int:
     base = compose.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
-    folder = plan.STUDIES / (base.study or name_of(parsed))
+    folder = locations.studies() / (base.study or name_of(parsed))
     plan.check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
