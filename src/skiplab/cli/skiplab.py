@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -43,9 +44,12 @@ VERBS = {
     ),
     "info": Verb("versions, devices, threads, data root"),
 }
+# The verb that is also a command of its own, whose arguments it takes.
+TRAIN = "train"
+# What of `train` may stand before that verb.
+BEFORE_TRAIN = ("-m", "--multirun", "--run", "-r", "--resolve", "--help", "-h")
 # Words that people try as verbs, and the command that they mean.
 OTHER_COMMANDS = {
-    "train": "train is a command of its own; write train KEY=VALUE, see train --help",
     "resume": "write train resume=RUN",
     "sweep": "write train -m KEY=A,B, or train sweep=NAME",
     "help": "write skiplab --help",
@@ -66,6 +70,8 @@ def skiplab_command(arguments: Sequence[str]) -> int:
 
     Raises UsageError on an unknown verb or a wrong option.
     """
+    if (words := words_of_train(arguments)) is not None:
+        return run_train(words)
     from skiplab import locations
 
     if not arguments or all(argument in ("--help", "-h", "--version") for argument in arguments):
@@ -79,15 +85,39 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     return import_verb(name).command(options) or 0
 
 
+def words_of_train(arguments: Sequence[str]) -> list[str] | None:
+    """Return the arguments for `train` in `skiplab train ...`; None for another verb."""
+    before = list(itertools.takewhile(lambda word: word in BEFORE_TRAIN, arguments))
+    if list(arguments[len(before) : len(before) + 1]) != [TRAIN]:
+        return None
+    return before + list(arguments[len(before) + 1 :])
+
+
+def run_train(words: Sequence[str]) -> int:
+    """Run `train` with these arguments, and return the exit code.
+
+    Raises UsageError if they ask for tab completion, which the shell has for `train` alone.
+    """
+    if {"-sc", "--shell-completion"} & set(words):
+        raise UsageError(
+            "skiplab train -sc: tab completion is of the command train; "
+            'write eval "$(train -sc install=bash)"'
+        )
+    from skiplab.cli.train import train_command
+
+    return train_command(words)
+
+
 def make_parsers() -> tuple[Parser, dict[str, Parser]]:
     """Make the parser of `skiplab --help`, and one for each verb, still without its options."""
     parser = Parser(
         prog="skiplab",
-        description="Look at runs that `train` made.",
-        epilog="`train` makes them: train --help",
+        description="Make runs, and look at them.",
+        epilog="skiplab train is another spelling of the command train.",
     )
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser(TRAIN, help="train a network, or a study of many; see train --help")
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.help)
     return parser, dict(verbs.choices)
@@ -100,7 +130,7 @@ def find_verb(arguments: Sequence[str]) -> str:
             return argument
     words = [argument for argument in arguments if not argument.startswith("-")]
     word = words[0] if words else arguments[0]
-    advice = OTHER_COMMANDS.get(word) or f"no such verb; {nearest(word, VERBS)}"
+    advice = OTHER_COMMANDS.get(word) or f"no such verb; {nearest(word, [TRAIN, *VERBS])}"
     raise UsageError(f"skiplab {word}: {advice}")
 
 
