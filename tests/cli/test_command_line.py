@@ -25,6 +25,7 @@ from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 from skiplab.runs import checkpoint
+from skiplab.study import search
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
@@ -413,7 +414,7 @@ def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call:
     seen: list[tuple[list[str], int]] = []
     monkeypatch.setattr(
         "skiplab.study.search.command",
-        lambda options: seen.append((list(options.texts), options.trials)) or 0,
+        lambda options: seen.append((list(options.texts), options.trials)) or search.Outcome(0, {}),
     )
     keys = ["depth=1,2", "trainer.threads=1"]
     for arguments in (

@@ -2,6 +2,7 @@
 
 import argparse
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.options import number
 
 
@@ -32,10 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def command(options: argparse.Namespace) -> int:
-    """Run the search and return its exit code."""
+def command(options: argparse.Namespace) -> Answer:
+    """Run the search, which prints what it finds."""
     from skiplab.config import grid
     from skiplab.study import search
 
     texts = [grid.for_hydra(text) for text in options.space]
-    return search.command(search.Options(texts, options.trials))
+    outcome = search.command(search.Options(texts, options.trials))
+    return Answer(outcome.found, code=outcome.code)

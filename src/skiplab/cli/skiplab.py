@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from skiplab import __version__
+from skiplab.cli import answer
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 
@@ -18,31 +19,36 @@ class Verb:
     """One row of the table: what `skiplab --help` says of a verb.
 
     The verb NAME lives in `cli/NAME.py`. Its `add_options(parser)` declares the options, and its
-    `command(options)` runs the verb and returns the exit code (None for 0). The module is imported
-    only when the verb runs, and it imports torch only inside its functions.
+    `command(options)` runs the verb and returns an `Answer`, or the exit code (None for 0). The
+    module is imported only when the verb runs, and it imports torch only inside its functions.
     """
 
     help: str
     # Whether the verb takes KEY=VALUE, which is then read as `train` reads it.
     takes_keys: bool = False
+    # Whether the verb takes --json. Its `command` returns an `Answer` then.
+    answers: bool = False
 
 
 VERBS = {
-    "evaluate": Verb("the report of a run's checkpoint, from its folder alone"),
-    "list": Verb("the runs under a folder, and the command that goes on with each"),
-    "draw": Verb("the four pictures of finished runs, which a sweep leaves out"),
+    "evaluate": Verb("the report of a run's checkpoint, from its folder alone", answers=True),
+    "list": Verb("the runs under a folder, and the command that goes on with each", answers=True),
+    "draw": Verb("the four pictures of finished runs, which a sweep leaves out", answers=True),
     "compare": Verb(
-        "runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"
+        "runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page",
+        answers=True,
     ),
     "search": Verb(
         "search hyperparameters by Optuna, each trial a run; the same command goes on",
         takes_keys=True,
+        answers=True,
     ),
     "verify": Verb(
         "train a shortened run straight and another through kills -9, and compare them bit by bit",
         takes_keys=True,
+        answers=True,
     ),
-    "info": Verb("versions, devices, threads, data root"),
+    "info": Verb("versions, devices, threads, data root", answers=True),
 }
 # The verb that is also a command of its own, whose arguments it takes.
 TRAIN = "train"
@@ -82,7 +88,7 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     rest.remove(name)
     locations.check_working_folder()
     options = read_options(name, rest)
-    return import_verb(name).command(options) or 0
+    return answer.give(import_verb(name).command, options)
 
 
 def words_of_train(arguments: Sequence[str]) -> list[str] | None:
@@ -147,6 +153,8 @@ def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     _, parsers = make_parsers()
     parser = parsers[name]
     import_verb(name).add_options(parser)
+    if VERBS[name].answers:
+        answer.add_option(parser)
     known = [text for action in parser._actions for text in action.option_strings]
     if VERBS[name].takes_keys:
         from skiplab.config import typed
