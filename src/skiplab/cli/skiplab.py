@@ -48,6 +48,7 @@ VERBS = {
         takes_keys=True,
         answers=True,
     ),
+    "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
     "info": Verb("versions, devices, threads, data root", answers=True),
 }
 # The verb that is also a command of its own, whose arguments it takes.
