@@ -176,7 +176,7 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
     The JSON file is written after each, so that an interrupted call keeps what it has.
     """
     from skiplab.errors import UsageError
-    from skiplab.locations import default_root
+    from skiplab.locations import OUTPUTS, default_root, outputs
     from skiplab.machine import devices
     from skiplab.machine.cpu import num_cores
     from skiplab.words import counted
@@ -198,7 +198,9 @@ def bench(options: argparse.Namespace, arguments: list[str]) -> None:
         airbench=tuple(str(path.resolve()) for path in options.airbench),
     )
     models = options.models or list(MODELS)
-    path: Path = options.json or Path("outputs/bench", time.strftime("%Y-%m-%d-%H-%M-%S.json"))
+    path: Path = options.json or outputs() / "bench" / time.strftime("%Y-%m-%d-%H-%M-%S.json")
+    # The runs that are measured write into temporary folders of their own.
+    os.environ.pop(OUTPUTS, None)
     record: dict[str, Any] = facts(setting, arguments) | {"tables": []}
     write(path, record)
     gpu = f"; {record['gpu']}" if record["gpu"] else ""

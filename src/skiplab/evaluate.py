@@ -1,7 +1,9 @@
 """The report of a run's weights on a split, and the seal of the test set."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +21,19 @@ from skiplab.words import now
 SPLITS = {"test": "test set", "val": "validation set"}
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint of a run does on a split."""
+
+    step: int
+    # The device computed on, as torch names it.
+    device: str
+    # The figures of `report.metrics`.
+    figures: dict[str, Any]
+    # The report, with line ends.
+    text: str
+
+
 def evaluate_run(
     folder: Path,
     *,
@@ -26,8 +41,8 @@ def evaluate_run(
     checkpoint_name: str,
     device_name: str,
     trust_code: bool = False,
-) -> str:
-    """Return the report of a run folder's checkpoint, from the folder and the data alone.
+) -> Evaluation:
+    """Evaluate a run folder's checkpoint, from the folder and the data alone.
 
     `split` is val or test. Raises UsageError if there is no validation set, and as `open_trained`
     does.
@@ -54,7 +69,7 @@ def evaluate_run(
     if split == "val":
         few = note_few_images(len(chosen), len(config.dataset.classes))
         text += f"note: {few}\n" if few else ""
-    return text
+    return Evaluation(step, str(device), found, text)
 
 
 def as_evaluated(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-OUTPUTS = Path("outputs")
 # Characters of name= in a folder's name.
 LONGEST_LABEL = 40
 # The names of our run folders begin with the time. Earlier releases numbered those of a sweep.
@@ -181,7 +180,7 @@ def hold_folder(config: Config, parent: Path, prefix: str) -> Iterator[tuple[Pat
             stack.enter_context(lock.hold(folder))
             is_new = claim_out(config, folder)
         else:
-            with lock.one_at_a_time(OUTPUTS):
+            with lock.one_at_a_time(locations.outputs()):
                 folder, is_new = choose_folder(config, parent, prefix)
                 stack.enter_context(lock.hold(folder))
         try:
@@ -245,7 +244,7 @@ def choose_folder(config: Config, parent: Path, prefix: str) -> tuple[Path, bool
     clear_leftovers(parent)
     found = None
     if config.resume == "auto":
-        found = folders.unfinished(OUTPUTS, identity(config))
+        found = folders.unfinished(locations.outputs(), identity(config))
     if found is None:
         folder = folders.make(parent, name_folder(config, prefix))
         write_config(folder, dump(config))
@@ -347,7 +346,7 @@ def check_outputs() -> None:
 
     Hydra makes a sweep's folder in it.
     """
-    with lock.one_at_a_time(OUTPUTS):
+    with lock.one_at_a_time(locations.outputs()):
         pass
 
 

@@ -176,6 +176,40 @@ def root_in_words() -> str:
 
 
 # --------------------------------------------------------------------------------------------------
+# The folder of the runs
+
+OUTPUTS = "SKIPLAB_OUTPUTS"
+
+
+def outputs() -> Path:
+    """Return the folder under which runs and studies lie: $SKIPLAB_OUTPUTS, else outputs.
+
+    A relative one lies under the working folder. Raises UsageError if the variable is empty or no
+    file can have that name. What lies there is checked by whoever writes into it.
+    """
+    text = os.environ.get(OUTPUTS)
+    if text is None:
+        return Path("outputs")
+    if not text.strip():
+        raise UsageError(
+            f"${OUTPUTS} is empty; a folder is expected, or unset it: then runs go to outputs/"
+        )
+    return given(text, key=f"${OUTPUTS}")
+
+
+def studies() -> Path:
+    """Return the folder under which studies lie. Raises UsageError as `outputs` does."""
+    return outputs() / "studies"
+
+
+def outputs_in_words() -> str:
+    """Return where runs go, for advice in a message."""
+    if text := os.environ.get(OUTPUTS, ""):
+        return f"${OUTPUTS}={shortened(text)}"
+    return "outputs/ under the folder that train is started in"
+
+
+# --------------------------------------------------------------------------------------------------
 # What lies at a path
 
 KINDS = (

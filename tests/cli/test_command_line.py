@@ -25,6 +25,7 @@ from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.paths import groups
 from skiplab.runs import container
+from skiplab.study import search
 
 # Runs a command as its entry point does and writes down which modules it has loaded.
 PROBE = """
@@ -413,7 +414,7 @@ def test_a_searchs_options_stand_anywhere(monkeypatch: pytest.MonkeyPatch, call:
     seen: list[tuple[list[str], int]] = []
     monkeypatch.setattr(
         "skiplab.study.search.command",
-        lambda options: seen.append((list(options.texts), options.trials)) or 0,
+        lambda options: seen.append((list(options.texts), options.trials)) or search.Outcome(0, {}),
     )
     keys = ["depth=1,2", "trainer.threads=1"]
     for arguments in (
@@ -445,7 +446,7 @@ def test_every_verbs_options_stand_anywhere() -> None:
     }.items():
         read = [skiplab.read_options(verb, order) for order in orders]
         assert all(options == read[0] for options in read), verb
-    assert skiplab.read_options("list", []).folder == Path("outputs")
+    assert skiplab.read_options("list", []).folder is None
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
@@ -676,9 +677,12 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
         (
             ("zzz",),
-            "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search",
+            "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, schema",
         ),
-        (("train",), "skiplab train: train is a command of its own; write train KEY=VALUE"),
+        (("trian",), "skiplab trian: no such verb; did you mean train?"),
+        (("train", "evaluate"), "evaluate: no such key; skiplab evaluate is a command of its own"),
+        (("--out", "train", "compare"), "the following arguments are required: folder"),
+        (("train", "-sc", "install=bash"), 'write eval "$(train -sc install=bash)"'),
         (("evaluate",), "run"),
         (("evaluate", "x", "--split", "train"), "--split train: choices: test, val"),
         (("list", "a", "b"), "unrecognized arguments: b"),

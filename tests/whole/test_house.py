@@ -57,6 +57,8 @@ STARTS_WITHOUT_TORCH = (
         "cli.help",
         "cli.topics",
         "cli.list",
+        "cli.answer",
+        "cli.schema",
         "cli.train",
         "cli.resume",
         "exits",

@@ -132,7 +132,7 @@ def add_a_data_set(house: Path) -> None:
 def add_a_verb(house: Path) -> None:
     package = house / "src/skiplab"
     (package / "cli/log.py").write_text(code_below("Add a verb"), encoding="utf-8")
-    row = """    "info": Verb("versions, devices, threads, data root"),\n"""
+    row = """    "info": Verb("versions, devices, threads, data root", answers=True),\n"""
     new = """    "log": Verb("the end of a run's log"),\n"""
     replace(package / "cli/skiplab.py", row, row + new)
     replace(package / "config/lexicon.py", '"list", ', '"list", "log", ')

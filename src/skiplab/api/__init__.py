@@ -151,11 +151,10 @@ def runs(root: str | Path | None = None) -> Rows:
     and test_accuracy (shares of 1), seconds, and the keys of its config as far as they can be read.
     """
     from skiplab.config import stored
-    from skiplab.launch import OUTPUTS
     from skiplab.runs import folders, status
 
     rows: list[dict[str, object]] = []
-    where = OUTPUTS if root is None else locations.given(str(root))
+    where = locations.outputs() if root is None else locations.given(str(root))
     for folder in folders.runs_under(where):
         if folders.problem_of(folder) is not None:
             rows.append({"folder": str(folder), "state": "broken"})

@@ -2,6 +2,7 @@
 
 import argparse
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.collector import pause_collector
 from skiplab.cli.options import one_of, path
 
@@ -45,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def command(options: argparse.Namespace) -> None:
+def command(options: argparse.Namespace) -> Answer:
     """Print the table and what can be told apart, and write the files."""
     from skiplab.study.compare import results
 
@@ -57,10 +58,11 @@ def command(options: argparse.Namespace) -> None:
         # SciPy takes a second to import, so whatever is wrong with the runs is found before.
         from skiplab.study.compare import tables
 
-        tables.command(
+        document = tables.command(
             found,
             options.out or results.output_folder(options.folder),
             by=by,
             metric=options.metric,
             x=options.x,
         )
+    return Answer(document)

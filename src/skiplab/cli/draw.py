@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.options import path, trust_option
 from skiplab.errors import NotDrawn
 
@@ -17,22 +18,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trust_option(parser)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Draw the pictures of each run. Return 1 if a run's pictures could not be drawn, else 0."""
+def command(options: argparse.Namespace) -> Answer:
+    """Draw the pictures of each run. The code is 1 if a run's pictures could not be drawn, else 0.
+
+    Each run's line is printed once it is drawn.
+    """
     runs = find_runs(options.run)
     from skiplab.pictures import draw_run
 
+    drawn: list[dict[str, object]] = []
     code = 0
     for folder in runs:
+        pictures = [str(folder / name) for name in PICTURES]
+        problem = None
         try:
             draw_run(folder, trust_code=options.trust_code)
         # The other runs are drawn all the same.
         except NotDrawn as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
+            pictures, problem = [], str(error)
             code = 1
         else:
-            print(f"written: {', '.join(str(folder / name) for name in PICTURES)}")
-    return code
+            print(f"written: {', '.join(pictures)}")
+        drawn.append({"folder": str(folder), "pictures": pictures, "problem": problem})
+    return Answer({"runs": drawn}, code=code)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.options import device, one_of, path, trust_option
 
 
@@ -24,8 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trust_option(parser)
 
 
-def command(options: argparse.Namespace) -> None:
-    """Print the report, after a note on stderr if reading the test set deserves one."""
+def command(options: argparse.Namespace) -> Answer:
+    """Return the report, after a note on stderr if reading the test set deserves one."""
     from skiplab import provenance
     from skiplab.runs import folders
 
@@ -44,11 +45,20 @@ def command(options: argparse.Namespace) -> None:
         )
     from skiplab.evaluate import evaluate_run
 
-    report = evaluate_run(
+    evaluation = evaluate_run(
         folder,
         split=options.split,
         checkpoint_name=options.checkpoint,
         device_name=options.device,
         trust_code=options.trust_code,
     )
-    print(report)
+    document = {
+        "run": str(folder),
+        "split": options.split,
+        "checkpoint": options.checkpoint,
+        "step": evaluation.step,
+        "device": evaluation.device,
+        # The report has it above ten classes alone.
+        "top5_accuracy": None,
+    }
+    return Answer(document | evaluation.figures, evaluation.text)

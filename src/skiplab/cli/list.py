@@ -5,21 +5,26 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from skiplab import provenance, regular
+from skiplab import locations, provenance, regular
+from skiplab.cli.answer import Answer
 from skiplab.cli.collector import pause_collector
 from skiplab.cli.options import path
 from skiplab.config import stored
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders, status
+from skiplab.runs.status import Status
 from skiplab.study import record
 from skiplab.words import duration, percent, printable
 
 # Characters of name= in the table.
 LONGEST_LABEL = 40
 STATES = ("finished", "running", "stopped", "broken", "not begun")
+# Facts of a run's config, which a broken run has none of.
+FACTS = ["name", "dataset", "model", "block", "depth", "width", "seed", "lr", "epochs", "changed"]
 HEADINGS = (
     "state",
     "data",
@@ -36,39 +41,136 @@ HEADINGS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `skiplab list`."""
-    parser.add_argument("folder", type=path, nargs="?", default=Path("outputs"))
+    parser.add_argument("folder", type=path, nargs="?", help="outputs, or $SKIPLAB_OUTPUTS")
 
 
-def command(options: argparse.Namespace) -> None:
-    """Print the table."""
+def command(options: argparse.Namespace) -> Answer:
+    """Return the table."""
     with pause_collector():
-        print(describe_runs(options.folder))
+        root = options.folder or locations.outputs()
+        runs, studies = find(root)
+        document = {
+            "folder": str(root),
+            "runs": [run.as_json() for run in runs],
+            "studies": [study.as_json() for study in studies],
+        }
+        return Answer(document, describe(root, runs, studies))
 
 
-def describe_runs(root: Path) -> str:
-    """Describe all runs and studies under `root`, and how to go on with those that stopped.
+@dataclass(frozen=True)
+class Listed:
+    """A run of the list; None where its files say nothing, or are damaged."""
 
-    Raises UsageError if `root` is no folder.
-    """
-    if (rule := regular.no_folder(root)) is not None:
-        raise UsageError(
-            f"{root}: {rule}; runs go to outputs/ under the folder that train is started in"
+    folder: str
+    state: str
+    # What is wrong with a broken run.
+    problem: str | None = None
+    config: Config | None = None
+    is_edited: bool = False
+    status: Status | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the run as docs/json.md states it."""
+        config, stood = self.config, self.status or Status(self.state)
+        facts: Mapping[str, object] = dict.fromkeys(FACTS)
+        if config is not None:
+            facts = {
+                "name": config.name,
+                "dataset": config.dataset.name,
+                "model": config.model.name,
+                "block": config.block.name,
+                "depth": config.depth,
+                "width": config.width,
+                "seed": config.seed,
+                "lr": config.optimizer.lr,
+                "epochs": config.epochs if config.steps is None else None,
+                "changed": [change.as_dict() for change in config.changed],
+            }
+        go_on = f"train resume={shlex.quote(self.folder)}" if self.state == "stopped" else None
+        return {
+            "folder": self.folder,
+            "state": self.state,
+            "problem": self.problem,
+            "is_edited": self.is_edited,
+            **facts,
+            "step": stood.step,
+            "num_steps": stood.num_steps,
+            "best_val_accuracy": stood.val_accuracy,
+            "test_accuracy": stood.test_accuracy,
+            "train_seconds": stood.seconds,
+            "command": go_on,
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the table's row, a text per heading."""
+        where, config, stood = printable(shlex.quote(self.folder)), self.config, self.status
+        if config is None or stood is None:
+            problem = printable(self.problem)
+            return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({problem})")
+        if self.is_edited:
+            where += "  (config.yaml was edited by hand)"
+        if config.changed:
+            where += f"  (changed: {provenance.in_words(config.changed)})"
+        return (
+            self.state,
+            config.dataset.name,
+            describe_model(config),
+            f"{config.optimizer.lr:g}",
+            str(config.epochs) if config.steps is None else "-",
+            describe_steps(stood),
+            percent(stood.val_accuracy),
+            percent(stood.test_accuracy),
+            "-" if stood.seconds is None else duration(stood.seconds),
+            where,
         )
+
+
+@dataclass(frozen=True)
+class ListedStudy:
+    """A study of the list: how many of its runs are in which state, and its command."""
+
+    folder: str
+    # Why study.json cannot be read.
+    problem: str | None = None
+    command: str | None = None
+    states: Mapping[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the study as docs/json.md states it."""
+        states = {state.replace(" ", "_"): number for state, number in self.states.items()}
+        return {**vars(self), "states": states}
+
+    def lines(self) -> str:
+        """Return the study's lines below the table."""
+        if self.problem is not None:
+            return f"\n{self.problem}"
+        counts = self.states
+        summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        name = printable(shlex.quote(self.folder))
+        return f"\nstudy {name}: {summary or 'no runs'}\n  its command: {self.command}"
+
+
+def find(root: Path) -> tuple[list[Listed], list[ListedStudy]]:
+    """Find all runs and studies under `root`. Raises UsageError if it is no folder."""
+    if (rule := regular.no_folder(root)) is not None:
+        raise UsageError(f"{root}: {rule}; runs go to {locations.outputs_in_words()}")
     found = record.find(root)
-    rows = {os.path.abspath(run): row(run) for run in found.runs}
-    table = align(list(rows.values())) if rows else f"no runs under {printable(root)}"
+    runs = {os.path.abspath(run): read_run(run) for run in found.runs}
+    states = {run: each.state for run, each in runs.items()}
+    return list(runs.values()), list(read_studies(found.studies, states))
+
+
+def describe(root: Path, runs: Sequence[Listed], studies: Sequence[ListedStudy]) -> str:
+    """Describe runs and studies, and how to go on with those that stopped."""
+    table = align([run.cells() for run in runs]) if runs else f"no runs under {printable(root)}"
     lines = [table]
-    if "\nstopped " in table:
+    if any(run.state == "stopped" for run in runs):
         lines.append("go on with a stopped run: train resume=RUN_FOLDER")
-    states = {run: cells[0] for run, cells in rows.items()}
-    return "\n".join([*lines, *describe_studies(found.studies, states)])
+    return "\n".join([*lines, *(study.lines() for study in studies)])
 
 
-def describe_studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[str]:
-    """Yield two lines per study: how many of its runs are finished, and its command.
-
-    The command goes on with the study. `states` maps absolute run folders to states known already.
-    """
+def read_studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[ListedStudy]:
+    """Yield each study. `states` maps absolute run folders to states known already."""
     runs_in: dict[str, list[str]] = {os.path.abspath(study): [] for study in found}
     for run in states if runs_in else ():
         for parent in map(str, Path(run).parents):
@@ -78,14 +180,13 @@ def describe_studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterat
         try:
             noted = record.read(study)
         except UsageError as error:
-            yield f"\n{error}"
+            yield ListedStudy(str(study), problem=str(error), states=dict.fromkeys(STATES, 0))
             continue
         # A dict drops runs that are named twice, and keeps the order.
         members = dict.fromkeys([*map(os.path.abspath, noted.cells), *runs])
         counts = Counter(states.get(run) or state_of(Path(run)) for run in members)
-        summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-        name = printable(shlex.quote(str(study)))
-        yield f"\nstudy {name}: {summary or 'no runs'}\n  its command: {noted.command}"
+        by_state = {state: counts[state] for state in STATES}
+        yield ListedStudy(str(study), command=noted.command, states=by_state)
 
 
 def state_of(folder: Path) -> str:
@@ -108,27 +209,17 @@ def align(found: Sequence[tuple[str, ...]]) -> str:
 
 def row(folder: Path) -> tuple[str, ...]:
     """Return the table's row for one run, a text per heading."""
-    where = printable(shlex.quote(str(folder)))
+    return read_run(folder).cells()
+
+
+def read_run(folder: Path) -> Listed:
+    """Read what the list says of one run."""
     config, problem = read_config(folder)
     if config is None:
-        return ("broken", *[""] * (len(HEADINGS) - 2), f"{where} ({printable(problem)})")
-    if stored.identity(config) != folders.identity_of(folder):
-        where += "  (config.yaml was edited by hand)"
-    if config.changed:
-        where += f"  (changed: {provenance.in_words(config.changed)})"
-    state = status.read(folder)
-    return (
-        state.state,
-        config.dataset.name,
-        describe_model(config),
-        f"{config.optimizer.lr:g}",
-        str(config.epochs) if config.steps is None else "-",
-        describe_steps(state),
-        percent(state.val_accuracy),
-        percent(state.test_accuracy),
-        "-" if state.seconds is None else duration(state.seconds),
-        where,
-    )
+        return Listed(str(folder), "broken", problem=problem)
+    is_edited = stored.identity(config) != folders.identity_of(folder)
+    stood = status.read(folder)
+    return Listed(str(folder), stood.state, config=config, is_edited=is_edited, status=stood)
 
 
 def read_config(folder: Path) -> tuple[Config | None, str]:
@@ -152,7 +243,7 @@ def describe_model(config: Config) -> str:
     return f"{text} ({label})" if label else text
 
 
-def describe_steps(state: status.Status) -> str:
+def describe_steps(state: Status) -> str:
     """Describe how many steps a run has done, and of how many if it is not finished."""
     if state.num_steps is None:
         return "-"

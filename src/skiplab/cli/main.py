@@ -24,9 +24,12 @@ def skiplab() -> None:
     """Run `skiplab` and exit with a code that the README lists."""
     streams.prepare()
     threads.wait_asleep()
-    from skiplab.cli.skiplab import skiplab_command
+    from skiplab.cli.skiplab import skiplab_command, words_of_train
 
-    run_and_exit(lambda: skiplab_command(sys.argv[1:]))
+    if words_of_train(sys.argv[1:]) is None:
+        run_and_exit(lambda: skiplab_command(sys.argv[1:]))
+    gc.disable()
+    run_and_exit(lambda: lead_or_follow(lambda: skiplab_command(sys.argv[1:])))
 
 
 def lead_or_follow(command: Callable[[], int]) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.options import config_dir_option, number
 
 
@@ -33,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     config_dir_option(parser)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Run the search and return its exit code."""
+def command(options: argparse.Namespace) -> Answer:
+    """Run the search, which prints what it finds."""
     from skiplab import paths
     from skiplab.config import grid
     from skiplab.study import search
@@ -42,4 +43,5 @@ def command(options: argparse.Namespace) -> int:
     paths.choose_own(options.config_dir)
 
     texts = [grid.for_hydra(text) for text in options.space]
-    return search.command(search.Options(texts, options.trials))
+    outcome = search.command(search.Options(texts, options.trials))
+    return Answer(outcome.found, code=outcome.code)

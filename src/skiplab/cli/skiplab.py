@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NoReturn
 
 from skiplab import __version__
+from skiplab.cli import answer
 from skiplab.config.values import nearest
 from skiplab.errors import UsageError
 
@@ -17,36 +19,45 @@ class Verb:
     """One row of the table: what `skiplab --help` says of a verb.
 
     The verb NAME lives in `cli/NAME.py`. Its `add_options(parser)` declares the options, and its
-    `command(options)` runs the verb and returns the exit code (None for 0). The module is imported
-    only when the verb runs, and it imports torch only inside its functions.
+    `command(options)` runs the verb and returns an `Answer`, or the exit code (None for 0). The
+    module is imported only when the verb runs, and it imports torch only inside its functions.
     """
 
     help: str
     # Whether the verb takes KEY=VALUE, which is then read as `train` reads it.
     takes_keys: bool = False
+    # Whether the verb takes --json. Its `command` returns an `Answer` then.
+    answers: bool = False
 
 
 VERBS = {
-    "evaluate": Verb("the report of a run's checkpoint, from its folder alone"),
+    "evaluate": Verb("the report of a run's checkpoint, from its folder alone", answers=True),
     "predict": Verb("what a trained network says of images"),
-    "list": Verb("the runs under a folder, and the command that goes on with each"),
-    "draw": Verb("the four pictures of finished runs, which a sweep leaves out"),
+    "list": Verb("the runs under a folder, and the command that goes on with each", answers=True),
+    "draw": Verb("the four pictures of finished runs, which a sweep leaves out", answers=True),
     "compare": Verb(
-        "runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page"
+        "runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page",
+        answers=True,
     ),
     "search": Verb(
         "search hyperparameters by Optuna, each trial a run; the same command goes on",
         takes_keys=True,
+        answers=True,
     ),
     "verify": Verb(
         "train a shortened run straight and another through kills -9, and compare them bit by bit",
         takes_keys=True,
+        answers=True,
     ),
-    "info": Verb("versions, devices, threads, data root"),
+    "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
+    "info": Verb("versions, devices, threads, data root", answers=True),
 }
+# The verb that is also a command of its own, whose arguments it takes.
+TRAIN = "train"
+# What of `train` may stand before that verb.
+BEFORE_TRAIN = ("-m", "--multirun", "--run", "-r", "--resolve", "--help", "-h")
 # Words that people try as verbs, and the command that they mean.
 OTHER_COMMANDS = {
-    "train": "train is a command of its own; write train KEY=VALUE, see train --help",
     "resume": "write train resume=RUN",
     "sweep": "write train -m KEY=A,B, or train sweep=NAME",
     "help": "write skiplab --help",
@@ -67,6 +78,8 @@ def skiplab_command(arguments: Sequence[str]) -> int:
 
     Raises UsageError on an unknown verb or a wrong option.
     """
+    if (words := words_of_train(arguments)) is not None:
+        return run_train(words)
     from skiplab import locations
 
     if not arguments or all(argument in ("--help", "-h", "--version") for argument in arguments):
@@ -77,18 +90,42 @@ def skiplab_command(arguments: Sequence[str]) -> int:
     rest.remove(name)
     locations.check_working_folder()
     options = read_options(name, rest)
-    return import_verb(name).command(options) or 0
+    return answer.give(import_verb(name).command, options)
+
+
+def words_of_train(arguments: Sequence[str]) -> list[str] | None:
+    """Return the arguments for `train` in `skiplab train ...`; None for another verb."""
+    before = list(itertools.takewhile(lambda word: word in BEFORE_TRAIN, arguments))
+    if list(arguments[len(before) : len(before) + 1]) != [TRAIN]:
+        return None
+    return before + list(arguments[len(before) + 1 :])
+
+
+def run_train(words: Sequence[str]) -> int:
+    """Run `train` with these arguments, and return the exit code.
+
+    Raises UsageError if they ask for tab completion, which the shell has for `train` alone.
+    """
+    if {"-sc", "--shell-completion"} & set(words):
+        raise UsageError(
+            "skiplab train -sc: tab completion is of the command train; "
+            'write eval "$(train -sc install=bash)"'
+        )
+    from skiplab.cli.train import train_command
+
+    return train_command(words)
 
 
 def make_parsers() -> tuple[Parser, dict[str, Parser]]:
     """Make the parser of `skiplab --help`, and one for each verb, still without its options."""
     parser = Parser(
         prog="skiplab",
-        description="Look at runs that `train` made.",
-        epilog="`train` makes them: train --help",
+        description="Make runs, and look at them.",
+        epilog="skiplab train is another spelling of the command train.",
     )
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser(TRAIN, help="train a network, or a study of many; see train --help")
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.help)
     return parser, dict(verbs.choices)
@@ -101,7 +138,7 @@ def find_verb(arguments: Sequence[str]) -> str:
             return argument
     words = [argument for argument in arguments if not argument.startswith("-")]
     word = words[0] if words else arguments[0]
-    advice = OTHER_COMMANDS.get(word) or f"no such verb; {nearest(word, VERBS)}"
+    advice = OTHER_COMMANDS.get(word) or f"no such verb; {nearest(word, [TRAIN, *VERBS])}"
     raise UsageError(f"skiplab {word}: {advice}")
 
 
@@ -118,6 +155,8 @@ def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     _, parsers = make_parsers()
     parser = parsers[name]
     import_verb(name).add_options(parser)
+    if VERBS[name].answers:
+        answer.add_option(parser)
     known = [text for action in parser._actions for text in action.option_strings]
     if VERBS[name].takes_keys:
         from skiplab.config import typed

@@ -99,14 +99,15 @@ def run_once(
 
     `chosen` is called with the run's folder once it is locked.
     """
+    from skiplab import locations
     from skiplab.config import compose
-    from skiplab.launch import OUTPUTS, launch, write_hydra_record
+    from skiplab.launch import launch, write_hydra_record
 
     def record(folder: Path) -> None:
         write_hydra_record(folder, *compose.record_of(texts))
 
     config = compose.compose_config(texts)
-    parent = OUTPUTS / time.strftime("%Y-%m-%d")
+    parent = locations.outputs() / time.strftime("%Y-%m-%d")
     prefix = time.strftime("%H-%M-%S")
     return launch(config, stop_signal, parent=parent, prefix=prefix, record=record, chosen=chosen)
 

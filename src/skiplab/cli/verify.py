@@ -16,7 +16,9 @@ import time
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+from skiplab.cli.answer import Answer
 from skiplab.cli.options import config_dir_option, number, path, trust_option
 from skiplab.config.schema import Config
 from skiplab.errors import SkiplabError
@@ -64,8 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     config_dir_option(parser)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Print the proof. Return 0 if the runs are bit for bit identical, else 1."""
+def command(options: argparse.Namespace) -> Answer:
+    """Return the proof. Its code is 0 if the runs are bit for bit identical, else 1."""
     from skiplab import paths, provenance, trust
     from skiplab.config import compose, grid, overrides, rules
 
@@ -88,8 +90,8 @@ def command(options: argparse.Namespace) -> int:
     steps_per_epoch = rules.steps_per_epoch(config)
     short = shorten(config, steps=options.steps, steps_per_epoch=steps_per_epoch)
     verdict = verify(short, kills=options.kills)
-    print(describe(verdict))
-    return 1 if verdict.different else 0
+    document = {"steps": options.steps} | as_json(verdict)
+    return Answer(document, describe(verdict), 1 if verdict.different else 0)
 
 
 @dataclass
@@ -323,6 +325,33 @@ def warm_up() -> None:
     process.join()
 
 
+def files_of(verdict: Verdict) -> list[dict[str, Any]]:
+    """Return each compared file's name, its parts, the SHA-256 of their digests, and the result."""
+    found: list[dict[str, Any]] = []
+    for name in COMPARED:
+        parts = sorted(key for key in verdict.expected if key.startswith(name))
+        digest = sha256("".join(verdict.expected[key] for key in parts).encode())
+        is_equal = not any(key.startswith(name) for key in verdict.different)
+        found.append({"name": name, "parts": len(parts), "sha256": digest, "is_equal": is_equal})
+    return found
+
+
+def as_json(verdict: Verdict) -> dict[str, object]:
+    """Return the verdict as docs/json.md states it."""
+    killed = verdict.killed
+    return {
+        "is_equal": not verdict.different,
+        "different": verdict.different,
+        "files": files_of(verdict),
+        "straight_seconds": verdict.straight_seconds,
+        "killed_seconds": killed.seconds,
+        "killed_runs": verdict.num_runs,
+        "kills": len(killed.steps),
+        "kills_inside_save": killed.inside_save,
+        "kills_at_step": [None if step < 0 else step for step in killed.steps],
+    }
+
+
 def describe(verdict: Verdict) -> str:
     """Describe the verdict: what was killed when, a digest of each file, and what differs."""
     killed = verdict.killed
@@ -336,12 +365,10 @@ def describe(verdict: Verdict) -> str:
         steps = ["none yet" if step < 0 else str(step) for step in killed.steps[:12]]
         more = " ..." if len(killed.steps) > 12 else ""
         lines.append(f"           {LAST} then stood at step {', '.join(steps)}{more}")
-    for name in COMPARED:
-        parts = sorted(key for key in verdict.expected if key.startswith(name))
-        digest = sha256("".join(verdict.expected[key] for key in parts).encode())[:16]
-        verb = "DIFFERENT" if any(key.startswith(name) for key in different) else "equal"
-        count = f"  ({len(parts)} parts)" if len(parts) > 1 else ""
-        lines.append(f"{name:<16} {digest}  {verb}{count}")
+    for file in files_of(verdict):
+        verb = "equal" if file["is_equal"] else "DIFFERENT"
+        count = f"  ({file['parts']} parts)" if file["parts"] > 1 else ""
+        lines.append(f"{file['name']:<16} {file['sha256'][:16]}  {verb}{count}")
     if different:
         more = " ..." if len(different) > 5 else ""
         lines.append(f"not equal: {', '.join(different[:5])}{more}")

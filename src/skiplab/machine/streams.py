@@ -129,6 +129,12 @@ def spare() -> None:
     spared = True
 
 
+def require() -> None:
+    """Count a failing output as a failure again, where it holds what is nowhere else."""
+    global spared
+    spared = False
+
+
 def settled(code: int) -> int:
     """Return the exit code of a command that would end with `code`.
 

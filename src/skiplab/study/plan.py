@@ -19,7 +19,6 @@ from skiplab.config.schema import Config
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 
-STUDIES = launch.OUTPUTS / "studies"
 # A folder's name has this many characters at most, for one value and in all.
 LONGEST_VALUE, LONGEST_NAME = 24, 120
 # These keys are the sweep's own and no part of any cell's name.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import paths
+from skiplab import locations, paths
 from skiplab.config import compose, grid, overrides, stored
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
@@ -83,8 +83,16 @@ class Options:
     sampler_seed: int = 0
 
 
-def command(options: Options) -> int:
-    """Run a search until it has `options.trials` trials, then report; return the exit code.
+@dataclass(frozen=True)
+class Outcome:
+    """The exit code of a search, and what it has found, as docs/json.md states it."""
+
+    code: int
+    found: Mapping[str, object]
+
+
+def command(options: Options) -> Outcome:
+    """Run a search until it has `options.trials` trials, then report.
 
     Raises UsageError for what cannot be searched, FolderError if the folder cannot be made.
     """
@@ -93,7 +101,7 @@ def command(options: Options) -> int:
     base = compose.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
-    folder = plan.STUDIES / (base.study or name_of(parsed))
+    folder = locations.studies() / (base.study or name_of(parsed))
     plan.check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +113,11 @@ def command(options: Options) -> int:
         typed = f"{grid.for_people(options.texts)} --trials {options.trials}{paths.flag_for_own()}"
         record.write(folder, command=f"skiplab search {typed}")
         code = search.run(base)
-        search_report.report(search.study, folder, search.fixed)
+        found = search_report.report(search.study, folder, search.fixed)
     states = {trial.state.name for trial in search.trials()}
     if code == 0 and "COMPLETE" not in states:
-        return 1
-    return code or (7 if "RUNNING" in states else 0)
+        return Outcome(1, found)
+    return Outcome(code or (7 if "RUNNING" in states else 0), found)
 
 
 def check(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
-from skiplab import paths
+from skiplab import locations, paths
 from skiplab.config import compose, grammar, grid
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, SkiplabError, UsageError, in_words
@@ -76,7 +76,7 @@ def plan_study(texts: Sequence[str]) -> Study:
             f"{number:,} cells would take about {time}; with more than {MAX_CELLS:,}, "
             "add force=true to run them all the same"
         )
-    folder = plan.STUDIES / plan.name_of(parsed, first, sweep=sweep)
+    folder = locations.studies() / plan.name_of(parsed, first, sweep=sweep)
     plan.check_folder(folder)
     return Study(texts, parsed, folder, first)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skiplab import launch, provenance, regular
+from skiplab import locations, provenance, regular
 from skiplab.config import code, stored
 from skiplab.config.keys import leaves, unknown_key
 from skiplab.config.schema import Config
@@ -79,7 +79,7 @@ def check_x(x: str) -> None:
 def output_folder(paths: Sequence[Path]) -> Path:
     """Return where a comparison goes: into the study, if it is of one, else outputs/compare."""
     is_study = len(paths) == 1 and folders.identity_of(paths[0]) is None
-    return paths[0] if is_study else launch.OUTPUTS / "compare"
+    return paths[0] if is_study else locations.outputs() / "compare"
 
 
 def is_share(metric: str) -> bool:
@@ -243,7 +243,7 @@ def read(paths: Sequence[Path]) -> Found:
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders under some folders, each once. Raises UsageError if one has none."""
     found: dict[Path, None] = {}
-    advice = "`skiplab list` shows the runs, a study lies under outputs/studies"
+    advice = f"`skiplab list` shows the runs, a study lies under {locations.studies()}"
     for path in paths:
         if (rule := regular.no_folder(path)) is not None:
             raise UsageError(f"{path}: {rule}; {advice}")

@@ -69,11 +69,12 @@ def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Compariso
 
 def command(
     found: Found, folder: Path, *, by: Sequence[str] | None, metric: str, x: str | None
-) -> None:
-    """Print the table and the verdict, and write everything into a folder.
+) -> dict[str, object]:
+    """Print the table and the verdict, and write everything into a folder; return all of it.
 
-    `x` is the key or cost to draw along, or None. A picture that fails is a warning. Raises
-    UsageError for what cannot be compared, FolderError if the folder cannot be written.
+    `x` is the key or cost to draw along, or None. A picture that fails is a warning. What is
+    returned is compare.json with the paths of the files, and the warnings. Raises UsageError for
+    what cannot be compared, FolderError if the folder cannot be written.
     """
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
@@ -93,6 +94,7 @@ def command(
             f"warning: {'; '.join(warnings)}; skiplab compare draws {what} again",
             file=sys.stderr,
         )
+    return as_json(made) | {"written": written, "warnings": warnings}
 
 
 def check_x(x: str, made: Comparison) -> str:
