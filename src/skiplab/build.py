@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import nn
 
-from skiplab import data_files, own_images, provenance, registry
+from skiplab import data_files, provenance, registry
 from skiplab.config import rules
 from skiplab.config.options import Airbench, Folder
 from skiplab.config.schema import Config
@@ -47,9 +47,15 @@ STEM_STRIDE = 4
 
 
 def open_split(config: Config, split: str) -> tuple[Split, str]:
-    """Read split train or test of the config's data set, on the host. Returns its checksum too."""
+    """Read split train or test of the config's data set, on the host. Returns its checksum too.
+
+    Images of one's own may have a split val too.
+    """
     dataset = config.dataset
     if isinstance(dataset, Folder):
+        # Pillow takes long to import, and other data sets do without it.
+        from skiplab import own_images
+
         return own_images.open_part(config, split), dataset.sha256 or ""
     expected = splits.Expected(
         channels=dataset.channels,
@@ -75,7 +81,7 @@ def training_data(config: Config, device: torch.device) -> tuple[Split, Split | 
     data_files.find(config, "test")
     whole, checksum = open_split(config, "train")
     if rules.has_own_validation(config):
-        training, validation = whole, own_images.open_part(config, "val")
+        training, validation = whole, open_split(config, "val")[0]
     else:
         training, validation = splits.hold_out(
             whole, fraction=config.val_fraction, seed=config.seed

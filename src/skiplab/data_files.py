@@ -1,5 +1,6 @@
 """The files of the config's data set: where they lie, whether they are there and verified."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from skiplab.config import rules
@@ -24,13 +25,15 @@ def root_of(config: Config) -> Path:
     return Path() if config.dataset.name in rules.BUNDLED else data_root(config.dataset.root)
 
 
-def note_unverified(config: Config) -> str | None:
-    """Return a note on data files that are read without a checksum; None if there are none."""
+def notes(config: Config) -> Iterator[str]:
+    """Yield what a user should know of the data: what is read unverified, or odd in own images."""
     if isinstance(config.dataset, Folder):
-        return None
-    if not (found := splits.find_unverified(config.dataset.name, root=root_of(config))):
-        return None
-    return (
-        f"note: {', '.join(map(str, found))} read unverified; only their archive's checksum is "
-        "published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
-    )
+        # Pillow takes long to import, and other data sets do without it.
+        from skiplab import own_images
+
+        yield from own_images.notes(config)
+    elif found := splits.find_unverified(config.dataset.name, root=root_of(config)):
+        yield (
+            f"{', '.join(map(str, found))} read unverified; only their archive's checksum is "
+            "published, not theirs: beside the archive, or unpacked by Skiplab, they are verified"
+        )

@@ -233,8 +233,6 @@ def open_part(config: Config, part: str) -> "Split":
 
 def notes(config: Config) -> Iterator[str]:
     """Yield what a user should know of the images of a resolved config."""
-    if not isinstance(config.dataset, Folder):
-        return
     source, contents = contents_of(config)
     yield from contents.notes
     if contents.unreadable:

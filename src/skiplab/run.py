@@ -10,17 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from skiplab import (
-    build,
-    capacity,
-    data_files,
-    describe,
-    finish,
-    own_images,
-    pictures,
-    provenance,
-    trust,
-)
+from skiplab import build, capacity, data_files, describe, finish, pictures, provenance, trust
 from skiplab.config import stored, validate
 from skiplab.config.schema import Config
 from skiplab.errors import Diverged, OutOfMemory, RankFailed
@@ -105,10 +95,8 @@ def prepare(config: Config, context: Context) -> tuple[Trainer, str]:
     # The first process fetches the files where they are missing.
     with ranks.main_first():
         training, validation, checksum = build.training_data(config, device)
-    if (note := data_files.note_unverified(config)) is not None:
-        log.line(note)
-    for each in own_images.notes(config):
-        log.line(f"note: {each}")
+    for note in data_files.notes(config):
+        log.line(f"note: {note}")
     model = build.network(config, device, copies=memory.COPIES if device.type == "cpu" else 1)
     is_resumed = folders.has_state(folder)
     capacity.set_threads(config, model, folder, device, processes=place.local_size)

@@ -30,5 +30,7 @@ def printable(text: object) -> str:
 
 
 def in_bytes(size: int) -> str:
-    """Return a number of bytes as `1.4 GiB`; small sizes in MiB."""
+    """Return a number of bytes as `1.4 GiB`; smaller sizes in MiB and KiB."""
+    if size < 2**20:
+        return f"{size / 2**10:,.0f} KiB"
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"

@@ -641,7 +641,17 @@ def test_the_identity_forgets_what_does_not_change_the_numbers() -> None:
     assert {path for path, f in keys.leaves().items() if not f.metadata["changes_numbers"]} == {
         *NOT_OF_THE_NUMBERS,
         *BUDGET,
+        *("dataset.list", "dataset.skip_unreadable"),
     }
+    own = [
+        identity(compose("dataset=folder", *texts))
+        for texts in (
+            ("dataset.root=a",),
+            ("dataset.root=b", "dataset.skip_unreadable=true"),
+            ("dataset.list=a.csv",),
+        )
+    ]
+    assert len(set(own)) == 1
     assert identity(compose("match=params", "target=80k")) == DEFAULT_IDENTITY
     for path, text in NOT_OF_THE_NUMBERS.items():
         changed = compose(text)

@@ -200,7 +200,7 @@ def test_no_room_is_said_before_anything_is_decoded(
     root = make(tmp_path / "r", count=1)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UsageError, match=r"need 0 MiB and 0 MiB are free; set \$XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match=r"need 1 KiB and 1 KiB are free; set \$XDG_CACHE_HOME"):
         recorder.prepare(source(root))
     assert recorder.decoded == 0
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)

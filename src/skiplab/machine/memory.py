@@ -130,7 +130,7 @@ def check(size: int, what: str, advice: str) -> None:
 
 
 def in_words(size: int) -> str:
-    """Return a number of bytes as `1.4 GiB`; small sizes in MiB."""
+    """Return a number of bytes as `1.4 GiB`; smaller sizes in MiB and KiB."""
     return in_bytes(size)
 
 

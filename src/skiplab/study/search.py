@@ -17,6 +17,7 @@ from skiplab import locations, paths
 from skiplab.config import compose, grid, overrides, stored
 from skiplab.config.schema import Config
 from skiplab.errors import FolderError, UsageError
+from skiplab.launch import with_data
 from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders, lock, status
@@ -101,6 +102,8 @@ def command(options: Options) -> Outcome:
     base = compose.compose_config(fixed)
     if base.val_fraction == 0:
         raise UsageError("val_fraction=0: a search goes by validation accuracy; set it above 0")
+    # What is wrong with one's own images would fail each trial.
+    with_data(seal_test_set(base))
     folder = locations.studies() / (base.study or name_of(parsed))
     plan.check_folder(folder)
     try:
