@@ -675,7 +675,7 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
         (
             ("zzz",),
-            "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, search",
+            "skiplab zzz: no such verb; choices: compare, draw, evaluate, export, info, list",
         ),
         (("train",), "skiplab train: train is a command of its own; write train KEY=VALUE"),
         (("evaluate",), "run"),

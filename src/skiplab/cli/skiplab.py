@@ -41,6 +41,7 @@ VERBS = {
         "train a shortened run straight and another through kills -9, and compare them bit by bit",
         takes_keys=True,
     ),
+    "export": Verb("a run's network as a file for other programs: ONNX, torch, safetensors"),
     "info": Verb("versions, devices, threads, data root"),
 }
 # Words that people try as verbs, and the command that they mean.
