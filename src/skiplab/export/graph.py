@@ -54,7 +54,7 @@ def plain_predictor(trained: Trained, network: nn.Module, *, tta: str) -> Predic
 
 
 @torch.no_grad()
-def traced(module: PixelsToLogits) -> torch.export.ExportedProgram:
+def trace(module: PixelsToLogits) -> torch.export.ExportedProgram:
     """Trace the network for any batch and any height and width of its images."""
     channels = module.scale.shape[1]
     height, width = module.size

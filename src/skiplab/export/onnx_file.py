@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import UsageError
-from skiplab.export.graph import INPUT, OUTPUT, PixelsToLogits, axes, quiet, traced
+from skiplab.export.graph import INPUT, OUTPUT, axes, quiet
 
 # The first whose Resize can smooth, as training's resize does.
 OPSET = 18
@@ -19,10 +19,10 @@ LARGEST = 2**31 - 2**20
 class OnnxFile:
     """A network as an ONNX model."""
 
-    def __init__(self, module: PixelsToLogits):
+    def __init__(self, traced: torch.export.ExportedProgram):
         import onnx
 
-        size = sum(p.numel() * p.element_size() for p in module.state_dict().values())
+        size = sum(p.numel() * p.element_size() for p in traced.state_dict.values())
         if size > LARGEST:
             raise UsageError(
                 f"--to onnx: the weights have {size:,} bytes, and an ONNX file holds "
@@ -30,7 +30,7 @@ class OnnxFile:
             )
         with quiet():
             program = torch.onnx.export(
-                traced(module),
+                traced,
                 (),
                 input_names=[INPUT],
                 output_names=[OUTPUT],

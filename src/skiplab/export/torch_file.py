@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import SkiplabError
-from skiplab.export.graph import PixelsToLogits, quiet, traced
+from skiplab.export.graph import quiet
 
 # The name of the metadata within the file, for `extra_files`.
 METADATA = "skiplab.json"
@@ -39,8 +39,8 @@ for i in range(count):
 class TorchFile:
     """A network as an exported program of torch."""
 
-    def __init__(self, module: PixelsToLogits):
-        self.program = traced(module)
+    def __init__(self, traced: torch.export.ExportedProgram):
+        self.program = traced
 
     def pack(self, metadata: Mapping[str, str]) -> bytes:
         """Return the file's content with this metadata."""

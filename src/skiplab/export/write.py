@@ -25,7 +25,7 @@ from skiplab.export import (
     torchvision_names,
 )
 from skiplab.export.comparison import EXACT, RESIZED, Comparison
-from skiplab.export.graph import INPUT, OUTPUT, PixelsToLogits
+from skiplab.export.graph import INPUT, OUTPUT, PixelsToLogits, trace
 from skiplab.machine import devices
 from skiplab.runs import atomic
 from skiplab.trained import Trained, open_trained
@@ -80,6 +80,11 @@ def export(
     written, and SkiplabError if the file computes something else; then there is no file.
     """
     check_possible(kind, names)
+    if checkpoint_name != "best" and source.is_file():
+        raise UsageError(
+            f"--checkpoint {checkpoint_name}: chooses in a run folder, and {source} is one file; "
+            "name the folder"
+        )
     torch.set_num_threads(devices.threads_for(None))
     trained = open_trained(source, checkpoint_name=checkpoint_name, device_name=device_name)
     if names == "torchvision":
@@ -132,9 +137,10 @@ def make(
         run = partial(tensors_file.run, trained=trained, written=tensors, names=names)
         return tensors, run, tensors_file.runtime(names)
     try:
+        traced = trace(module)
         if kind == "onnx":
-            return onnx_file.OnnxFile(module), onnx_file.run, onnx_file.runtime()
-        return torch_file.TorchFile(module), torch_file.run, torch_file.runtime()
+            return onnx_file.OnnxFile(traced), onnx_file.run, onnx_file.runtime()
+        return torch_file.TorchFile(traced), torch_file.run, torch_file.runtime()
     except SkiplabError:
         raise
     # The exporters raise exceptions of many kinds for a block that they cannot trace.
