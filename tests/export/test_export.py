@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from helpers import ROOT, Cli, compose
 from skiplab import __version__, build
 from skiplab.config.schema import Config
+from skiplab.data import splits
 from skiplab.errors import FolderError, SkiplabError, UsageError
 from skiplab.export import (
     comparison,
@@ -270,7 +271,7 @@ def test_torchvisions_module_takes_the_tensors(model: str, tmp_path: Path) -> No
     path.write_bytes(written.pack({}))
     # The lines that the command prints, and the document's with the numbers of CIFAR-10.
     names = {"torch": torch, "torchvision": torchvision}
-    exec("\n".join(torchvision_names.recipe(trained.config)), names)
+    exec("\n".join(torchvision_names.recipe(trained.config, 1)), names)
     network = names["network"]
     assert isinstance(network, nn.Module)
     network.load_state_dict(safetensors.torch.load_file(path))
@@ -285,8 +286,7 @@ def test_torchvisions_module_takes_the_tensors(model: str, tmp_path: Path) -> No
 
 
 def test_the_documents_lines_for_torchvision_are_those_that_are_printed(resnet18: Config) -> None:
-    lines = torchvision_names.recipe(resnet18)
-    lines[1] = lines[1].replace("Conv2d(1,", "Conv2d(3,")
+    lines = torchvision_names.recipe(resnet18, 3)
     assert "\n".join(lines) in example("torchvision.models.resnet18(")
 
 
@@ -457,6 +457,12 @@ def test_images_are_of_validation_then_of_training_then_random(
     assert words == "64 random images, since the run's data are not here"
     assert images.shape == (64, 32, 32, 3)
     assert not (tmp_path / "empty").exists()
+
+
+def test_images_are_resized_as_for_training() -> None:
+    images = random_images(3, 9, 5, 3)
+    assert torch.equal(comparison.resized(images, (13, 13)), splits.resize_images(images, 13))
+    assert comparison.of_another_size(images).shape == (3, 21, 16, 3)
 
 
 def test_a_decision_counts_only_where_it_must() -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from skiplab import build
-from skiplab.data import download, splits
+from skiplab.data import download
 from skiplab.errors import SkiplabError
 from skiplab.export.graph import plain_predictor
 from skiplab.trained import Trained
@@ -105,10 +106,16 @@ def images_of(trained: Trained) -> tuple[Tensor, str]:
 
 
 def of_another_size(images: Tensor) -> Tensor:
-    """Return a few of the images enlarged and cut, uint8 (B, 2H + 3, 3H + 1, C)."""
-    size = images.shape[1]
-    enlarged = splits.resize_images(images[:FEW], 3 * size + 1)
-    return enlarged[:, : 2 * size + 3].contiguous()
+    """Return a few of the images enlarged, uint8 (B, 2H + 3, 3W + 1, C)."""
+    height, width = images.shape[1:3]
+    return resized(images[:FEW], (2 * height + 3, 3 * width + 1))
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 (N, H, W, C) to (N, *size, C) as `splits.resize_images` does."""
+    x = images.permute(0, 3, 1, 2).float()
+    x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
 def batches_of(images: Tensor) -> list[Tensor]:
@@ -126,6 +133,6 @@ def logits_of(trained: Trained, batches: Sequence[Tensor], *, tta: str) -> list[
     with torch.backends.cudnn.flags(allow_tf32=False):
         for batch in batches:
             if batch.shape[1:3] != trained.size:
-                batch = splits.resize_images(batch, trained.size[0])
+                batch = resized(batch, trained.size)
             found.append(predictor(trained.normalize(batch)).cpu())
     return found

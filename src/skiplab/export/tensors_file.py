@@ -53,7 +53,7 @@ def run(
         raise SkiplabError(f"{path}: {changed[0]} is not the tensor that was written")
     cpu = torch.device("cpu")
     network: nn.Module = (
-        torchvision_names.module_of(trained.config)
+        torchvision_names.module_of(trained.config, trained.channels)
         if names == "torchvision"
         else build.network(trained.config, cpu)
     )

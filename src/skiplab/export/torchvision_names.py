@@ -61,9 +61,9 @@ def function_of(config: Config) -> str:
     return FUNCTIONS[key]
 
 
-def recipe(config: Config) -> list[str]:
+def recipe(config: Config, channels: int) -> list[str]:
     """Return the lines of Python that build the module which takes the file's tensors."""
-    channels, classes = config.dataset.channels, len(config.dataset.classes)
+    classes = len(config.dataset.classes)
     return [
         f"network = torchvision.models.{function_of(config)}(num_classes={classes})",
         f"network.conv1 = torch.nn.Conv2d({channels}, {WIDTH}, 3, padding=1, bias=False)",
@@ -71,13 +71,13 @@ def recipe(config: Config) -> list[str]:
     ]
 
 
-def module_of(config: Config) -> nn.Module:
+def module_of(config: Config, channels: int) -> nn.Module:
     """Build the module of `recipe`."""
     import torchvision
 
     build = getattr(torchvision.models, function_of(config))
     network = build(num_classes=len(config.dataset.classes))
-    network.conv1 = nn.Conv2d(config.dataset.channels, WIDTH, 3, padding=1, bias=False)
+    network.conv1 = nn.Conv2d(channels, WIDTH, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
 

@@ -251,7 +251,7 @@ def describe(trained: Trained, kind: str, *, names: str, checkpoint_name: str) -
     if kind == "safetensors":
         tree["names"] = names
     if names == "torchvision":
-        tree["load"] = "\n".join(torchvision_names.recipe(config))
+        tree["load"] = "\n".join(torchvision_names.recipe(config, trained.channels))
     return tree
 
 
