@@ -677,7 +677,7 @@ def test_info_names_versions_devices_and_folders(call: Cli) -> None:
         (("lst",), "skiplab lst: no such verb; did you mean list?"),
         (
             ("zzz",),
-            "skiplab zzz: no such verb; choices: compare, draw, evaluate, info, list, schema",
+            "skiplab zzz: no such verb; choices: compare, draw, evaluate, export, info, list",
         ),
         (("trian",), "skiplab trian: no such verb; did you mean train?"),
         (("train", "evaluate"), "evaluate: no such key; skiplab evaluate is a command of its own"),

@@ -49,6 +49,10 @@ ONLY_IN = {
     },
     "optuna": {"study.search", "study.search_report", "study.search_space"},
     "rich": {"study.progress_view"},
+    "onnx": {"export.onnx_file"},
+    "onnxruntime": {"export.onnx_file"},
+    # torch's exporter imports it.
+    "onnxscript": set(),
 }
 STARTS_WITHOUT_TORCH = (
     *(

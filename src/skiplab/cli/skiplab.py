@@ -49,6 +49,7 @@ VERBS = {
         takes_keys=True,
         answers=True,
     ),
+    "export": Verb("a run's network as a file for other programs: ONNX, torch, safetensors"),
     "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
     "info": Verb("versions, devices, threads, data root", answers=True),
 }

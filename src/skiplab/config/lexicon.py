@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from skiplab.config import vocabulary
 
 # The verbs of `skiplab`.
-VERBS = ("compare", "draw", "evaluate", "info", "list", "predict", "schema", "search", "verify")
+VERBS = (
+    *("compare", "draw", "evaluate", "export", "info", "list", "predict", "schema", "search"),
+    "verify",
+)
 # The most names that an answer holds.
 FEW = 3
 

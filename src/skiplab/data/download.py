@@ -11,8 +11,9 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -29,6 +30,8 @@ TICK = 0.02
 TIMEOUT = 30
 # Times that a folder is made again after another process has removed it.
 FOLDER_ATTEMPTS = 9
+# Whether a missing file is fetched.
+_is_allowed = ContextVar("is_allowed", default=True)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,16 @@ def make_private_folder(folder: Path, prefix: str) -> "tempfile.TemporaryDirecto
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
+@contextmanager
+def forbidden() -> Iterator[None]:
+    """Fetch nothing inside the `with`: a file that is missing is an error at once."""
+    token = _is_allowed.set(False)
+    try:
+        yield
+    finally:
+        _is_allowed.reset(token)
+
+
 def download(file: Published, root: Path, *, dataset: str, missing: str = "") -> Path:
     """Fetch `file` into its folder under `root`.
 
@@ -205,6 +218,8 @@ def download(file: Published, root: Path, *, dataset: str, missing: str = "") ->
     tried.
     """
     folder = root / file.folder
+    if not _is_allowed.get():
+        raise UsageError(f"{dataset}: {file.name} is not in {folder}")
     by_hand = (
         "put it there by hand, set dataset.root to a folder in torchvision's layout, "
         f"or $SKIPLAB_MIRROR to a host that serves {file.name}; "

@@ -56,12 +56,16 @@ class Predictor:
 
     def __call__(self, images: Tensor) -> Tensor:
         with self.autocast:
-            if self.tta == "none":
-                return self.model(images).float()
-            logits = self.mirrored(images)
-            if self.tta == "multicrop":
-                moved = [self.mirrored(view) for view in moved_by_one_pixel(images)]
-                logits = (logits + (moved[0] + moved[1]) / 2) / 2
+            return self.logits(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits, in the precision that is set around the call."""
+        if self.tta == "none":
+            return self.model(images).float()
+        logits = self.mirrored(images)
+        if self.tta == "multicrop":
+            moved = [self.mirrored(view) for view in moved_by_one_pixel(images)]
+            logits = (logits + (moved[0] + moved[1]) / 2) / 2
         return logits
 
     def mirrored(self, images: Tensor) -> Tensor:
