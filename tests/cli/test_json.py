@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
@@ -118,7 +119,9 @@ def make_run(folder: Path, *, block: str = "residual", seed: int = 0) -> Path:
 
 def test_the_page_has_a_table_for_every_verb_that_answers() -> None:
     """JSON Schema states what `skiplab schema` prints."""
-    assert set(SPECS) == {name for name, verb in VERBS.items() if verb.answers} - {"schema"}
+    answering = {name for name, verb in VERBS.items() if verb.answers}
+    # `predict` writes its document image by image, so it has an option of its own.
+    assert set(SPECS) == answering - {"schema"} | {"predict"}
 
 
 def test_the_reader_of_the_page_sees_what_it_must() -> None:
@@ -149,6 +152,21 @@ def test_without_json_a_verb_prints_its_text(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ('{\n "a": 1\n}\n', "on the way\n")
     assert answer.give(lambda _: None, argparse.Namespace()) == 0
     assert answer.give(lambda _: 3, argparse.Namespace(json=False)) == 3
+
+
+def test_predict_and_export(call: Cli, tmp_path: Path) -> None:
+    run = shutil.copytree(ROOT / "tests/fixtures/format2", tmp_path / "run")
+    np.save("some.npy", np.zeros((3, 8, 8), np.uint8))
+    document = read(
+        call("predict", str(run), "some.npy", "--json", "--top", "2", command="skiplab")
+    )
+    assert assert_documented(document, SPECS["predict"]) == set(SPECS["predict"])
+    to_tensors = ("export", str(run), "--to", "safetensors", "--json")
+    document = read(call(*to_tensors, command="skiplab"))
+    used = assert_documented(document, SPECS["export"])
+    # This network needs no note, and torchvision has none like it.
+    assert set(SPECS["export"]) - used <= {"notes[]"}
+    assert json.loads(Path(f"{document['path']}.json").read_text()).items() <= document.items()
 
 
 def test_list(call: Cli) -> None:
@@ -206,8 +224,8 @@ def test_evaluate(call: Cli) -> None:
     assert report.table(document) in before
     answered = call("evaluate", str(run), "--json", command="skiplab")
     assert read(answered)["accuracy"] > 0
-    (run / folders.BEST).unlink()
-    (run / "best.prev.ckpt").unlink(missing_ok=True)
+    for path in run.glob("best*"):
+        path.unlink()
     code, out, err = call("evaluate", "run", "--json", command="skiplab")
     assert (code, out, err.count("\n")) == (3, "", 1)
 

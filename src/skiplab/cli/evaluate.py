@@ -2,16 +2,31 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skiplab.cli.answer import Answer
 from skiplab.cli.options import device, one_of, path, trust_option
 
+if TYPE_CHECKING:
+    from skiplab.evaluate import Evaluation
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `skiplab evaluate`."""
-    parser.add_argument("run", type=path, help="run folder")
     parser.add_argument(
-        "--split", type=one_of("--split", ("test", "val")), default="test", metavar="test|val"
+        "run", type=path, help="run folder; with --data also best.safetensors alone"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--split",
+        type=one_of("--split", ("test", "val")),
+        default="test",
+        metavar="test|val",
+        help="the run's own images (test)",
+    )
+    chosen.add_argument(
+        "--data", metavar="FOLDER|NAME", help="other images: a folder of classes, or a data set"
     )
     parser.add_argument(
         "--checkpoint",
@@ -27,6 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> Answer:
     """Return the report, after a note on stderr if reading the test set deserves one."""
+    if options.data is not None:
+        return on_other_images(options)
     from skiplab import provenance
     from skiplab.runs import folders
 
@@ -52,9 +69,29 @@ def command(options: argparse.Namespace) -> Answer:
         device_name=options.device,
         trust_code=options.trust_code,
     )
+    return answer_of(options, evaluation, run=folder)
+
+
+def on_other_images(options: argparse.Namespace) -> Answer:
+    """Return the report on images that are not the run's own."""
+    from skiplab.other_images import evaluate_on
+
+    evaluation = evaluate_on(
+        options.run,
+        options.data,
+        checkpoint_name=options.checkpoint,
+        device_name=options.device,
+        trust_code=options.trust_code,
+    )
+    return answer_of(options, evaluation, run=options.run)
+
+
+def answer_of(options: argparse.Namespace, evaluation: "Evaluation", *, run: Path) -> Answer:
+    """Return an evaluation as docs/json.md has it."""
     document = {
-        "run": str(folder),
-        "split": options.split,
+        "run": str(run),
+        "split": options.split if options.data is None else None,
+        "data": options.data,
         "checkpoint": options.checkpoint,
         "step": evaluation.step,
         "device": evaluation.device,

@@ -1,8 +1,14 @@
 """`skiplab export RUN --to KIND`: a run's network as a file for other programs."""
 
 import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from skiplab.cli.options import device, one_of, path
+from skiplab.cli.answer import Answer
+from skiplab.cli.options import device, one_of, path, trust_option
+
+if TYPE_CHECKING:
+    from skiplab.export.write import Exported
 
 KINDS = ("onnx", "torch", "safetensors")
 
@@ -40,10 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="computes what the file is compared with: auto, cpu, cuda, cuda:N or mps",
     )
+    trust_option(parser)
 
 
-def command(options: argparse.Namespace) -> None:
-    """Write and compare the file, and print what it takes, what it gives and how it compared."""
+def command(options: argparse.Namespace) -> Answer:
+    """Write and compare the file; return what it takes, what it gives and how it compared."""
     from skiplab.export.write import export
 
     done = export(
@@ -53,19 +60,27 @@ def command(options: argparse.Namespace) -> None:
         names=options.names,
         checkpoint_name=options.checkpoint,
         device_name=options.device,
+        trust_code=options.trust_code,
     )
+    document = {"names": None, "load": None, **done.tree, "notes": list(done.notes)}
+    document |= {"path": str(done.path), "is_replaced": done.replaced}
+    return Answer(document, "\n".join(lines_of(done)))
+
+
+def lines_of(done: "Exported") -> Iterator[str]:
+    """Yield what was written, in words."""
     tree = done.tree
-    print(f"{tree['network']}; {tree['checkpoint']}, step {tree['step']:,}")
-    print(f"input   {tree['input']}")
-    print(f"output  {tree['output']}")
+    yield f"{tree['network']}; {tree['checkpoint']}, step {tree['step']:,}"
+    yield f"input   {tree['input']}"
+    yield f"output  {tree['output']}"
     for note in done.notes:
-        print(f"note: {note}")
-    print(f"compared by {done.runtime}")
+        yield f"note: {note}"
+    yield f"compared by {done.runtime}"
     for each in done.comparisons:
-        print(f"  {each.in_words()}")
+        yield f"  {each.in_words()}"
     if "load" in tree:
-        print("load it into")
+        yield "load it into"
         for line in str(tree["load"]).splitlines():
-            print(f"  {line}")
+            yield f"  {line}"
     verb = "replaced" if done.replaced else "written"
-    print(f"{verb}: {done.path}, {done.beside}")
+    yield f"{verb}: {done.path}, {done.beside}"

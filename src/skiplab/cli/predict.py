@@ -36,7 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--csv", action="store_true", help="rows of path,rank,class,probability")
-    formats.add_argument("--json", action="store_true", help="one JSON document")
+    formats.add_argument(
+        "--json", dest="as_json", action="store_true", help="one JSON document (docs/json.md)"
+    )
     parser.add_argument(
         "--sheet", type=path, help=f"a picture of the images, named; the first {MOST_ON_SHEET}"
     )
@@ -57,7 +59,7 @@ def command(options: argparse.Namespace) -> int:
     from skiplab.data import inputs
 
     files = inputs.find_files(listed(options.path))
-    if options.csv or options.json or sys.stderr.isatty():
+    if options.csv or options.as_json or sys.stderr.isatty():
         # The number of images is then known before the first is decoded.
         files = list(files)
     from skiplab import predict
@@ -70,7 +72,7 @@ def command(options: argparse.Namespace) -> int:
         trust_code=options.trust_code,
     )
     sheet = Sheet(options.sheet, trained) if options.sheet is not None else None
-    write = write_csv if options.csv else write_json if options.json else write_table
+    write = write_csv if options.csv else write_json if options.as_json else write_table
     problems = Problems()
     with showing_progress(files) as shown:
         found = problems.taken_from(predict.stream(trained, shown))

@@ -49,7 +49,9 @@ VERBS = {
         takes_keys=True,
         answers=True,
     ),
-    "export": Verb("a run's network as a file for other programs: ONNX, torch, safetensors"),
+    "export": Verb(
+        "a run's network as a file for other programs: ONNX, torch, safetensors", answers=True
+    ),
     "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
     "info": Verb("versions, devices, threads, data root", answers=True),
 }

@@ -72,11 +72,13 @@ def export(
     names: str = "skiplab",
     checkpoint_name: str = "best",
     device_name: str = "cpu",
+    trust_code: bool = False,
 ) -> Exported:
     """Write the network of a run folder or a checkpoint file as `kind`, and compare it.
 
     `kind` is onnx, torch or safetensors, `names` skiplab or torchvision. The device computes what
-    the file's logits are compared with. Raises UsageError or FolderError for what cannot be
+    the file's logits are compared with. Code of a run's own is run as `open_trained` says. Raises
+    UsageError or FolderError for what cannot be
     written, and SkiplabError if the file computes something else; then there is no file.
     """
     check_possible(kind, names)
@@ -86,7 +88,9 @@ def export(
             "name the folder"
         )
     torch.set_num_threads(devices.threads_for(None))
-    trained = open_trained(source, checkpoint_name=checkpoint_name, device_name=device_name)
+    trained = open_trained(
+        source, checkpoint_name=checkpoint_name, device_name=device_name, trust_code=trust_code
+    )
     if names == "torchvision":
         torchvision_names.function_of(trained.config)
     path = place_of(source, trained, kind, out)
