@@ -109,6 +109,10 @@ def test_every_example_of_the_guide_trains(call: Cli) -> None:
     assert (config.model.name, config.block.name) == ("net.one_stage", "wide.WideBlock")
     wide = stored.load(Path("run1/config.yaml"))
     assert (wide.block.name, wide.block.bias, wide.augment.crop) == ("wide.WideBlock", False, 2)
+    # The weights alone say which code they need, and this user has run it.
+    for run, trained in (("run0", config), ("run1", wide)):
+        alone = open_trained(Path(run, "best.safetensors")).config
+        assert stored.identity(alone) == stored.identity(trained)
 
 
 @pytest.mark.slow
@@ -245,8 +249,17 @@ def test_nothing_runs_the_code_of_a_foreign_folder_unasked(
     code, err = attempt("init_from=foreign", *TINY, command="train")
     assert code == 2
     assert "does not fit" in err
-    with pytest.raises(UsageError, match="you have not run before"):
-        open_trained(foreign)
+    for arguments in (
+        ("predict", "foreign", "a.png"),
+        ("export", "foreign", "--to", "safetensors"),
+        ("predict", "foreign/best.safetensors", "a.png"),
+    ):
+        code, err = attempt(*arguments)
+        assert code == 2
+        assert "you have not run before" in err
+    for source in (foreign, foreign / "best.safetensors"):
+        with pytest.raises(UsageError, match="you have not run before"):
+            open_trained(source)
     assert not mark_of(tmp_path).exists()
 
 

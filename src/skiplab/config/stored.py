@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from skiplab import __version__, regular
-from skiplab.config import keys, presets, rules, sections
+from skiplab.config import code, keys, presets, rules, sections
 from skiplab.config.options import Folder
 from skiplab.config.schema import Config
 from skiplab.config.validate import check, convert_value, schema_of
@@ -126,14 +126,29 @@ def of_values(values: Mapping[str, object]) -> Config:
 
     Raises UsageError if it is not the config of a run.
     """
-    tree: dict[str, Any] = {}
-    for path, value in dict(values).items():
+    values = dict(values)
+    tree: dict[str, Any] = {"code": _code_of(values)}
+    for path, value in values.items():
         section, _, name = path.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[name] = value
     for path, value in _machine_values(tree):
         section, _, name = path.rpartition(".")
         (tree.setdefault(section, {}) if section else tree).setdefault(name, value)
     return check(tree, is_stored=True)
+
+
+def _code_of(values: dict[str, object]) -> list[dict[str, object]]:
+    """Take what `code_values` gave out of the values, and return the code as a config has it.
+
+    Where its files lay is not known.
+    """
+    names = {group: values.get(f"{group}.name") for group in code.BASES}
+    names["augment"] = values.pop("augment.name", None)
+    return [
+        {"group": group, "name": names[group], "path": NOT_STORED, "sha256": values.pop(key)}
+        for group in code.BASES
+        if (key := f"{group}.sha256") in values
+    ]
 
 
 def _machine_values(tree: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
