@@ -249,7 +249,8 @@ def test_compare(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_draw(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(folder: Path) -> None:
+    def draw(folder: Path, *, trust_code: bool) -> None:
+        assert not trust_code
         if folder.name == "b":
             raise NotDrawn("curves.png not drawn (no font)")
 
@@ -297,8 +298,8 @@ def test_search(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_verify(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = verify.Killed([3, -1], 1, 2.5)
-    expected = {"report.txt": "0", "last.ckpt: x": "1", "last.ckpt: facts": "2"}
-    for different in ([], ["last.ckpt: x"]):
+    expected = {"report.txt": "0", "last.safetensors: x": "1", "last.safetensors: facts": "2"}
+    for different in ([], ["last.safetensors: x"]):
         verdict = verify.Verdict(killed, 1, 1.5, expected, different)
         monkeypatch.setattr(verify, "verify", lambda *_, verdict=verdict, **__: verdict)
         answered = call("verify", *SMALL, "--kills", "2", "--json", command="skiplab")
@@ -308,7 +309,7 @@ def test_verify(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         assert document["is_equal"] is not bool(different)
         assert document["different"] == different
         assert document["kills_at_step"] == [3, None]
-        file = next(each for each in document["files"] if each["name"] == "last.ckpt")
+        file = next(each for each in document["files"] if each["name"] == "last.safetensors")
         assert (file["parts"], file["is_equal"]) == (2, not different)
         assert answered[2].startswith("60 steps straight")
 

@@ -467,7 +467,11 @@ def test_yaml_beside_the_command_is_not_read(tmp_path: Path, call: Cli) -> None:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for name in ("conf/config.yaml", "config.yaml", "conf/model/resnet.yaml", ".hydra/config.yaml"):
         (tmp_path / name).write_text("seed: !!python/object/apply:os.mkdir [canary]\n")
-    assert call("model=resnet", "--cfg", "job")[0] == 0
+    assert call("--cfg", "job")[0] == 0
+    # An option of one's own in conf/ is data, and may not take the place of a built-in one.
+    assert call("model=resnet", "--cfg", "job")[0] == 2
+    (tmp_path / "conf/model/resnet.yaml").rename(tmp_path / "conf/model/mine.yaml")
+    assert call("model=mine", "--cfg", "job")[0] == 2
     assert not Path("canary").exists()
 
 

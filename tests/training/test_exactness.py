@@ -248,10 +248,18 @@ def test_best_is_the_best_on_validation_and_loss_breaks_ties(tmp_path: Path) -> 
     assert trainer.progress.best_step == best["step"]
     assert checkpoint.load(tmp_path / "run" / folders.BEST)[1] == {
         "network": "deepcnn of residual blocks, depth 1, width 8, on digits",
-        "run": {"identity": stored.identity(config)},
+        "run": {
+            "identity": stored.identity(config),
+            "config": json.loads(json.dumps(stored.identity_values(config))),
+        },
         "step": best["step"],
         "accuracy": best["val_accuracy"],
         "loss": best["val_loss"],
+        "classes": [str(digit) for digit in range(10)],
+        "channels": 1,
+        "size": [8, 8],
+        "mean": [0.3053],
+        "std": [0.3761],
     }
 
 
@@ -271,7 +279,7 @@ def test_without_validation_best_is_last(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "run" / folders.LAST),
     )
     assert best[1]["step"] == last[1]["progress"]["step"]
-    assert all(torch.equal(tensor, last[0][key]) for key, tensor in best[0].items())
+    assert all(torch.equal(tensor, last[0][f"model/{key}"]) for key, tensor in best[0].items())
 
 
 @pytest.mark.slow

@@ -279,7 +279,7 @@ def assert_same_as_built_in(
     assert np.array_equal(ours.images.numpy(), theirs.images.numpy()[order])
     assert call(*own_set, f"dataset.list={listing}", *scaled, "out=own")[0] == 0
     assert call(*theirs_set, "out=theirs")[0] == 0
-    for file in ("metrics.jsonl", "best.ckpt"):
+    for file in ("metrics.jsonl", "best.safetensors"):
         assert weights(Path("own") / file) == weights(Path("theirs") / file)
     with np.load("own/predictions.npz") as one, np.load("theirs/predictions.npz") as other:
         assert all(np.array_equal(one[key], other[key]) for key in other.files)
@@ -287,7 +287,7 @@ def assert_same_as_built_in(
 
 def weights(path: Path) -> object:
     """Return the lines of a file of metrics, or the tensors of a checkpoint."""
-    if path.suffix != ".ckpt":
+    if path.suffix != ".safetensors":
         return path.read_text()
     from skiplab.runs import checkpoint
 

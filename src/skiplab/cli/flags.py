@@ -43,7 +43,7 @@ def choose_config_dir(arguments: Sequence[str]) -> None:
     UsageError if it is no folder.
     """
     named: list[str] = []
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if flag in ("--config-dir", "-cd"):
             named.append(value if equals else after)

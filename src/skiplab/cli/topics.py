@@ -3,6 +3,7 @@
 Imports neither Hydra nor torch.
 """
 
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from skiplab import own_code
-from skiplab.cli.help import entry
+from skiplab.cli.help import WIDTH, entry
 from skiplab.config import code, keys
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
@@ -57,7 +58,8 @@ def _describe_keys(section: str, schemas: Sequence[type]) -> Iterator[str]:
             names = ["FILE.py:NAME"]
         owner = f" of {' '.join(names)}" if names else ""
         lines = [entry(f"{section}.{f.name}", _meaning(schema, f)) for f in known]
-        yield "\n".join([f"KEYS{owner}: KEY=VALUE", *lines])
+        heading = textwrap.fill(f"KEYS{owner}: KEY=VALUE", WIDTH, subsequent_indent="  ")
+        yield "\n".join([heading, *lines])
 
 
 def _describe_key(path: str) -> str:

@@ -105,7 +105,8 @@ def _leaf(kind: object, f: "Field[Any]") -> Schema:
         found.append({"const": meta["word"]})
     made = {"description": meta["meaning"]} | _any_of(_flat(found))
     if meta["neutral"] is not MISSING:
-        made["default"] = meta["neutral"]
+        neutral = meta["neutral"]
+        made["default"] = list(neutral) if isinstance(neutral, tuple) else neutral
     return made
 
 

@@ -10,25 +10,6 @@ from typing import Literal
 from skiplab.config.fields import key
 
 
-def _fraction() -> float:
-    return key(
-        "share of the training images that is used, stratified, after validation is held out",
-        above=0,
-        at_most=1,
-        fixed=True,
-        neutral=1.0,
-    )
-
-
-def _per_class() -> int | None:
-    return key(
-        "training images of each class that are used; null: all",
-        at_least=1,
-        fixed=True,
-        neutral=None,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """What the files of a data set hold, and how their pixels are scaled."""
@@ -46,8 +27,19 @@ class Dataset:
     mean: tuple[float, ...] = key("per channel, of pixels in [0, 1]", fixed=True)
     std: tuple[float, ...] = key("per channel, of pixels in [0, 1]", above=0, fixed=True)
     resize: int | None = key("height and width to resize to", at_least=1, fixed=True)
-    fraction: float = _fraction()
-    per_class: int | None = _per_class()
+    fraction: float = key(
+        "share of the training images that is used, stratified, after validation is held out",
+        above=0,
+        at_most=1,
+        fixed=True,
+        neutral=1.0,
+    )
+    per_class: int | None = key(
+        "training images of each class that are used; null: all",
+        at_least=1,
+        fixed=True,
+        neutral=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +84,19 @@ class Folder:
     sha256: str | None = key(
         "SHA-256 of the images' files, labels and parts; Skiplab writes it", fixed=True
     )
-    fraction: float = _fraction()
-    per_class: int | None = _per_class()
+    fraction: float = key(
+        "share of the training images that is used, stratified, after validation is held out",
+        above=0,
+        at_most=1,
+        fixed=True,
+        neutral=1.0,
+    )
+    per_class: int | None = key(
+        "training images of each class that are used; null: all",
+        at_least=1,
+        fixed=True,
+        neutral=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
