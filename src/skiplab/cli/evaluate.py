@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skiplab.cli.answer import Answer
-from skiplab.cli.options import device, one_of, path, trust_option
+from skiplab.cli.options import checkpoint_option, device_option, one_of, path, trust_option
 
 if TYPE_CHECKING:
     from skiplab.evaluate import Evaluation
@@ -28,15 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument(
         "--data", metavar="FOLDER|NAME", help="other images: a folder of classes, or a data set"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=one_of("--checkpoint", ("best", "last")),
-        default="best",
-        metavar="best|last",
-    )
-    parser.add_argument(
-        "--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps"
-    )
+    checkpoint_option(parser)
+    device_option(parser)
     trust_option(parser)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from skiplab.cli.answer import Answer
-from skiplab.cli.options import device, one_of, path, trust_option
+from skiplab.cli.options import checkpoint_option, device, one_of, path, trust_option
 
 if TYPE_CHECKING:
     from skiplab.export.write import Exported
@@ -27,12 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=path, help="file to write; model.onnx, .pt2 or .safetensors in the run folder"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=one_of("--checkpoint", ("best", "last")),
-        default="best",
-        metavar="best|last",
-    )
+    checkpoint_option(parser)
     parser.add_argument(
         "--names",
         type=one_of("--names", ("skiplab", "torchvision")),

@@ -68,18 +68,6 @@ def find_topics(arguments: Sequence[str]) -> list[str]:
     return [word for before, word in pairs if before not in typed.VALUED]
 
 
-def text_for(topics: Sequence[str]) -> str:
-    """Return the help on groups and keys, or the overview without a topic.
-
-    Raises UsageError with the nearest group or key for a topic that is neither.
-    """
-    if not topics:
-        return overview()
-    from skiplab.cli import topics as details
-
-    return "\n\n".join(map(details.explain, topics))
-
-
 def overview() -> str:
     """Return the help of `train`: examples, groups, keys, flags and exit codes."""
     known, own = built_in_groups(), own_options()

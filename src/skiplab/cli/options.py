@@ -48,6 +48,23 @@ def config_dir_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --checkpoint: which weights of a run folder."""
+    parser.add_argument(
+        "--checkpoint",
+        type=one_of("--checkpoint", ("best", "last")),
+        default="best",
+        metavar="best|last",
+    )
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --device."""
+    parser.add_argument(
+        "--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps"
+    )
+
+
 def trust_option(parser: argparse.ArgumentParser) -> None:
     """Declare --trust-code: the user has read a run folder's own code, and it may be run."""
     parser.add_argument(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skiplab.cli.options import device, number, one_of, path, trust_option
+from skiplab.cli.options import checkpoint_option, device_option, number, path, trust_option
 from skiplab.errors import UsageError
 from skiplab.words import counted, printable
 
@@ -42,15 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet", type=path, help=f"a picture of the images, named; the first {MOST_ON_SHEET}"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=one_of("--checkpoint", ("best", "last")),
-        default="best",
-        metavar="best|last",
-    )
-    parser.add_argument(
-        "--device", type=device, default="auto", help="auto, cpu, cuda, cuda:N or mps"
-    )
+    checkpoint_option(parser)
+    device_option(parser)
     trust_option(parser)
 
 

@@ -19,6 +19,14 @@ from skiplab.errors import UsageError
 from skiplab.paths import groups, option_file, own_options
 
 
+def text_for(topics: Sequence[str]) -> str:
+    """Return the help on groups and keys.
+
+    Raises UsageError with the nearest group or key for a topic that is neither.
+    """
+    return "\n\n".join(map(explain, topics))
+
+
 def explain(topic: str) -> str:
     """Return the help on one group, section or key."""
     options = groups().get(topic, [])

@@ -29,9 +29,7 @@ def train_command(arguments: Sequence[str]) -> int:
 
     choose_config_dir(arguments)
     if any(argument in ("--help", "-h") for argument in arguments):
-        from skiplab.cli import help
-
-        print(help.text_for(help.find_topics(arguments)))
+        print(help_text(arguments))
         return 0
     if "--version" in arguments:
         print(f"skiplab {__version__}")
@@ -57,6 +55,20 @@ def train_command(arguments: Sequence[str]) -> int:
         texts = [text for text in flags.overrides if not text.startswith("resume=")]
         return resume.resume_command(locations.given(source, key="resume"), texts)
     return start_command(quoted, flags)
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Return the overview, or the help on the groups and keys that a command line asks about.
+
+    Raises UsageError for what is neither.
+    """
+    from skiplab.cli import help
+
+    if not (asked := help.find_topics(arguments)):
+        return help.overview()
+    from skiplab.cli import topics
+
+    return topics.text_for(asked)
 
 
 def start_command(quoted: Sequence[str], flags: argparse.Namespace) -> int:
