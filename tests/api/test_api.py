@@ -274,6 +274,7 @@ def test_an_interrupt_saves_and_python_goes_on(tmp_path: Path) -> None:
     assert "go on with: train resume=run" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_study_returns_its_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     found = skiplab.study(*TINY, block=["conv", "residual"], study="x")
     assert "2 of 2 cells done" in capsys.readouterr().out

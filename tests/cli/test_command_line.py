@@ -219,6 +219,7 @@ def test_plugins_are_left_alone(
     assert "torch" not in modules
 
 
+@pytest.mark.slow
 def test_a_plugin_is_loaded_for_who_names_it(
     plugged: Callable[[str], dict[str, str]], tmp_path: Path
 ) -> None:

@@ -349,6 +349,10 @@ def test_an_error_leaves_the_output_empty(
         raise UsageError("no")
 
     monkeypatch.setattr(f"skiplab.cli.{name}.command", refuse)
-    needed = {"evaluate": "x", "compare": "x", "draw": "x", "search": "depth=1,2"}.get(name)
-    answered = call(name, *([needed] if needed else []), "--json", command="skiplab")
+    needed = {
+        **dict.fromkeys(("evaluate", "compare", "draw"), ("x",)),
+        "search": ("depth=1,2",),
+        "export": ("x", "--to", "onnx"),
+    }
+    answered = call(name, *needed.get(name, ()), "--json", command="skiplab")
     assert answered == (2, "", "on the way\nerror: no\n")

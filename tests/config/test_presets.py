@@ -30,7 +30,7 @@ ALIKE = [
     for name in GROUPS["experiment"]
     if name.startswith("he2016_") and name != "he2016_resnet44"
 ]
-ALIKE += ["speedrun96", "speedrun_mnist", "resnet_mnist"]
+ALIKE += ["speedrun94", "speedrun96", "speedrun_mnist", "resnet_mnist"]
 EXPERIMENTS = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
     for name in GROUPS["experiment"]

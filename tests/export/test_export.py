@@ -120,6 +120,7 @@ def random_images(*shape: int) -> Tensor:
 # ONNX
 
 
+@pytest.mark.slow
 @needs_new_torch
 def test_onnxruntime_computes_what_the_network_does(onnx_run: Path) -> None:
     trained = open_trained(onnx_run, device_name="cpu")
@@ -130,6 +131,7 @@ def test_onnxruntime_computes_what_the_network_does(onnx_run: Path) -> None:
         torch.testing.assert_close(found, by_hand(trained, images), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_new_torch
 def test_an_onnx_file_says_what_it_is(onnx_run: Path) -> None:
     import onnx
@@ -165,6 +167,7 @@ def test_an_onnx_file_says_what_it_is(onnx_run: Path) -> None:
     assert (onnx_run / "test_reads.jsonl").read_bytes() == (RUN / "test_reads.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @needs_new_torch
 def test_the_web_service_of_the_document_answers_without_torch(
     onnx_run: Path, tmp_path: Path

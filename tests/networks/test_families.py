@@ -241,6 +241,7 @@ def train(house: Path, *commands: Sequence[str]) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 def test_a_block_that_refuses_a_width_ends_in_one_line(house: Path) -> None:
     """Torch's own ValueError becomes the line; a row in the table has the config say it."""
     of_width, of_budget = ("width=16",), ("match=params", "target=20k")

@@ -126,6 +126,7 @@ def confusion_of_program(path: Path) -> bytes:
 # The end of a run
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_is_one_line_and_the_test_set_is_read_once(
     call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

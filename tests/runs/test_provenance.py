@@ -121,6 +121,7 @@ def test_changed_is_no_key_of_the_command_line(call: Cli) -> None:
         assert (code, err.count("\n")) == (2, 1), err
 
 
+@pytest.mark.slow
 def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     """The stretched run and the straight one of the same values are told apart by every reader."""
     study = ("-m", *TINY, "study=x")

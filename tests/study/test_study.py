@@ -150,6 +150,7 @@ def test_a_damaged_result_is_made_anew_and_a_refused_command_leaves_the_record(c
     assert folders.is_finished(run)
 
 
+@pytest.mark.slow
 def test_what_cells_done_before_lack_is_told(call: Cli) -> None:
     """A probe and pictures change no number, so the runs are not run again for them."""
     command = ("-m", *SMALL, "study=s", "depth=1")
@@ -396,6 +397,7 @@ def test_the_name_of_a_study_comes_from_what_is_swept() -> None:
     )
 
 
+@pytest.mark.slow
 def test_out_may_tell_the_cells_of_a_sweep_apart_and_must(call: Cli) -> None:
     """It does so by other keys, whatever their order.
 
@@ -491,6 +493,7 @@ def test_gpus_are_counted_without_a_cuda_context(
         assert slots.visible_gpus() == found, told
 
 
+@pytest.mark.slow
 def test_the_live_table_shows_running_done_failed_and_the_best(tmp_path: Path) -> None:
     """On a terminal of its own, whose last screen is read."""
     train = str(Path(sys.executable).parent / "train")

@@ -133,6 +133,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
 # Signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -224,6 +225,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "forkpty"), reason="pseudo-terminals are needed")
 def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     """In the middle of training: the run saves, as on Ctrl-C, and ends with 128 + SIGHUP."""
@@ -259,6 +261,7 @@ def read_or_nothing(descriptor: int) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_end_the_run(
     tmp_path: Path, straight: dict[str, str]
 ) -> None:
@@ -277,6 +280,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(
 # Two runs, one folder
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     first = start(*LONG, "out=run", cwd=tmp_path)
     wait_until(lambda: folders.has_state(tmp_path / "run"), process=first)
@@ -312,6 +316,7 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> No
     assert sum(steps) == 2
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_start_that_was_killed_are_removed(tmp_path: Path) -> None:
     day = tmp_path / "outputs" / time.strftime("%Y-%m-%d")
     leftover, kept = day / "00-00-00-digits-deepcnn-residual", day / "notes"

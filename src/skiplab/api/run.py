@@ -99,8 +99,6 @@ class Run:
     ):
         self.path, self.checkpoint, self.device = path, checkpoint, device
         self.trust_code = trust_code
-        if path.is_file() and not path.suffix:
-            raise UsageError(f"{path}: a run folder or a checkpoint is expected")
         self.folder: Path | None = None if path.is_file() else folders.of_path(path)
 
     @cached_property
