@@ -23,16 +23,10 @@ from skiplab.errors import UsageError
 from skiplab.paths import conf_folder, groups
 
 GROUPS = groups()
-# he2016_* pick the same options but for model and depth, the speedruns but for sizes, and the
-# notebook's experiment few. A quick run of the tests crosses only some of each with everything.
-ALIKE = [
-    name
-    for name in GROUPS["experiment"]
-    if name.startswith("he2016_") and name != "he2016_resnet44"
-]
-ALIKE += ["speedrun94", "speedrun96", "speedrun_mnist", "resnet_mnist"]
+# A quick run of the tests crosses one experiment with everything, -m slow all of them.
+QUICK = "deepcnn_cifar10"
 EXPERIMENTS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+    pytest.param(name, marks=() if name == QUICK else pytest.mark.slow)
     for name in GROUPS["experiment"]
 ]
 NETWORKS = ("deepcnn", "resnet", "cifar_resnet", "imagenet_resnet", "airbench", "airbench96")
