@@ -481,7 +481,7 @@ def test_yaml_beside_the_command_is_not_read(tmp_path: Path, call: Cli) -> None:
 
 @pytest.mark.parametrize("fixture", [FORMAT_1, FORMAT_2], ids=["format 1", "format 2"])
 def test_a_run_folder_of_each_format_still_loads(fixture: Path, tmp_path: Path, call: Cli) -> None:
-    """Versions 0.1.0 and 0.3.0 made them.
+    """Version 0.1.0 made the first, the release after 0.2.0 the second.
 
     Later versions must list, show and evaluate them, start from them, and go on with them.
     """

@@ -3,6 +3,7 @@
 The latter stay on the device, because reading them waits for it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,6 +61,10 @@ class Loss:
         if self.class_weights is None:
             return len(labels)
         return self.class_weights.index_select(0, labels).sum()
+
+    def total_of(self, count: int, labels: Callable[[], Tensor]) -> float | Tensor:
+        """Return `total` of a batch of `count` images, whose labels are gathered only if needed."""
+        return count if self.class_weights is None else self.total(labels())
 
     def mean_of(self, losses: Tensor, labels: Tensor) -> Tensor:
         """Return the mean of what `each` has returned for images of these labels."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
@@ -102,10 +102,8 @@ class Step:
         images, labels = self.batches.at(step, chosen=chosen, rank=rank, ranks=ranks)
         # BatchNorm cannot normalise one value, so a part has at least two images.
         parts = max(1, min(self.settings.accumulate, num_images // ranks // 2))
-        total: float | Tensor = num_images
-        if self.loss.class_weights is not None:
-            # Every rank knows the labels of the whole batch.
-            total = self.loss.total(self.batches.labels_at(step, chosen=chosen))
+        # Every rank knows the labels of the whole batch.
+        total = self.loss.total_of(num_images, lambda: self.batches.labels_at(step, chosen=chosen))
         self.losses.begin(counts=weight > 0)
         if parts > 1 and self.settings.compiled:
             self.allocate_gradients()
@@ -121,8 +119,8 @@ class Step:
                 self.scaler.scale(loss).backward()
             self.losses.add(loss.detach(), (logits.detach().argmax(1) == y).sum())
             if self.loss.name:
-                share = weight * (len(y) / num_images)
-                self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * share)
+                plain_share = weight * (len(y) / num_images)
+                self.losses.add_plain(F.cross_entropy(logits.detach().float(), y) * plain_share)
         return num_images
 
     def allocate_gradients(self) -> None:
