@@ -17,7 +17,11 @@ from skiplab.exits import guard
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPUs from tests that do not ask for one: what they expect is computed on a CPU."""
+    """Hide the GPUs from tests that do not ask for one: what they expect is computed on a CPU.
+
+    And keep bytecode, as helpers.py makes the processes that tests start do.
+    """
+    sys.dont_write_bytecode = False
     if "gpu" not in (config.getoption("markexpr") or ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Set before torch is imported: tensors this small only wait for a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Tests start hundreds of processes: without bytecode each would compile all modules once more.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 
 import torch
 

@@ -193,7 +193,9 @@ def plugged(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     return install
 
 
-@pytest.mark.parametrize("plugin", [LAUNCHER, BROKEN], ids=["slow", "broken"])
+@pytest.mark.parametrize(
+    "plugin", [pytest.param(LAUNCHER, marks=pytest.mark.slow), BROKEN], ids=["slow", "broken"]
+)
 @pytest.mark.parametrize(
     ("arguments", "line", "expected"),
     [

@@ -88,11 +88,13 @@ def history(
             history(400, 20, second_pass=True, lr=1e-4),
             id="a second pass and a small learning rate",
         ),
-        pytest.param(history(40, 20, val=False), id="no validation"),
+        pytest.param(history(40, 20, val=False), id="no validation", marks=pytest.mark.slow),
         pytest.param(history(40, 40), id="one evaluation"),
-        pytest.param(history(1, 1), id="one step"),
-        pytest.param(history(3, 1, scale=0.0, lr=0.0), id="all zero and all correct"),
-        pytest.param(history(10, 20), id="no evaluation yet"),
+        pytest.param(history(1, 1), id="one step", marks=pytest.mark.slow),
+        pytest.param(
+            history(3, 1, scale=0.0, lr=0.0), id="all zero and all correct", marks=pytest.mark.slow
+        ),
+        pytest.param(history(10, 20), id="no evaluation yet", marks=pytest.mark.slow),
         pytest.param([], id="nothing yet"),
     ],
 )

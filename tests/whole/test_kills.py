@@ -83,11 +83,12 @@ def test_the_command_killed_three_times_and_given_again(
     assert not list(tmp_path.rglob(f"*{atomic.TEMPORARY}"))
 
 
-def test_seventeen_kills_of_warm_processes() -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(17, marks=pytest.mark.slow)])
+def test_kills_of_warm_processes(kills: int) -> None:
     """At any moment and inside saves; every end is equal to the bit."""
-    verdict = verify.verify(compose(*SMALL, "epochs=12"), kills=17, per_run=17, seed=1)
+    verdict = verify.verify(compose(*SMALL, "epochs=12"), kills=kills, per_run=kills, seed=1)
     assert verdict.different == []
-    assert len(verdict.killed.steps) == 17
+    assert len(verdict.killed.steps) == kills
     assert verdict.killed.inside_save > 0
 
 

@@ -24,10 +24,9 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """Make a copy of src/ and conf/."""
+    # With the bytecode, which spares each process two seconds of compiling.
     for name in ("src", "conf"):
-        shutil.copytree(
-            ROOT / name, tmp_path / "house" / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / name, tmp_path / "house" / name)
     return tmp_path / "house"
 
 

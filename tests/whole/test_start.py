@@ -130,7 +130,9 @@ def test_what_needs_no_torch_answers_in_a_fraction_of_its_import() -> None:
         (0.25, ("depth=x",)),
         (0.25, ("-sc", "query=bash")),
     ):
-        taken = min(cpu_seconds(train, *arguments, **tab) for _ in range(2))
+        taken = cpu_seconds(train, *arguments, **tab)
+        if taken >= 2 * limit * whole:
+            taken = min(taken, cpu_seconds(train, *arguments, **tab))
         assert taken < 2 * limit * whole, (
             f"train {' '.join(arguments)}: {taken:.2f} s of CPU time, import torch {whole:.2f} s"
         )
