@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 import skiplab
 from helpers import SMALL, Cli, last_of
 from skiplab import Run
+from skiplab.api.rows import Rows
 from skiplab.config import stored
 from skiplab.data import digits
 from skiplab.data.arrays import Bytes
@@ -48,6 +50,41 @@ def images() -> Bytes:
 def folder_of(run: Run) -> Path:
     assert run.folder is not None
     return run.folder
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_has_a_column_per_key(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that lacks a key has None there, in either library; here a library is its call."""
+    made: list[tuple[object, dict[str, object]]] = []
+
+    class Library(ModuleType):
+        def DataFrame(self, table: object, **options: object) -> str:  # noqa: N802 - theirs
+            made.append((table, options))
+            return self.__name__
+
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, Library(name) if name == library else None)
+    assert Rows([{"step": 1, "loss": 2.0}, {"step": 2, "lr": 0.1}]).frame() == library
+    ((table, options),) = made
+    assert table == {"step": [1, 2], "loss": [2.0, None], "lr": [None, 0.1]}
+    assert options == (
+        {"columns": ["step", "loss", "lr"]} if library == "pandas" else {"strict": False}
+    )
+
+
+def test_a_frame_without_a_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        Rows([{"step": 1}]).frame()
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_real_frame_has_the_rows(library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    frame = Rows([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]).frame()
+    assert list(frame.columns) == ["step", "loss"]
+    assert list(frame["loss"]) == [2.0, 1.5]
 
 
 def test_importing_skiplab_loads_nothing() -> None:

@@ -245,3 +245,22 @@ def test_resumed_equals_straight(tmp_path: Path) -> None:
         sit_until(config, tmp_path / "cut", step)
     sit(config, tmp_path / "cut")
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_weights_as_an_eager_one(tmp_path: Path) -> None:
+    """The same run to rounding, and equal to itself to the bit after a stop."""
+    texts = (*SMALL, "epochs=1", "trainer.class_weights=balanced")
+    compiled = compose(*texts, "trainer.compile=true")
+    sit(compiled, tmp_path / "straight")
+    sit_until(compiled, tmp_path / "cut", 3)
+    sit(compiled, tmp_path / "cut")
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+    sit(compose(*texts), tmp_path / "eager")
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("straight", "eager")
+    )
+    assert [row["loss"] for row in ours if "loss" in row] == pytest.approx(
+        [row["loss"] for row in theirs if "loss" in row], rel=1e-4
+    )

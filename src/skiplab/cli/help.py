@@ -46,6 +46,7 @@ STUDIES: several values with -m, or a preset sweep=NAME
   --cfg job      shows the study's runs and how long they take, and runs none
 
 FLAGS: -m sweeps, --cfg job shows the config, -sc install=bash tab completion
+VARIABLES: SKIPLAB_OUTPUTS names the folder of runs, SKIPLAB_DATA that of data
 EXIT CODES: 0 done, 2 bad command line, config or data, 3 no usable checkpoint,
   4 output folder, 5 diverged, 6 out of memory, 7 stopped by trainer.max_time,
   130, 143 or 128 + N stopped by signal N after saving, 1 others"""
