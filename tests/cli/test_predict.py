@@ -12,7 +12,9 @@ from PIL import Image
 
 from helpers import Cli
 from skiplab import predict
+from skiplab.config import stored
 from skiplab.data import digits
+from skiplab.data.catalog import DATASETS
 from skiplab.trained import open_trained
 
 RUN = str(Path(__file__).parents[1] / "fixtures/format2")
@@ -52,6 +54,33 @@ def test_the_test_sets_images_give_the_stored_predictions_to_the_bit(
     again = list(csv.DictReader(io.StringIO(out)))
     assert [row["probability"] for row in again] == [row["probability"] for row in rows]
     assert again[-1]["path"].endswith("all.npy[359]")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits", *(pytest.param(name, marks=pytest.mark.realdata) for name in ("mnist", "cifar10"))],
+)
+def test_a_test_set_as_png_files_gives_a_runs_predictions_to_the_bit(
+    name: str, call: Cli, tmp_path: Path, real_root: Path
+) -> None:
+    data = [f"dataset={name}"]
+    data += [] if name == "digits" else [f"dataset.root={real_root}"]
+    short = ("depth=1", "width=8", "epochs=1", "trainer.limit_steps=4", "pictures=never")
+    assert call(*data, *short, "out=run")[0] == 0
+    pngs = tmp_path / "pngs"
+    pngs.mkdir()
+    for i, image in enumerate(DATASETS[name].read(real_root, "test").images):
+        Image.fromarray(image.squeeze()).save(pngs / f"{i:05}.png")
+    code, out, err = call("predict", "run", str(pngs), "--csv", "--top", "10", command="skiplab")
+    assert (code, err) == (0, "")
+    classes = stored.load(Path("run/config.yaml")).dataset.classes
+    numbers = {label: i for i, label in enumerate(classes)}
+    with np.load("run/predictions.npz") as file:
+        expected = file["test_probabilities"]
+    found = np.full_like(expected, -1)
+    for i, row in enumerate(csv.DictReader(io.StringIO(out))):
+        found[i // 10, numbers[row["class"]]] = np.float32(float(row["probability"]))
+    assert np.array_equal(found, expected)
 
 
 def test_every_way_to_show_them(images: Path, call: Cli, tmp_path: Path) -> None:
