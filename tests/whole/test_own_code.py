@@ -324,6 +324,39 @@ def test_a_config_cannot_have_another_file_run(foreign: Path, call: Cli, tmp_pat
 # A file that changes
 
 
+def test_a_changed_optimizer_is_tried_before_anything_is_written(guide: Path, call: Cli) -> None:
+    text = "import torch\n\n\ndef make(params, lr):\n    return torch.optim.SGD(params, lr=lr)\n"
+    (guide / "rule.py").write_text(text)
+    assert call("optimizer=./rule.py:make", *TINY, "out=one")[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("one").iterdir() if path.is_file()}
+    (guide / "rule.py").write_text(f"""{text}
+
+class Insists(torch.optim.SGD):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["exp_avg"].add_(p.grad)
+
+
+def make(params, lr):
+    return Insists(params, lr=lr)
+""")
+    forget()
+    code, _, err = call("resume=one", "trainer.limit_steps=3", "code=mine")
+    assert code == 2
+    assert err == (
+        "error: code=mine: a step of your changed optimizer fails on the state of one "
+        "(KeyError: 'exp_avg'); code=theirs goes on with the run's own copy\n"
+    )
+    after = {path.name: path.read_bytes() for path in Path("one").iterdir() if path.is_file()}
+    assert {**after, ".lock": None} == {**before, ".lock": None}
+    # Adam begins afresh where SGD has left nothing.
+    (guide / "rule.py").write_text(text.replace("SGD", "Adam"))
+    forget()
+    code, _, err = call("resume=one", "trainer.limit_steps=3", "code=mine")
+    assert (code, err) == (0, "")
+
+
 def test_a_changed_file_is_asked_for_and_recorded(guide: Path, call: Cli) -> None:
     run = ("block=./wide.py:WideBlock", *TINY)
     assert call(*run, "out=one")[0] == 0

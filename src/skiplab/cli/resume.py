@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skiplab import provenance, trust
 from skiplab.config import overrides
@@ -15,6 +16,9 @@ from skiplab.errors import CheckpointError, UsageError
 from skiplab.launch import launch, resolve_machine, write_config
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders, lock, status
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def find_source(arguments: Sequence[str]) -> str | None:
@@ -184,12 +188,14 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
 
 
 def check_weights(folder: Path, before: Config, after: Config) -> None:
-    """Check that a run's weights fit a changed file of its own, before anything is written.
+    """Check that a run's state fits a changed file of its own, before anything is written.
 
-    Imports torch if a file of its network has changed. Raises UsageError if they do not.
+    Imports torch if a file of its network or its optimizer has changed. Raises UsageError if the
+    weights, or the optimizer's state, do not fit.
     """
     changed = {now.group for now, was in zip(after.code, before.code, strict=True) if now != was}
-    if not changed & set(trust.OF_A_NETWORK) or not folders.has_state(folder):
+    of_network = bool(changed & set(trust.OF_A_NETWORK))
+    if not (of_network or "optimizer" in changed) or not folders.has_state(folder):
         return
     import torch
 
@@ -197,13 +203,47 @@ def check_weights(folder: Path, before: Config, after: Config) -> None:
     from skiplab.runs import checkpoint
 
     model = build.network(after, torch.device("cpu"))
-    try:
-        weights.load_weights(checkpoint.generations(folder / folders.LAST)[0], model, after)
-    except UsageError:
-        raise UsageError(
-            f"code=mine: the weights of {folder} do not fit your changed file; "
-            "code=theirs goes on with the run's own copy"
-        ) from None
+    path = checkpoint.generations(folder / folders.LAST)[0]
+    advice = "code=theirs goes on with the run's own copy"
+    if of_network:
+        try:
+            weights.load_weights(path, model, after)
+        except UsageError:
+            raise UsageError(
+                f"code=mine: the weights of {folder} do not fit your changed file; {advice}"
+            ) from None
+    if "optimizer" in changed:
+        try:
+            try_optimizer(path, model, after)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UsageError(
+                f"code=mine: a step of your changed optimizer fails on the state of {folder} "
+                f"({reason}); {advice}"
+            ) from None
+
+
+def try_optimizer(path: Path, model: "nn.Module", config: Config) -> None:
+    """Take a step with a user's optimizer, from its state in a checkpoint, with gradients of zero.
+
+    Changes the model. Raises whatever the optimizer raises.
+    """
+    import torch
+
+    from skiplab import build
+    from skiplab.runs import checkpoint
+    from skiplab.training import optimizers
+    from skiplab.training.torch_optimizer import TorchOptimizer
+
+    optimizer = build.optimizer_of(config, model, num_steps=1)
+    saved = checkpoint.under("optimizer/", checkpoint.load(path)[0])
+    if isinstance(optimizer, TorchOptimizer):
+        optimizer.load(saved)
+    else:
+        optimizers.load_state(optimizer, model, saved)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
 
 
 def check_data(config: Config) -> None:
