@@ -42,8 +42,6 @@ WHITENED = 5000
 LARGE_IMAGE = 128
 # An evaluation's largest activation, in bytes.
 LARGEST_ACTIVATION = 2**32
-# The stem of ImageNet's networks shrinks an image by this factor.
-STEM_STRIDE = 4
 
 
 def open_split(config: Config, split: str) -> tuple[Split, str]:
@@ -184,9 +182,8 @@ def images_at_once(config: Config, device: torch.device) -> int:
 
     It is the usual number, or so few that the first stage's activations fit LARGEST_ACTIVATION.
     """
-    stride = STEM_STRIDE if config.model.name == "imagenet_resnet" else 1
-    pixels = math.prod(side // stride for side in rules.image_size(config))
-    bytes_per_image = 4 * max(1, pixels) * max(config.width, rules.channels(config))
+    pixels = math.prod(rules.image_size(config))
+    bytes_per_image = 4 * pixels * max(config.width, rules.channels(config))
     return max(1, min(largest_batch(device), LARGEST_ACTIVATION // bytes_per_image))
 
 

@@ -407,7 +407,8 @@ def test_errors_of_the_system_are_errors_of_ours() -> None:
     [
         (("dataset=cifar10",), BATCH_SIZE),
         (("dataset=cifar10", "model=resnet50"), BATCH_SIZE),
-        (("dataset=cifar10", "model=resnet18", "dataset.resize=224"), BATCH_SIZE),
+        (("dataset=cifar10", "model=resnet18", "dataset.resize=160"), BATCH_SIZE),
+        (("dataset=cifar10", "model=resnet18", "dataset.resize=800"), 2**32 // (4 * 64 * 800**2)),
         (("dataset.resize=2000", "width=8"), 2**32 // (4 * 8 * 2000**2)),
         (("dataset.resize=20000", "width=8"), 1),
     ],
