@@ -106,6 +106,7 @@ def test_links_are_followed_and_those_that_lead_out_are_told(tmp_path: Path) -> 
     (root / "cat/out.png").symlink_to(tmp_path / "elsewhere/7.png")
     (root / "cat/in.png").symlink_to(root / "dog/1.png")
     (root / "cat/loop").symlink_to(root / "cat")
+    (root / "cat/root").symlink_to("..")
     (root / "cat/broken.png").symlink_to("nowhere")
     found = folder.find(root)
     names = [name for name, _, _ in plain(found, root)]

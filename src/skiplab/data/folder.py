@@ -205,6 +205,7 @@ def is_image(name: str) -> bool:
 
 def find_classes(folder: Path, part: str, walk: Walk) -> Iterator[Item]:
     """Yield the images of a part: those anywhere below each of its folders, which are classes."""
+    above = (identity_of(walk.root), identity_of(folder))
     for entry in entries_of(folder):
         if not is_folder(entry):
             if part and is_image(entry.name):
@@ -213,7 +214,7 @@ def find_classes(folder: Path, part: str, walk: Walk) -> Iterator[Item]:
                 walk.other_files[suffix_of(entry.name)] += 1
             continue
         label = unicodedata.normalize("NFC", entry.name)
-        found = list(find_images(entry.path, (), walk))
+        found = list(find_images(entry.path, above, walk))
         if not found:
             walk.empty.append(f"{part}/{label}" if part else label)
         found.sort()
@@ -226,8 +227,7 @@ def find_images(folder: str, above: tuple[tuple[int, int], ...], walk: Walk) -> 
 
     Links are followed, also out of the root; a link to a folder `above` it is not.
     """
-    stat = os.stat(folder)
-    here = (stat.st_dev, stat.st_ino)
+    here = identity_of(folder)
     if here in above:
         return
     for entry in entries_of(folder):
@@ -238,6 +238,12 @@ def find_images(folder: str, above: tuple[tuple[int, int], ...], walk: Walk) -> 
             yield entry.path
         else:
             walk.other_files[suffix_of(entry.name)] += 1
+
+
+def identity_of(folder: str | Path) -> tuple[int, int]:
+    """Return what tells a folder apart from all others, whatever links lead to it."""
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
 
 
 def is_link_out(entry: "os.DirEntry[str]", root: Path) -> bool:
