@@ -273,7 +273,7 @@ DANGEROUS = {
         "eval",
         unicode("__import__('pathlib').Path('canary').touch()"),
     ),
-    "pathlib.os.mkdir": ("pathlib", "os.mkdir", unicode("canary")),
+    "shutil.os.mkdir": ("shutil", "os.mkdir", unicode("canary")),
     "numpy.save": ("numpy", "save", unicode("canary") + integer(0)),
     "numpy.memmap": (
         "numpy",
