@@ -129,12 +129,12 @@ def test_a_study_in_the_place_of_something_else_is_refused(call: Cli) -> None:
 )
 def test_a_working_folder_that_is_gone_is_said(arguments: tuple[str, ...], tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    # An empty entry of sys.path, which only `python -c` has, trips CPython 3.13.0 in such a folder.
-    script = f"import os, sys; gone = {str(gone)!r}; sys.path = [p for p in sys.path if p]\n"
+    script = f"import os, sys; gone = {str(gone)!r}\n"
     script += "os.mkdir(gone); os.chdir(gone); os.rmdir(gone)\n"
     script += f"sys.argv = {list(arguments)!r}; from skiplab.cli import main; main.{arguments[0]}()"
+    # The working folder on the path of modules, which only `python -c` has, trips CPython 3.13.0.
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False
     )
     assert "cd to one that is" in one_line(done.returncode, done.stderr)
     assert not gone.exists()
