@@ -69,8 +69,9 @@ def test_max_time_is_of_one_session(call: Cli) -> None:
     for _ in range(2):
         assert call(*command)[0] == 7
         steps.append(status.of_last_save(Path("run")).step or 0)
-    # The second session does more than one step.
-    assert steps[1] - steps[0] > 0.2 * steps[0] > 2
+    # A session whose time is over ends after one step.
+    assert steps[0] > 1
+    assert steps[1] - steps[0] > 1
 
 
 def test_metrics_that_were_cut_are_said(call: Cli) -> None:
