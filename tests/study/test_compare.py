@@ -21,7 +21,14 @@ from skiplab.config.stored import dump, identity
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import sweep
-from skiplab.study.compare import layer_plots, pictures, results, statistics as verdict, tables
+from skiplab.study.compare import (
+    comparison,
+    layer_plots,
+    pictures,
+    results,
+    statistics as verdict,
+    tables,
+)
 
 IMAGES = 400
 Make = Callable[..., Path]
@@ -101,9 +108,11 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
 
 def found(
     *folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None
-) -> tables.Comparison:
+) -> comparison.Comparison:
     keys = None if by is None else results.keys_of(",".join(by))
-    return tables.compare(results.read(list(folders_) or [Path("study")]), by=keys, metric=metric)
+    return comparison.compare(
+        results.read(list(folders_) or [Path("study")]), by=keys, metric=metric
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -139,11 +148,14 @@ def test_one_seed_has_no_interval_and_says_so(make: Make) -> None:
     study(make, {"conv": 0.5, "skip": 0.9}, seeds=[0])
     made = found()
     assert all(group.deviation is None and group.interval is None for group in made.groups)
-    assert any("one seed in a group: no interval over seeds" in line for line in made.lines())
-    assert any(
-        re.match(r"block=skip beats block=conv by \d+\.\d+ points, 95 % interval .*, n = 1, ", line)
-        for line in made.lines()
-    )
+    assert made.lines() == [
+        "block=skip ahead of block=conv by 38.50 points on these images; "
+        "one seed each, so no claim",
+        "more seeds: the commands of these runs with seed=0,1,2",
+    ]
+    (each,) = made.differences
+    assert (each.p, each.corrected, each.is_real) == (None, None, False)
+    assert each.mcnemar is not None
 
 
 def test_equal_runs_are_counted_once(make: Make) -> None:
@@ -250,7 +262,14 @@ def test_a_difference_stands_against_seeds_and_images_after_correction(make: Mak
         )
         for line in lines
     )
-    assert "not distinguishable from each other: block=conv and block=skip" in lines
+    assert any(
+        re.fullmatch(
+            r"too close to call: block=skip 51\.\d\d, block=conv 50\.\d\d "
+            r"\(difference 0\.67, 95 % interval -\S+ to \S+\)",
+            line,
+        )
+        for line in lines
+    )
     assert any(
         line.startswith("beware: picking the best of 3 by its test accuracy")
         and line.endswith("validation picks it too")
@@ -289,7 +308,12 @@ def test_partly_matching_seeds_never_turn_a_verdict_round(make: Make) -> None:
     (each,) = found().differences
     assert (each.is_paired, each.is_real) == (False, False)
     assert each.mean == pytest.approx(0.02, abs=1e-9)
-    assert found().lines()[0] == "not distinguishable from the best, block=conv: block=skip"
+    assert found().lines() == [
+        "block=conv is ahead of block=skip by 2.00 points, but five seeds against one cannot "
+        "exclude chance (p = 0.8); the same seeds in both would show more",
+        "one seed only in block=skip: the other groups' spread is taken for its own",
+        "more seeds: the commands of these runs with seed=0,1,2,3,4",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +500,11 @@ def test_what_happens_along_depth(make: Make) -> None:
         r"\(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
         told[0],
     )
-    assert "test accuracy is not shown to change (" in told[1]
+    assert re.search(
+        r"test accuracy hardly changes \(88\.83 to 88\.50 %, difference 0\.33, 95 % .*\): "
+        "too close to call; its best is .* at depth=6",
+        told[1],
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -517,7 +545,7 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     run = make("block=skip", "depth=3", folder="old")
     assert "--by blok: no such key; did you mean block?" in refusal("study", "--by", "blok")
     assert "--by seed: the groups are averaged over seeds" in refusal("study", "--by", "seed")
-    make("block=conv", "depth=3")
+    make("block=residual", "depth=3")
     assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal(
         "study", "--by", "depth"
     )
@@ -635,7 +663,8 @@ def test_a_comparison_is_made_without_matplotlib_too(
     code, out, err = call("compare", "study", command="skiplab")
     assert code == 0
     assert out.endswith(
-        "written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md\n"
+        "written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md, "
+        "study/compare.tex, study/runs.csv\n"
     )
     assert err.startswith("warning: no picture drawn (")
     assert err.count("\n") == 1
@@ -650,7 +679,7 @@ def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
     Path("study/compare.csv").mkdir()
     assert sweep.print_comparison(Path("study"), missing=0, of=6) == 4
     assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
-    monkeypatch.setattr(tables, "text", lambda made: made.nothing)
+    monkeypatch.setattr(tables, "text", lambda made, **_: made.nothing)
     assert sweep.print_comparison(Path("study"), missing=0, of=6) == 1
     assert (
         "error: the cells are done, but not their comparison: AttributeError"
