@@ -8,21 +8,18 @@ import re
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from helpers import Cli, compose
-from skiplab.config.stored import dump, identity
+from finished import IMAGES, Make, answers, found, maker
+from helpers import Cli
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import sweep
 from skiplab.study.compare import (
-    comparison,
     layer_plots,
     pictures,
     results,
@@ -30,71 +27,11 @@ from skiplab.study.compare import (
     tables,
 )
 
-IMAGES = 400
-Make = Callable[..., Path]
-
-
-def answers(share: float, *, seed: int, flips: int = 0) -> NDArray[np.bool_]:
-    """Which of the images a network gets right: the first `share`, but for some drawn ones."""
-    right = np.arange(IMAGES) < share * IMAGES
-    drawn = np.random.default_rng(seed).choice(IMAGES, flips, replace=False)
-    right[drawn] ^= True
-    return right
-
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Write a finished run folder."""
-    numbers = itertools.count()
-
-    def run(
-        *texts: str,
-        right: NDArray[np.bool_] | None = None,
-        seed: int = 0,
-        folder: str | None = None,
-        **changed: Any,
-    ) -> Path:
-        config = compose(*texts, f"seed={seed}")
-        path = tmp_path / "study" / (folder or f"run-{next(numbers)}")
-        path.mkdir(parents=True)
-        right = answers(0.9, seed=seed, flips=10) if right is None else right
-        (path / folders.CONFIG).write_text(dump(config))
-        result = {
-            "identity": identity(config),
-            "data_sha256": "0" * 64,
-            "test": {
-                "accuracy": float(right.mean()),
-                "loss": 0.3,
-                "f1_macro": 0.5,
-                "expected_calibration_error": 0.01,
-            },
-            "best_val_accuracy": float(right.mean()) - 0.01,
-            "best_val_loss": 0.4,
-            "train_seconds": 10.0 + config.depth,
-            "summary": {"parameters": 1000 * config.depth, "macs": 10**6 * config.depth},
-        }
-        (path / folders.RESULT).write_text(json.dumps(result | changed))
-        labels = np.arange(IMAGES) % 10
-        np.savez(
-            path / "predictions.npz",
-            test_labels=labels,
-            test_predictions=np.where(right, labels, (labels + 1) % 10),
-        )
-        rows = [
-            {
-                "step": 5 * e,
-                "epoch": float(e),
-                "train_loss": 1 / e,
-                "train_accuracy": 0.5,
-                "val_loss": 1.0,
-                "val_accuracy": 0.1 * e,
-            }
-            for e in (1, 2, 3)
-        ]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return run
+    return maker(tmp_path)
 
 
 def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1, 2)) -> None:
@@ -104,15 +41,6 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
             make(
                 f"block={block}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed
             )
-
-
-def found(
-    *folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None
-) -> comparison.Comparison:
-    keys = None if by is None else results.keys_of(",".join(by))
-    return comparison.compare(
-        results.read(list(folders_) or [Path("study")]), by=keys, metric=metric
-    )
 
 
 # ---------------------------------------------------------------------------------------------
