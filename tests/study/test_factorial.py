@@ -73,13 +73,28 @@ def test_effects_stand_against_the_test_images_too() -> None:
         gap[:images] = 1
         z = gap.mean() / (gap.std(ddof=1) / 20)
         row = found[name]
-        assert row.p_images == pytest.approx(2 * stats.norm.sf(z))
+        assert row.p_images == pytest.approx(2 * stats.t.sf(z, 399))
         assert row.p_seeds is not None
         assert row.p == max(row.p_seeds, row.p_images)
     assert found["axb"].p_images == 1.0
     # A missing prediction leaves one source unknown.
     missing = factorial.effects(values, ["a", "b"], right=None, is_tested=True)
     assert [row.p for row in missing] == [None, None, None]
+
+
+def test_images_count_by_hotellings_test() -> None:
+    """Three values give two contrasts: by the formula, and right in 5 % of draws without effect."""
+    generator = np.random.default_rng(0)
+    scores = generator.normal(0.1, 1, (2, 40))
+    mean, covariance = scores.mean(1), np.cov(scores)
+    squared = 40 * mean @ np.linalg.inv(covariance) @ mean
+    assert factorial.hotelling(scores) == pytest.approx(stats.f.sf(squared * 38 / (2 * 39), 2, 38))
+    ps = [factorial.hotelling(generator.normal(size=(2, 40))) for _ in range(400)]
+    assert np.mean(np.array(ps) < 0.05) == pytest.approx(0.05, abs=0.03)
+    # A contrast that repeats another adds nothing.
+    assert factorial.hotelling(scores[[0, 0]]) == pytest.approx(
+        stats.ttest_1samp(scores[0], 0).pvalue
+    )
 
 
 def test_one_seed_and_no_variation_give_sizes_without_p() -> None:

@@ -25,6 +25,8 @@ from skiplab.study.compare.groups import CONFIDENCE
 MOST_CELLS = 100_000
 # Of more keys than these, interactions of two are tested and no others.
 MOST_KEYS_IN_FULL = 4
+# Effects of more degrees of freedom are left out: nobody could read what they say.
+MOST_FREEDOM = 100
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,14 @@ def effects(
     `values` are the metric, an axis for each key and the last one for seeds. `right` are the shares
     of seeds that predicted each test image rightly, an axis for each key and the last one for
     images (N). With `is_tested` the metric is of the test images, so an effect has to stand against
-    them too: by Wald's test of its mean over images.
+    them too, by Hotelling's test over images.
     """
     most = len(keys) if len(keys) <= MOST_KEYS_IN_FULL else 2
     found: list[Effect] = []
     for order in range(1, most + 1):
         for chosen in itertools.combinations(range(len(keys)), order):
+            if math.prod(values.shape[i] - 1 for i in chosen) > MOST_FREEDOM:
+                continue
             contrasts = contrasts_of(values.shape[:-1], chosen)
             effect = over_seeds(
                 contrasts @ values.reshape(-1, values.shape[-1]),
@@ -107,7 +111,7 @@ def effects(
             if is_tested:
                 p_images = None
                 if right is not None:
-                    p_images = wald(contrasts @ right.reshape(-1, right.shape[-1]))
+                    p_images = hotelling(contrasts @ right.reshape(-1, right.shape[-1]))
                 effect = with_images(effect, p_images)
             found.append(effect)
     known = [each.p for each in found if each.p is not None]
@@ -175,15 +179,21 @@ def with_images(effect: Effect, p_images: float | None) -> Effect:
     return replace(effect, p_images=p_images, p=max(known) if is_known else None)
 
 
-def wald(scores: NDArray[np.float64]) -> float:
-    """Return p of Wald's test that the means over images of the contrasts (q, N) are all 0."""
+def hotelling(scores: NDArray[np.float64]) -> float:
+    """Return p of Hotelling's test that the means over images of the contrasts (q, N) are all 0.
+
+    For one contrast it is the t-test over images.
+    """
     n = scores.shape[1]
     means = scores.mean(1)
     covariance = np.atleast_2d(np.cov(scores)) / n
-    if not covariance.any():
+    q = int(np.linalg.matrix_rank(covariance, hermitian=True))
+    if q == 0:
         return 1.0 if np.allclose(means, 0) else 0.0
-    statistic = float(means @ linalg.pinvh(covariance) @ means)
-    return float(stats.chi2.sf(statistic, np.linalg.matrix_rank(covariance, hermitian=True)))
+    if q >= n:
+        return 1.0
+    squared = float(means @ linalg.pinvh(covariance) @ means)
+    return float(stats.f.sf(squared * (n - q) / (q * (n - 1)), q, n - q))
 
 
 def size_of(means: NDArray[np.float64], chosen: Sequence[int]) -> float:

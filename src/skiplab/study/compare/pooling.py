@@ -127,7 +127,7 @@ def group_of(rows: Sequence[Sequence[Result]], by: Sequence[str], metric: str) -
 def difference(a: Group, b: Group, *, metric: str) -> Difference:
     """Compute a - b over matched pairs: by the t-test on each seed's mean difference.
 
-    The test images count by Wald's test, and by the bootstrap, of each image's mean difference.
+    The test images count by the t-test, and by the bootstrap, of each image's mean difference.
     """
     over_seeds, p_seeds = seed_test(a.replicates, b.replicates, is_paired=True)
     over_images, p_images = None, None
@@ -139,7 +139,7 @@ def difference(a: Group, b: Group, *, metric: str) -> Difference:
         else:
             over_images = answers.interval()
             gap = np.mean(answers.a, axis=0) - np.mean(answers.b, axis=0)
-            p_images = factorial.wald(gap[None])
+            p_images = factorial.hotelling(gap[None])
             ps.append(p_images)
     above = sum(x > y for x, y in zip(a.values, b.values, strict=True))
     below = sum(x < y for x, y in zip(a.values, b.values, strict=True))

@@ -47,9 +47,10 @@ def begun_run(folder: Path) -> Result | None:
     return Result(folder, config, values_of(config), RunResult.of_tree({}), "")
 
 
-def figure(run: Result, name: str) -> float | None:
+def figure(run: Result, name: str) -> float | int | None:
     """Return a figure of a finished run; None where it has none."""
     try:
-        return run.metric(name)
+        found = run.metric(name)
     except UsageError:
         return None
+    return int(found) if name in ("params", "macs") else found

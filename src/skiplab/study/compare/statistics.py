@@ -58,7 +58,7 @@ class Difference:
     mcnemar: float | None
     # This is p over seeds: of the t-test on the seeds alone.
     p_seeds: float | None
-    # This is p over images: McNemar's, or Wald's where pairs are pooled.
+    # This is p over images: McNemar's, or Student's where pairs are pooled.
     p_images: float | None
     # This is the larger p of both sources of chance; None where one of them is unknown.
     p: float | None

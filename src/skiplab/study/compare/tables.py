@@ -16,7 +16,7 @@ from skiplab.study.compare import documents, page, runs_table
 from skiplab.study.compare.comparison import Comparison, compare
 from skiplab.study.compare.groups import numeric_keys
 from skiplab.study.compare.results import FIGURES, Found
-from skiplab.study.compare.texts import effects_table, sort_keys, table, text
+from skiplab.study.compare.texts import effects_table, sort_keys, table, text, wrapped
 from skiplab.words import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def command(
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
         x = check_x(x, made)
-    console = show(made, output)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    console = show(made, output, columns=columns)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written, warnings = write(made, folder, x=x)
@@ -53,7 +54,8 @@ def command(
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror}); --out names another"
         ) from None
-    print(f"\nwritten: {', '.join(str(path) for path in written)}", file=console)
+    files = wrapped(f"written: {', '.join(map(str, written))}", columns)
+    print(f"\n{files}", file=console)
     if warnings:
         what = "it" if len(warnings) == 1 else "them"
         print(
@@ -63,10 +65,9 @@ def command(
     return documents.as_json(made) | {"written": written, "warnings": warnings}
 
 
-def show(made: Comparison, output: str) -> TextIO:
+def show(made: Comparison, output: str, *, columns: int | None) -> TextIO:
     """Print a comparison as text, latex, csv or runs; return the stream for notes on it."""
     if output == "text":
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print(text(made, columns=columns))
         return sys.stdout
     if output == "latex":

@@ -17,6 +17,9 @@ from skiplab.study.compare.results import FIGURES, METRICS, is_share
 MAX_ROWS = 60
 # These columns are left out first where a terminal is too narrow.
 SPARED_FIRST = ("seconds", "M MACs", "best", "params")
+SPARED_OF_EFFECTS = ("df", "95 % interval")
+# These spaces are no place to break a line.
+BOUND = (" %", " = ")
 LEGEND = (
     "size: the highest minus the lowest mean over all else, of keys together the largest "
     "difference of differences; an effect stands if p is below 0.05 after correction"
@@ -103,7 +106,7 @@ def text(made: Comparison, *, columns: int | None = None) -> str:
     are left out and named. The command for more seeds stays whole, to be copied.
     """
     rows = table(made)
-    cut, gone = fit(rows[: MAX_ROWS + 1], columns)
+    cut, gone = fit(rows[: MAX_ROWS + 1], columns, spared=SPARED_FIRST)
     lines = aligned(cut)
     if len(rows) > len(cut):
         lines.append(f"... and {len(rows) - len(cut)} more; compare.csv holds all")
@@ -113,16 +116,19 @@ def text(made: Comparison, *, columns: int | None = None) -> str:
     if made.effects is not None:
         shown = effects_table(made)
         end = ":" if shown else ""
-        lines += ["", wrapped(f"{made.effects.note}{end}", columns), *aligned(shown)]
+        fitting, _ = fit(shown, columns, spared=SPARED_OF_EFFECTS)
+        lines += ["", wrapped(f"{made.effects.note}{end}", columns), *aligned(fitting)]
         lines += [wrapped(LEGEND, columns)] if shown else []
     return "\n".join(lines)
 
 
-def fit(rows: Sequence[Sequence[str]], columns: int | None) -> tuple[list[list[str]], list[str]]:
+def fit(
+    rows: Sequence[Sequence[str]], columns: int | None, *, spared: Sequence[str]
+) -> tuple[list[list[str]], list[str]]:
     """Return a table with the columns that fit, and the headings of those that do not."""
     kept, gone = [list(cells) for cells in rows], list[str]()
-    for name in SPARED_FIRST:
-        if columns is None or len(aligned(kept)[0]) <= columns:
+    for name in spared:
+        if columns is None or not kept or len(aligned(kept)[0]) <= columns:
             break
         at = kept[0].index(name)
         kept = [[cell for i, cell in enumerate(cells) if i != at] for cells in kept]
@@ -146,10 +152,13 @@ def wrapped(line: str, columns: int | None) -> str:
     """Return a sentence in lines of so many columns; a command stays whole."""
     if columns is None or line.startswith(sentences.COMMAND):
         return line
-    return textwrap.fill(
+    for text in BOUND:
+        line = line.replace(text, text.replace(" ", "\0"))
+    filled = textwrap.fill(
         line,
         max(columns, 20),
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return filled.replace("\0", " ")
