@@ -320,9 +320,12 @@ def test_a_study_returns_its_comparison(capsys: pytest.CaptureFixture[str]) -> N
     assert any("block=" in line for line in found.sentences)
     assert found.differences[0]["n"] == 1
     latex = found.latex().splitlines()
-    assert latex[0] == r"\begin{tabular}{lrrrrrrrr}"
-    assert latex[2].startswith(r"group & n & test.accuracy, \% & ")
-    assert latex[4].startswith("block=conv & 1 & ")
+    assert latex[:2] == [r"% needs \usepackage{booktabs}", r"\begin{tabular}{lrrrrrrrr}"]
+    assert latex[3].startswith(r"group & n & test.accuracy, \% & ")
+    assert latex[5].startswith("block=conv & 1 & ")
+    assert [run["seed"] for run in found.runs] == [0, 0]
+    assert {run["status"] for run in found.runs} == {"finished"}
+    assert len(found.effects) == 0
     assert "<td>block=conv</td>" in found._repr_html_()
     again = skiplab.compare("outputs/studies/x", metric="val.accuracy")
     assert again.rows[0]["metric"] == "val.accuracy"

@@ -1,6 +1,7 @@
 """`skiplab VERB --json`: one document, with the keys and types that docs/json.md states."""
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -104,15 +105,16 @@ def read(answered: tuple[int, str, str], *, code: int = 0) -> dict[str, Any]:
     return document
 
 
-def make_run(folder: Path, *, block: str = "residual", seed: int = 0) -> Path:
-    """A finished run: the one of format 1, as if it were of another block and seed."""
+def make_run(folder: Path, *, block: str = "residual", seed: int = 0, decay: float = 0.0) -> Path:
+    """A finished run: the one of format 1, as if it were of another block, decay and seed."""
     shutil.copytree(FORMAT_1, folder)
     config = stored.load(folder / folders.CONFIG)
     config = replace(config, seed=seed, block=replace(config.block, name=block))
+    config = replace(config, optimizer=replace(config.optimizer, weight_decay=decay))
     (folder / folders.CONFIG).write_text(stored.dump(config))
     result = json.loads((folder / folders.RESULT).read_text())
     result["identity"] = stored.identity(config)
-    result["test"]["accuracy"] -= 0.01 * seed
+    result["test"]["accuracy"] -= 0.01 * seed * (1 + (block == "conv"))
     (folder / folders.RESULT).write_text(json.dumps(result))
     return folder
 
@@ -232,10 +234,9 @@ def test_evaluate(call: Cli) -> None:
 
 def test_compare(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skiplab.study.compare.tables.draw", lambda *_, **__: ([], ["no font"]))
-    for block in ("residual", "conv"):
-        for seed in (0, 1):
-            make_run(Path("study") / f"{block}{seed}", block=block, seed=seed)
-    answered = call("compare", "study", "--json", command="skiplab")
+    for block, seed, decay in itertools.product(("residual", "conv"), (0, 1), (0.0, 0.1)):
+        make_run(Path(f"study/{block}{seed}{decay}"), block=block, seed=seed, decay=decay)
+    answered = call("compare", "study", "--by", "block", "--json", command="skiplab")
     document = read(answered)
     assert assert_documented(document, SPECS["compare"]) == set(SPECS["compare"])
     written = json.loads(Path("study/compare.json").read_text())
@@ -246,6 +247,9 @@ def test_compare(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answered[2].startswith("group")
     code, out, err = call("compare", "study", "--by", "seed", "--json", command="skiplab")
     assert (code, out, err.count("\n")) == (2, "", 1)
+    code, out, err = call("compare", "study", "--latex", "--json", command="skiplab")
+    assert (code, out) == (2, "")
+    assert err == "error: --json, --latex: one of them at a time\n"
 
 
 def test_draw(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,86 +8,30 @@ import re
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from helpers import Cli, compose
-from skiplab.config.stored import dump, identity
+from finished import IMAGES, Make, answers, found, maker
+from helpers import Cli
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import sweep
-from skiplab.study.compare import layer_plots, pictures, results, statistics as verdict, tables
-
-IMAGES = 400
-Make = Callable[..., Path]
-
-
-def answers(share: float, *, seed: int, flips: int = 0) -> NDArray[np.bool_]:
-    """Which of the images a network gets right: the first `share`, but for some drawn ones."""
-    right = np.arange(IMAGES) < share * IMAGES
-    drawn = np.random.default_rng(seed).choice(IMAGES, flips, replace=False)
-    right[drawn] ^= True
-    return right
+from skiplab.study.compare import (
+    layer_plots,
+    pictures,
+    results,
+    statistics as verdict,
+    tables,
+)
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Write a finished run folder."""
-    numbers = itertools.count()
-
-    def run(
-        *texts: str,
-        right: NDArray[np.bool_] | None = None,
-        seed: int = 0,
-        folder: str | None = None,
-        **changed: Any,
-    ) -> Path:
-        config = compose(*texts, f"seed={seed}")
-        path = tmp_path / "study" / (folder or f"run-{next(numbers)}")
-        path.mkdir(parents=True)
-        right = answers(0.9, seed=seed, flips=10) if right is None else right
-        (path / folders.CONFIG).write_text(dump(config))
-        result = {
-            "identity": identity(config),
-            "data_sha256": "0" * 64,
-            "test": {
-                "accuracy": float(right.mean()),
-                "loss": 0.3,
-                "f1_macro": 0.5,
-                "expected_calibration_error": 0.01,
-            },
-            "best_val_accuracy": float(right.mean()) - 0.01,
-            "best_val_loss": 0.4,
-            "train_seconds": 10.0 + config.depth,
-            "summary": {"parameters": 1000 * config.depth, "macs": 10**6 * config.depth},
-        }
-        (path / folders.RESULT).write_text(json.dumps(result | changed))
-        labels = np.arange(IMAGES) % 10
-        np.savez(
-            path / "predictions.npz",
-            test_labels=labels,
-            test_predictions=np.where(right, labels, (labels + 1) % 10),
-        )
-        rows = [
-            {
-                "step": 5 * e,
-                "epoch": float(e),
-                "train_loss": 1 / e,
-                "train_accuracy": 0.5,
-                "val_loss": 1.0,
-                "val_accuracy": 0.1 * e,
-            }
-            for e in (1, 2, 3)
-        ]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return run
+    return maker(tmp_path)
 
 
 def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1, 2)) -> None:
@@ -97,13 +41,6 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
             make(
                 f"block={block}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed
             )
-
-
-def found(
-    *folders_: Path, metric: str = "test.accuracy", by: Sequence[str] | None = None
-) -> tables.Comparison:
-    keys = None if by is None else results.keys_of(",".join(by))
-    return tables.compare(results.read(list(folders_) or [Path("study")]), by=keys, metric=metric)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -139,11 +76,14 @@ def test_one_seed_has_no_interval_and_says_so(make: Make) -> None:
     study(make, {"conv": 0.5, "skip": 0.9}, seeds=[0])
     made = found()
     assert all(group.deviation is None and group.interval is None for group in made.groups)
-    assert any("one seed in a group: no interval over seeds" in line for line in made.lines())
-    assert any(
-        re.match(r"block=skip beats block=conv by \d+\.\d+ points, 95 % interval .*, n = 1, ", line)
-        for line in made.lines()
-    )
+    assert made.lines() == [
+        "block=skip ahead of block=conv by 38.50 points on these images; "
+        "one seed each, so no claim",
+        "more seeds: the commands of these runs with seed=0,1,2",
+    ]
+    (each,) = made.differences
+    assert (each.p, each.corrected, each.is_real) == (None, None, False)
+    assert each.mcnemar is not None
 
 
 def test_equal_runs_are_counted_once(make: Make) -> None:
@@ -250,7 +190,14 @@ def test_a_difference_stands_against_seeds_and_images_after_correction(make: Mak
         )
         for line in lines
     )
-    assert "not distinguishable from each other: block=conv and block=skip" in lines
+    assert any(
+        re.fullmatch(
+            r"too close to call: block=skip 51\.\d\d, block=conv 50\.\d\d "
+            r"\(difference 0\.67, 95 % interval -\S+ to \S+\)",
+            line,
+        )
+        for line in lines
+    )
     assert any(
         line.startswith("beware: picking the best of 3 by its test accuracy")
         and line.endswith("validation picks it too")
@@ -289,7 +236,12 @@ def test_partly_matching_seeds_never_turn_a_verdict_round(make: Make) -> None:
     (each,) = found().differences
     assert (each.is_paired, each.is_real) == (False, False)
     assert each.mean == pytest.approx(0.02, abs=1e-9)
-    assert found().lines()[0] == "not distinguishable from the best, block=conv: block=skip"
+    assert found().lines() == [
+        "block=conv is ahead of block=skip by 2.00 points, but five seeds against one cannot "
+        "exclude chance (p = 0.8); the same seeds in both would show more",
+        "one seed only in block=skip: the other groups' spread is taken for its own",
+        "more seeds: the commands of these runs with seed=0,1,2,3,4",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +428,11 @@ def test_what_happens_along_depth(make: Make) -> None:
         r"\(.* to .* %, by .* points, 95 % interval .*\); its best is .* at depth=6",
         told[0],
     )
-    assert "test accuracy is not shown to change (" in told[1]
+    assert re.search(
+        r"test accuracy hardly changes \(88\.83 to 88\.50 %, difference 0\.33, 95 % .*\): "
+        "too close to call; its best is .* at depth=6",
+        told[1],
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -517,7 +473,7 @@ def test_bad_folders_and_choices_get_one_line(make: Make, call: Cli, tmp_path: P
     run = make("block=skip", "depth=3", folder="old")
     assert "--by blok: no such key; did you mean block?" in refusal("study", "--by", "blok")
     assert "--by seed: the groups are averaged over seeds" in refusal("study", "--by", "seed")
-    make("block=conv", "depth=3")
+    make("block=residual", "depth=3")
     assert "--by depth: runs of one group differ in block; add it: --by depth,block" in refusal(
         "study", "--by", "depth"
     )
@@ -635,7 +591,8 @@ def test_a_comparison_is_made_without_matplotlib_too(
     code, out, err = call("compare", "study", command="skiplab")
     assert code == 0
     assert out.endswith(
-        "written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md\n"
+        "written: study/compare.html, study/compare.csv, study/compare.json, study/compare.md, "
+        "study/compare.tex, study/runs.csv\n"
     )
     assert err.startswith("warning: no picture drawn (")
     assert err.count("\n") == 1
@@ -650,7 +607,7 @@ def test_what_is_unforeseen_in_a_studys_comparison_is_told_and_no_success(
     Path("study/compare.csv").mkdir()
     assert sweep.print_comparison(Path("study"), missing=0, of=6) == 4
     assert capsys.readouterr().err == "error: study: cannot write compare.csv (Is a directory)\n"
-    monkeypatch.setattr(tables, "text", lambda made: made.nothing)
+    monkeypatch.setattr(tables, "text", lambda made, **_: made.nothing)
     assert sweep.print_comparison(Path("study"), missing=0, of=6) == 1
     assert (
         "error: the cells are done, but not their comparison: AttributeError"

@@ -64,8 +64,8 @@ def test_a_study_its_folder_its_second_call_and_its_widening(tmp_path: Path, cal
     assert "sweep: 4 of 4 cells done (2 before)\n" in out
     assert {path: verify.digests(path) for path in runs} == before
     assert all(NAME.fullmatch(path.name) for path in cells(study) if path not in runs)
-    assert "n = 1" in out
-    assert "one seed in a group" in out
+    assert "one seed each, so no claim" in out
+    assert f"more seeds: train -m {' '.join(command[1:])} depth=1,2 seed=0,1,2\n" in out
 
 
 def test_a_study_is_shown_before_it_is_run_and_listed_after(call: Cli) -> None:

@@ -133,7 +133,7 @@ def compare(*paths: str | Path, by: str | None = None, metric: str = "test.accur
     one of those of `skiplab compare --help`. Raises UsageError for what cannot be compared.
     """
     from skiplab.config.values import nearest
-    from skiplab.study.compare import results, tables
+    from skiplab.study.compare import comparison, results
 
     if metric not in results.METRICS:
         raise UsageError(f"metric={metric}: {nearest(metric, results.METRICS)}")
@@ -141,7 +141,7 @@ def compare(*paths: str | Path, by: str | None = None, metric: str = "test.accur
         raise UsageError("compare: the folder of a study is expected")
     keys = None if by is None else results.keys_of(by)
     found = results.read([locations.given(str(path)) for path in paths])
-    return Comparison(tables.compare(found, by=keys, metric=metric))
+    return Comparison(comparison.compare(found, by=keys, metric=metric))
 
 
 def runs(root: str | Path | None = None) -> Rows:

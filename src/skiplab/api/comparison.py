@@ -6,29 +6,21 @@ from typing import TYPE_CHECKING, Any
 from skiplab.api.rows import Rows
 
 if TYPE_CHECKING:
-    from skiplab.study.compare import tables
-
-# What LaTeX takes for a command.
-SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
+    from skiplab.study.compare import comparison
 
 
 class Comparison:
     """Groups of runs, averaged over seeds. `made` is what the tables and pages are made of."""
 
-    def __init__(self, made: "tables.Comparison"):
+    def __init__(self, made: "comparison.Comparison"):
         self.made = made
 
     @property
     def rows(self) -> Rows:
         """A row per group: its keys, metric, n, mean, deviation, interval, best, costs."""
-        from skiplab.study.compare import tables
+        from skiplab.study.compare import documents
 
-        return Rows(tables.as_rows(self.made))
+        return Rows(documents.as_rows(self.made))
 
     @property
     def sentences(self) -> list[str]:
@@ -38,52 +30,45 @@ class Comparison:
     @property
     def differences(self) -> Rows:
         """A row per pair of groups: mean difference, intervals, p-values before and after."""
-        from skiplab.study.compare import tables
+        from skiplab.study.compare import documents
 
-        return Rows([tables.difference_as_json(each) for each in self.made.differences])
+        return Rows([documents.difference_as_json(each) for each in self.made.differences])
+
+    @property
+    def effects(self) -> Rows:
+        """A row per key and per interaction, tested over seeds; none for less than two keys."""
+        from skiplab.study.compare import documents
+
+        grid = self.made.effects
+        return Rows([documents.effect_as_json(each) for each in grid.rows] if grid else [])
+
+    @property
+    def runs(self) -> Rows:
+        """A row per run, finished or not, as runs.csv: folder, seed, status, keys, figures."""
+        from skiplab.study.compare import runs_table
+
+        return Rows(runs_table.as_rows(self.made.found))
 
     def frame(self) -> Any:  # noqa: ANN401 - either library's
         """Return `rows` as a data frame."""
         return self.rows.frame()
 
     def latex(self) -> str:
-        """Return the table for LaTeX, with the lines of the package booktabs."""
-        from skiplab.study.compare import tables
+        """Return the tables of groups and of effects for LaTeX (package booktabs)."""
+        from skiplab.study.compare import documents
 
-        first, *others = tables.table(self.made)
-        lines = [" & ".join(map(escaped, cells)) + r" \\" for cells in (first, *others)]
-        columns = "l" + "r" * (len(first) - 1)
-        return "\n".join(
-            [
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                lines[0],
-                r"\midrule",
-                *lines[1:],
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-        )
+        return documents.as_latex(self.made)
 
     def __repr__(self) -> str:
-        from skiplab.study.compare import tables
+        from skiplab.study.compare import texts
 
-        return tables.text(self.made)
+        return texts.text(self.made)
 
     def _repr_html_(self) -> str:
-        from skiplab.study.compare import tables
+        from skiplab.study.compare import documents, texts
 
-        first, *others = tables.table(self.made)
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in first)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-            for cells in others
-        )
+        table = documents.html_table(texts.table(self.made))
+        if effects := texts.effects_table(self.made):
+            table += documents.html_table(effects)
         said = "".join(f"<li>{html.escape(line)}</li>" for line in self.sentences)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"{table}<ul>{said}</ul>"
-
-
-def escaped(text: str) -> str:
-    """Return a text with what LaTeX takes for commands escaped."""
-    return "".join(SPECIAL.get(character, character) for character in text)

@@ -46,10 +46,17 @@ class Group:
     # These are the metric's values, one per run.
     values: tuple[float, ...]
     is_share: bool = False
+    # Where runs of several settings are pooled, these are the means of each seed's runs.
+    seed_means: tuple[float, ...] | None = None
 
     @property
     def n(self) -> int:
         return len(self.values)
+
+    @property
+    def replicates(self) -> tuple[float, ...]:
+        """The values that only chance tells apart: one per seed."""
+        return self.values if self.seed_means is None else self.seed_means
 
     @functools.cached_property
     def mean(self) -> float:
@@ -57,20 +64,22 @@ class Group:
 
     @functools.cached_property
     def deviation(self) -> float | None:
-        """The sample's standard deviation over seeds; None for one run."""
-        if self.n < 2:
+        """The sample's standard deviation over seeds; None for one seed."""
+        values = self.replicates
+        if len(values) < 2:
             return None
-        return math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (self.n - 1))
+        return math.sqrt(sum((v - self.mean) ** 2 for v in values) / (len(values) - 1))
 
     @functools.cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean over seeds, by Student's t; None for one run."""
+        """The 95 % interval of the mean over seeds, by Student's t; None for one seed."""
         if self.deviation is None:
             return None
         if self.deviation == 0:
             return self.mean, self.mean
-        scale = self.deviation / math.sqrt(self.n)
-        low, high = (self.mean + end * scale for end in student(self.n - 1))
+        n = len(self.replicates)
+        scale = self.deviation / math.sqrt(n)
+        low, high = (self.mean + end * scale for end in student(n - 1))
         return (max(0.0, low), min(1.0, high)) if self.is_share else (low, high)
 
     def cost(self, name: str) -> float:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,9 @@ class Found:
 
     results: list[Result]
     notes: list[str]
+    # These are all finished runs, those that do not count included, and the unfinished ones.
+    finished: tuple[Result, ...] = ()
+    unfinished: tuple[Path, ...] = ()
 
 
 def read(paths: Sequence[Path]) -> Found:
@@ -237,7 +240,8 @@ def read(paths: Sequence[Path]) -> Found:
             f"{', '.join(map(str, paths))}: no run there is finished; "
             "`skiplab list` shows how to go on with them"
         )
-    return without_repeats(without_changed(Found(results, notes)))
+    everything = Found(results, notes, tuple(results), tuple(unfinished))
+    return without_repeats(without_changed(everything))
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -267,14 +271,14 @@ def without_changed(found: Found) -> Found:
         for result in changed:
             result.values["changed"] = result.changed
         note = "all of these runs were changed on the way; what was changed tells them apart"
-        return Found(found.results, [*found.notes, note])
+        return replace(found, notes=[*found.notes, note])
     more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
     note = (
         "left out, since changed on the way and so no run of these values: "
         f"{changed[0].folder} ({changed[0].changed}){more}"
     )
     kept = [result for result in found.results if not result.changed]
-    return Found(kept, [*found.notes, note])
+    return replace(found, results=kept, notes=[*found.notes, note])
 
 
 def resolve(folders_found: Iterable[Path]) -> Iterator[Path]:
@@ -323,13 +327,17 @@ def held_together(folder: Path, result: RunResult) -> Result:
             f"(identity {identity[:8]}, its result says {told[:8]}): "
             "edited by hand, or of another version; leave it out or run it anew"
         )
+    return Result(folder, config, values_of(config), result, identity)
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """Return a config's values by full path, with short digests of what it was begun from."""
     begun_from = {} if config.init_sha256 is None else {"init_sha256": config.init_sha256[:8]}
     own = {
         key: value[:8] if key in code.DIGESTS else value
         for key, value in stored.code_values(config).items()
     }
-    values = stored.flat(config) | begun_from | own
-    return Result(folder, config, values, result, identity)
+    return stored.flat(config) | begun_from | own
 
 
 def without_repeats(found: Found) -> Found:
@@ -353,7 +361,7 @@ def without_repeats(found: Found) -> Found:
             f"{repeats} of {len(found.results)} runs repeat another with the same seed; "
             "each is counted once"
         )
-    return Found(results, notes)
+    return replace(found, results=results, notes=notes)
 
 
 def with_metric(found: Found, metric: str) -> Found:
@@ -368,7 +376,7 @@ def with_metric(found: Found, metric: str) -> Found:
             f"train.loss is label-smoothed in {counted(len(old), 'run')}, "
             f"as an earlier version recorded it: {old[0].folder} the first"
         )
-        return Found(found.results, [*found.notes, note])
+        return replace(found, notes=[*found.notes, note])
     sealed = [result for result in found.results if result.config.evaluator.split == "val"]
     if not metric.startswith("test.") or len(sealed) in (0, len(found.results)):
         return found
@@ -377,4 +385,4 @@ def with_metric(found: Found, metric: str) -> Found:
         f"{len(sealed)} runs, {sealed[0].folder} the first"
     )
     kept = [result for result in found.results if result not in sealed]
-    return Found(kept, [*found.notes, note])
+    return replace(found, results=kept, notes=[*found.notes, note])

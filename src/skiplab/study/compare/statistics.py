@@ -32,6 +32,15 @@ Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Matched:
+    """Pairs of runs with all else equal: how many there are, and in how many a is above b."""
+
+    pairs: int
+    above: int
+    below: int
+
+
+@dataclass(frozen=True)
 class Difference:
     """Group a against group b: the difference of their means, with intervals and p-values."""
 
@@ -47,10 +56,16 @@ class Difference:
     over_images: Interval | None
     # McNemar's test over matched seeds gives this p.
     mcnemar: float | None
-    # This is the larger p of both sources of chance.
+    # This is p over seeds: of the t-test on the seeds alone.
+    p_seeds: float | None
+    # This is p over images: McNemar's, or Student's where pairs are pooled.
+    p_images: float | None
+    # This is the larger p of both sources of chance; None where one of them is unknown.
     p: float | None
     # This is p, corrected for the number of comparisons.
     corrected: float | None = None
+    # In how many matched pairs a is ahead; None where no pairs are pooled.
+    matched: "Matched | None" = None
 
     @property
     def interval(self) -> Interval | None:
@@ -59,6 +74,11 @@ class Difference:
         if not known:
             return None
         return min(low for low, _ in known), max(high for _, high in known)
+
+    @property
+    def is_of_one_seed(self) -> bool:
+        """Whether both groups have one seed, so that nothing is known of the spread over seeds."""
+        return self.over_seeds is None
 
     @property
     def is_real(self) -> bool:
@@ -92,7 +112,11 @@ def differences(groups: Sequence[Group], keys: Sequence[str], *, metric: str) ->
 
 def compare_pairs(pairs: Sequence[tuple[Group, Group]], *, metric: str) -> list[Difference]:
     """Compute the difference of each pair, with its p-value corrected for the number of pairs."""
-    found = [difference(a, b, metric=metric) for a, b in pairs]
+    return correct([difference(a, b, metric=metric) for a, b in pairs])
+
+
+def correct(found: Sequence[Difference]) -> list[Difference]:
+    """Correct the p-values of differences for their number (Benjamini and Hochberg 1995)."""
     known = [each.p for each in found if each.p is not None]
     # In the order of `known`, which is that of `found`.
     corrected = iter(stats.false_discovery_control(known) if known else [])
@@ -125,6 +149,9 @@ def difference(a: Group, b: Group, *, metric: str) -> Difference:
         elif split == "test":
             # One source of chance is unknown, so no p covers both.
             ps.clear()
+    if over_seeds is None:
+        # The other source is unknown: of one seed each, nothing is claimed.
+        ps.clear()
     return Difference(
         a=a,
         b=b,
@@ -134,6 +161,8 @@ def difference(a: Group, b: Group, *, metric: str) -> Difference:
         over_seeds=over_seeds,
         over_images=over_images,
         mcnemar=mcnemar,
+        p_seeds=p_seeds,
+        p_images=mcnemar,
         p=max(ps) if ps else None,
     )
 
@@ -266,11 +295,15 @@ def reverse(each: Difference) -> Difference:
     def negate(interval: Interval | None) -> Interval | None:
         return None if interval is None else (-interval[1], -interval[0])
 
+    matched = each.matched
+    if matched is not None:
+        matched = Matched(matched.pairs, above=matched.below, below=matched.above)
     return replace(
         each,
         a=each.b,
         b=each.a,
         mean=-each.mean,
+        matched=matched,
         over_seeds=negate(each.over_seeds),
         over_images=negate(each.over_images),
     )
