@@ -17,7 +17,7 @@ from skiplab import api
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import record
-from skiplab.study.compare import documents, more_seeds
+from skiplab.study.compare import documents, more_seeds, texts
 
 
 @pytest.fixture
@@ -297,3 +297,25 @@ def test_latex_escapes_all_that_it_would_take_for_commands() -> None:
         r"a\_b \& 5 \% of \{x\} \textless{}\textasciitilde{}\textasciicircum{}\textbar{}"
         r"\textbackslash{}\textgreater{} \#1 \$2"
     )
+
+
+def test_many_groups_of_one_seed_are_one_sentence(make: Make) -> None:
+    for depth in range(1, 13):
+        make(f"depth={depth}", right=answers(0.5 + 0.02 * depth, seed=0))
+    first = found().lines()[0]
+    assert first.startswith("depth=12 ahead of depth=11 by 2.00 points, of depth=10 by 4.00 points")
+    assert first.endswith("by 16.00 points, and 3 more on these images; one seed each, so no claim")
+
+
+def test_a_narrow_terminal_gets_whole_words_and_a_whole_command(make: Make) -> None:
+    grid(make)
+    made = found(by=["block"])
+    for columns in (80, 120):
+        lines = texts.text(made, columns=columns).split("\n")
+        assert max(len(line) for line in lines if not line.startswith("more seeds")) <= columns
+        assert not any(line.rstrip().endswith(" 95") or line.endswith(" =") for line in lines)
+    assert any(
+        line.startswith("not shown for want of width: seconds")
+        for line in texts.text(made, columns=80).split("\n")
+    )
+    assert "seconds" in texts.text(made).split("\n")[0]

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,12 +208,24 @@ def effects(results: Sequence[Result], keys: Sequence[str], *, metric: str) -> G
     rows = factorial.effects(
         values, [keys[axis] for axis in varied], right=right, is_tested=is_tested
     )
+    if is_share(metric):
+        rows = [within_shares(row) for row in rows]
     sizes = " x ".join(f"{len(kept[axis])} {plain([keys[axis]])}" for axis in varied)
     note = f"a grid of {sizes}, each cell with {counted(len(kept[-1]), 'seed')}"
+    note += ", so nothing is tested" if len(kept[-1]) == 1 else ""
     if len(runs) < len(results):
         note += f"; {counted(len(results) - len(runs), 'run')} of {len(results)} left out, "
         note += f"since others are missing: {left_out(keys, names, seeds, kept)}"
     return Grid(rows, note)
+
+
+def within_shares(row: Effect) -> Effect:
+    """Cut an effect's interval where shares end: two differ by 1, two differences by 2 at most."""
+    if row.interval is None:
+        return row
+    most = 2.0 ** (len(row.keys) - 1)
+    low, high = row.interval
+    return replace(row, interval=(max(-most, low), min(most, high)))
 
 
 def no_grid(keys: Sequence[str]) -> str:
