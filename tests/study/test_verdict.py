@@ -191,7 +191,7 @@ def test_by_pools_pairs_with_all_else_equal(make: Make) -> None:
 
 def test_what_has_no_partner_is_left_out_and_told(make: Make) -> None:
     grid(make)
-    make("block=skip", "depth=18", "width=8", folder="alone")
+    make("block=skip", "depth=18", "width=8", seed=9, folder="alone")
     make("block=skip", "depth=2", "width=8", seed=3, folder="seed")
     made = found(by=["block"])
     assert [group.n for group in made.groups] == [12, 12]
@@ -204,8 +204,17 @@ def test_what_has_no_partner_is_left_out_and_told(make: Make) -> None:
     assert made.effects is not None
     assert made.effects.note == (
         "a grid of 2 block x 2 depth x 2 width, each cell with 3 seeds; 2 runs of 26 left out, "
-        "since others are missing: depth=18, seed=3"
+        "since others are missing: depth=18, seed=3,9"
     )
+    # Seed 3 now misses one setting of five: the setting goes, since it misses a larger share.
+    for block, depth, width in itertools.product(("conv", "skip"), (2, 6), (8, 16)):
+        if (block, depth, width) != ("skip", 2, 8):
+            make(f"block={block}", f"depth={depth}", f"width={width}", seed=3)
+    for seed in (0, 1, 2):
+        make("block=conv", "depth=18", "width=8", seed=seed, folder=f"conv-{seed}")
+        make("block=skip", "depth=18", "width=8", seed=seed, folder=f"skip-{seed}")
+    assert [len(group.replicates) for group in found(by=["block"]).groups] == [4, 4]
+    # A run with another value of a third key has no partner.
     make("optimizer=adam", "depth=2", "width=8", "block=conv", folder="adam")
     assert len(found(by=["block"]).groups) == 2
 

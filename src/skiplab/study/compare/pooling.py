@@ -76,16 +76,17 @@ def pool(
     levels = in_order({level for level, _, _ in at})
     settings = in_order({setting for _, setting, _ in at})
     seeds = sorted({result.seed for result in results})
+    # Of equal shares the last axis loses: a setting rather than a seed, which is a replicate.
     present = np.array(
-        [[[(a, b, seed) in at for seed in seeds] for b in settings] for a in levels], bool
+        [[[(a, b, seed) in at for b in settings] for seed in seeds] for a in levels], bool
     )
     kept = factorial.complete_part(present)
     if len(kept[0]) < 2:
         return None
     levels, settings = (
-        [all_[i] for i in kept[axis]] for axis, all_ in ((0, levels), (1, settings))
+        [all_[i] for i in kept[axis]] for axis, all_ in ((0, levels), (2, settings))
     )
-    seeds = [seeds[i] for i in kept[2]]
+    seeds = [seeds[i] for i in kept[1]]
     groups = [
         group_of([[at[level, setting, seed] for seed in seeds] for setting in settings], by, metric)
         for level in levels
