@@ -17,7 +17,7 @@ from skiplab import api
 from skiplab.errors import UsageError
 from skiplab.runs import folders
 from skiplab.study import record
-from skiplab.study.compare import documents, more_seeds
+from skiplab.study.compare import documents, more_seeds, texts
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_by_pools_pairs_with_all_else_equal(make: Make) -> None:
 
 def test_what_has_no_partner_is_left_out_and_told(make: Make) -> None:
     grid(make)
-    make("block=skip", "depth=18", "width=8", folder="alone")
+    make("block=skip", "depth=18", "width=8", seed=9, folder="alone")
     make("block=skip", "depth=2", "width=8", seed=3, folder="seed")
     made = found(by=["block"])
     assert [group.n for group in made.groups] == [12, 12]
@@ -204,8 +204,17 @@ def test_what_has_no_partner_is_left_out_and_told(make: Make) -> None:
     assert made.effects is not None
     assert made.effects.note == (
         "a grid of 2 block x 2 depth x 2 width, each cell with 3 seeds; 2 runs of 26 left out, "
-        "since others are missing: depth=18, seed=3"
+        "since others are missing: depth=18, seed=3,9"
     )
+    # Seed 3 now misses one setting of five: the setting goes, since it misses a larger share.
+    for block, depth, width in itertools.product(("conv", "skip"), (2, 6), (8, 16)):
+        if (block, depth, width) != ("skip", 2, 8):
+            make(f"block={block}", f"depth={depth}", f"width={width}", seed=3)
+    for seed in (0, 1, 2):
+        make("block=conv", "depth=18", "width=8", seed=seed, folder=f"conv-{seed}")
+        make("block=skip", "depth=18", "width=8", seed=seed, folder=f"skip-{seed}")
+    assert [len(group.replicates) for group in found(by=["block"]).groups] == [4, 4]
+    # A run with another value of a third key has no partner.
     make("optimizer=adam", "depth=2", "width=8", "block=conv", folder="adam")
     assert len(found(by=["block"]).groups) == 2
 
@@ -297,3 +306,25 @@ def test_latex_escapes_all_that_it_would_take_for_commands() -> None:
         r"a\_b \& 5 \% of \{x\} \textless{}\textasciitilde{}\textasciicircum{}\textbar{}"
         r"\textbackslash{}\textgreater{} \#1 \$2"
     )
+
+
+def test_many_groups_of_one_seed_are_one_sentence(make: Make) -> None:
+    for depth in range(1, 13):
+        make(f"depth={depth}", right=answers(0.5 + 0.02 * depth, seed=0))
+    first = found().lines()[0]
+    assert first.startswith("depth=12 ahead of depth=11 by 2.00 points, of depth=10 by 4.00 points")
+    assert first.endswith("by 16.00 points, and 3 more on these images; one seed each, so no claim")
+
+
+def test_a_narrow_terminal_gets_whole_words_and_a_whole_command(make: Make) -> None:
+    grid(make)
+    made = found(by=["block"])
+    for columns in (80, 120):
+        lines = texts.text(made, columns=columns).split("\n")
+        assert max(len(line) for line in lines if not line.startswith("more seeds")) <= columns
+        assert not any(line.rstrip().endswith(" 95") or line.endswith(" =") for line in lines)
+    assert any(
+        line.startswith("not shown for want of width: seconds")
+        for line in texts.text(made, columns=80).split("\n")
+    )
+    assert "seconds" in texts.text(made).split("\n")[0]

@@ -130,7 +130,8 @@ def compare(*paths: str | Path, by: str | None = None, metric: str = "test.accur
     """Compare finished runs in groups, averaged over seeds. Writes no file.
 
     `paths` are studies or folders with runs, `by` the keys to group by ("block,depth"), `metric`
-    one of those of `skiplab compare --help`. Raises UsageError for what cannot be compared.
+    one of those of `skiplab compare --help`. Over keys that `by` leaves out, runs are pooled in
+    pairs with all else equal. Raises UsageError for what cannot be compared.
     """
     from skiplab.config.values import nearest
     from skiplab.study.compare import comparison, results

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,16 +76,17 @@ def pool(
     levels = in_order({level for level, _, _ in at})
     settings = in_order({setting for _, setting, _ in at})
     seeds = sorted({result.seed for result in results})
+    # Of equal shares the last axis loses: a setting rather than a seed, which is a replicate.
     present = np.array(
-        [[[(a, b, seed) in at for seed in seeds] for b in settings] for a in levels], bool
+        [[[(a, b, seed) in at for b in settings] for seed in seeds] for a in levels], bool
     )
     kept = factorial.complete_part(present)
     if len(kept[0]) < 2:
         return None
     levels, settings = (
-        [all_[i] for i in kept[axis]] for axis, all_ in ((0, levels), (1, settings))
+        [all_[i] for i in kept[axis]] for axis, all_ in ((0, levels), (2, settings))
     )
-    seeds = [seeds[i] for i in kept[2]]
+    seeds = [seeds[i] for i in kept[1]]
     groups = [
         group_of([[at[level, setting, seed] for seed in seeds] for setting in settings], by, metric)
         for level in levels
@@ -208,12 +209,24 @@ def effects(results: Sequence[Result], keys: Sequence[str], *, metric: str) -> G
     rows = factorial.effects(
         values, [keys[axis] for axis in varied], right=right, is_tested=is_tested
     )
+    if is_share(metric):
+        rows = [within_shares(row) for row in rows]
     sizes = " x ".join(f"{len(kept[axis])} {plain([keys[axis]])}" for axis in varied)
     note = f"a grid of {sizes}, each cell with {counted(len(kept[-1]), 'seed')}"
+    note += ", so nothing is tested" if len(kept[-1]) == 1 else ""
     if len(runs) < len(results):
         note += f"; {counted(len(results) - len(runs), 'run')} of {len(results)} left out, "
         note += f"since others are missing: {left_out(keys, names, seeds, kept)}"
     return Grid(rows, note)
+
+
+def within_shares(row: Effect) -> Effect:
+    """Cut an effect's interval where shares end: two differ by 1, two differences by 2 at most."""
+    if row.interval is None:
+        return row
+    most = 2.0 ** (len(row.keys) - 1)
+    low, high = row.interval
+    return replace(row, interval=(max(-most, low), min(most, high)))
 
 
 def no_grid(keys: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ class Kind(Enum):
 
     REAL = "stands against both sources of chance"
     ONE_SEED = "one seed each: of the spread over seeds nothing is known"
-    CLOSE = "small, and small beside its uncertainty"
+    CLOSE = "small, and not large against its uncertainty"
     AHEAD = "can be seen, and is not proved"
 
 

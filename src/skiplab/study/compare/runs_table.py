@@ -9,7 +9,7 @@ from skiplab import provenance
 from skiplab.errors import UsageError
 from skiplab.runs import status
 from skiplab.runs.result import RunResult
-from skiplab.study.compare.groups import distinguishing, sortable, varying
+from skiplab.study.compare.groups import distinguishing, format_value, sortable, varying
 from skiplab.study.compare.results import FIGURES, METRICS, Found, Result, values_of
 
 # The seconds are train.seconds already.
@@ -32,10 +32,16 @@ def as_rows(found: Found) -> list[dict[str, object]]:
     for folder, run, state in runs:
         row: dict[str, object] = {"folder": str(folder), "seed": run and run.seed}
         row |= {"status": state, "compared": id(run) in counted}
-        row |= {key: run and run.values.get(key) for key in keys}
-        row |= {name: run and figure(run, name) for name in FIGURES_OF_RUNS}
+        row |= {key: run and plain(run.values.get(key)) for key in keys}
+        done = run if state == "finished" else None
+        row |= {name: done and figure(done, name) for name in FIGURES_OF_RUNS}
         rows.append(row)
     return sorted(rows, key=lambda row: [sortable(row[key]) for key in (*keys, "seed", "folder")])
+
+
+def plain(value: object) -> object:
+    """Return a config's value; several in one as a command line has them."""
+    return format_value(value) if isinstance(value, (tuple, list)) else value
 
 
 def begun_run(folder: Path) -> Result | None:

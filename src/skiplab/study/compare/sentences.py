@@ -21,7 +21,12 @@ from skiplab.study.compare.statistics import (
 MOST_IN_PAIRS = 8
 # Of more groups that the best is ahead of without proof, one sentence says all.
 MOST_WITH_REASON = 3
+# One sentence names this many groups.
+MOST_NAMED = 8
 NO_CLAIM = "one seed each, so no claim"
+TWO_SEEDS = (
+    "two seeds prove a difference only where theirs agree within 16 % of it; give three or more"
+)
 # The line that begins so ends with a command to be copied.
 COMMAND = "more seeds: "
 
@@ -36,7 +41,10 @@ def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: s
     if len(groups) > MOST_IN_PAIRS:
         pairs = []
     lines += about_others(pairs, metric)
-    return [*lines, *cautions(groups, best, metric=metric)]
+    cautioned = cautions(groups, best, metric=metric)
+    # A sentence on two seeds that has said it is enough.
+    is_said = any("two seeds prove it only if" in line for line in lines)
+    return [*lines, *(line for line in cautioned if not (is_said and line == TWO_SEEDS))]
 
 
 def seeds_line(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:
@@ -79,17 +87,18 @@ def about_best(against: Sequence[Difference], metric: str) -> list[str]:
     of_kind = {kind: [each for each in against if kind_of(each, metric) is kind] for kind in Kind}
     lines: list[str] = []
     if close := of_kind[Kind.CLOSE]:
-        ends = "; ".join(f"{value(each.b, metric)} ({gap(each, metric)})" for each in close)
+        ends = listed([f"{value(each.b, metric)} ({gap(each, metric)})" for each in close], "; ")
         lines.append(f"too close to call: {value(best, metric)}, {ends}")
     if alone := of_kind[Kind.ONE_SEED]:
         lines.append(of_one_seed(alone, metric))
     ahead = of_kind[Kind.AHEAD]
     if len(ahead) > MOST_WITH_REASON:
-        ends = ", ".join(
+        parts = [
             f"of {each.b.label} by {in_units(abs(each.mean), metric)}"
             + ("" if each.p is None else f" ({reasons.p_of(each)})")
             for each in ahead
-        )
+        ]
+        ends = listed(parts, ", ")
         lines.append(f"{best.label} is ahead, but chance cannot be excluded: {ends}")
         ahead = []
     lines += [
@@ -143,13 +152,21 @@ def by(each: Difference, metric: str) -> str:
 
 def of_one_seed(against: Sequence[Difference], metric: str) -> str:
     """Say what one seed each shows of the best group and others."""
-    ends = ", ".join(
+    parts = [
         (f"of {each.b.label}{by(each, metric)}" if each.mean else f"level with {each.b.label}")
         for each in against
-    )
+    ]
+    ends = listed(parts, ", ")
     where = "on these images" if metric.startswith("test.") else "in these runs"
     is_ahead = " ahead" if against[0].mean else ""
     return f"{against[0].a.label}{is_ahead} {ends} {where}; {NO_CLAIM}"
+
+
+def listed(parts: Sequence[str], between: str) -> str:
+    """Join parts; of many the first ones, and how many more there are."""
+    if len(parts) <= MOST_NAMED:
+        return between.join(parts)
+    return between.join([*parts[:MOST_NAMED], f"and {len(parts) - MOST_NAMED} more"])
 
 
 def value(group: Group, metric: str) -> str:
@@ -223,10 +240,7 @@ def few_seeds(groups: Sequence[Group]) -> list[str]:
         more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
         return [f"one seed only in {alone[0]}{more}: the other groups' spread is taken for its own"]
     if 2 in counts:
-        return [
-            "two seeds prove a difference only where theirs agree within 16 % of it; "
-            "give three or more"
-        ]
+        return [TWO_SEEDS]
     return []
 
 

@@ -83,10 +83,12 @@ def effects_table(made: Comparison) -> list[list[str]]:
     if made.effects is None or not made.effects.rows:
         return []
     unit = ", points" if is_share(made.metric) else ""
-    return [
+    rows = [
         ["effect", f"size{unit}", "95 % interval", "df", "p", "corrected", "stands"],
         *(effect_row(each, made.metric) for each in made.effects.rows),
     ]
+    is_tested = any(each.p is not None for each in made.effects.rows)
+    return rows if is_tested else [cells[:2] for cells in rows]
 
 
 def effect_row(each: Effect, metric: str) -> list[str]:
@@ -111,7 +113,8 @@ def text(made: Comparison, *, columns: int | None = None) -> str:
     if len(rows) > len(cut):
         lines.append(f"... and {len(rows) - len(cut)} more; compare.csv holds all")
     if gone:
-        lines.append(f"not shown for want of width: {', '.join(gone)}; compare.csv holds all")
+        told = f"not shown for want of width: {', '.join(gone)}; compare.csv holds all"
+        lines.append(wrapped(told, columns))
     lines += ["", *(wrapped(line, columns) for line in made.lines())]
     if made.effects is not None:
         shown = effects_table(made)
