@@ -63,6 +63,7 @@ STARTS_WITHOUT_TORCH = (
         "cli.list",
         "cli.answer",
         "cli.schema",
+        "cli.keys",
         "cli.train",
         "cli.resume",
         "exits",

@@ -52,6 +52,7 @@ VERBS = {
     "export": Verb(
         "a run's network as a file for other programs: ONNX, torch, safetensors", answers=True
     ),
+    "keys": Verb("every key that a run has: type, range, default, meaning", answers=True),
     "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
     "info": Verb("versions, devices, threads, data root", answers=True),
 }

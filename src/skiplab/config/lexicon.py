@@ -10,7 +10,18 @@ from skiplab.config import vocabulary
 
 # The verbs of `skiplab`.
 VERBS = (
-    *("compare", "draw", "evaluate", "export", "info", "list", "predict", "schema", "search"),
+    *(
+        "compare",
+        "draw",
+        "evaluate",
+        "export",
+        "info",
+        "keys",
+        "list",
+        "predict",
+        "schema",
+        "search",
+    ),
     "verify",
 )
 # The most names that an answer holds.
