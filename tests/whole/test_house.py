@@ -42,6 +42,7 @@ ONLY_IN = {
     "matplotlib": {
         "runs.canvas",
         "runs.plots",
+        "network_picture",
         "study.compare.drawing",
         "study.compare.pictures",
         "study.compare.layer_plots",
@@ -64,6 +65,7 @@ STARTS_WITHOUT_TORCH = (
         "cli.answer",
         "cli.schema",
         "cli.keys",
+        "cli.show",
         "cli.train",
         "cli.resume",
         "exits",

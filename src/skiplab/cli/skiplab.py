@@ -49,6 +49,11 @@ VERBS = {
         takes_keys=True,
         answers=True,
     ),
+    "show": Verb(
+        "a network's stages, blocks, shapes and costs, printed and drawn",
+        takes_keys=True,
+        answers=True,
+    ),
     "export": Verb(
         "a run's network as a file for other programs: ONNX, torch, safetensors", answers=True
     ),
