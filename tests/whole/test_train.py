@@ -15,7 +15,7 @@ import torch
 
 from helpers import Cli, Train, compose, last_of, start
 from skiplab import launch
-from skiplab.cli.list import row
+from skiplab.cli.list import read_run
 from skiplab.config import stored
 from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.study import plan
@@ -495,8 +495,9 @@ def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Pa
     launch.write_config(folder, stored.dump(config))
     assert stored.load(folder / "config.yaml").name == name
     assert stored.identity(config) == stored.identity(compose())
-    assert len(row(folder)[2]) <= 75
-    assert "\n" not in row(folder)[2]
+    model = read_run(folder).row().cells["model"]
+    assert len(model) <= 75
+    assert "\n" not in model
     cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", cell.folder.name)
     assert cell.folder.name.startswith(label[:24])
