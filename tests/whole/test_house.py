@@ -65,6 +65,7 @@ STARTS_WITHOUT_TORCH = (
         "cli.answer",
         "cli.schema",
         "cli.keys",
+        "cli.completion",
         "cli.show",
         "cli.train",
         "cli.resume",
