@@ -42,6 +42,7 @@ ONLY_IN = {
     "matplotlib": {
         "runs.canvas",
         "runs.plots",
+        "network_picture",
         "study.compare.drawing",
         "study.compare.pictures",
         "study.compare.layer_plots",
@@ -63,6 +64,9 @@ STARTS_WITHOUT_TORCH = (
         "cli.list",
         "cli.answer",
         "cli.schema",
+        "cli.keys",
+        "cli.completion",
+        "cli.show",
         "cli.train",
         "cli.resume",
         "exits",

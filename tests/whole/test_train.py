@@ -15,7 +15,7 @@ import torch
 
 from helpers import Cli, Train, compose, last_of, start
 from skiplab import launch
-from skiplab.cli.list import row
+from skiplab.cli.list import read_run
 from skiplab.config import stored
 from skiplab.runs import checkpoint, folders, lock, status
 from skiplab.study import plan
@@ -298,16 +298,15 @@ def test_a_sweep_runs_every_cell_and_a_bad_one_spares_the_others(call: Cli) -> N
         f"block-{block}_lr-{lr}_seed-0" for block in ("conv", "skip") for lr in ("0.05", "1e_18")
     ]
     assert sum(folders.is_finished(folder) for folder in run_folders()) == 2
-    # The table at the end has it too.
+    # The table at the end has the failed cells, a column for each key.
+    table = out[out.index("in outputs/studies/") : out.index("sweep: ")]
     for folder in run_folders():
-        block, lr = (
-            folder.name.split("_")[0].split("-")[1],
-            "0.05" if "lr-0.05" in folder.name else r"1e\+18",
-        )
-        state = "done" if folders.is_finished(folder) else "failed"
-        assert re.search(
-            rf"^{state} +block={block} optimizer.lr={lr} .* \S*{folder.name}", out, re.MULTILINE
-        )
+        block = folder.name.split("_")[0].split("-")[1]
+        row = rf"^failed +{block} +1e\+18 .* logs/{folder.name}\.log: exit code 5"
+        is_finished = folders.is_finished(folder)
+        assert bool(re.search(row, table, re.MULTILINE)) == (not is_finished)
+        assert (folder.name in table) == (not is_finished)
+    assert "each cell: train -v, or skiplab list study=" in out
 
 
 def test_train_alone_is_a_run(tmp_path: Path) -> None:
@@ -495,8 +494,9 @@ def test_a_label_is_a_part_of_a_folders_name(name: str, label: str, tmp_path: Pa
     launch.write_config(folder, stored.dump(config))
     assert stored.load(folder / "config.yaml").name == name
     assert stored.identity(config) == stored.identity(compose())
-    assert len(row(folder)[2]) <= 75
-    assert "\n" not in row(folder)[2]
+    model = read_run(folder).row().cells["model"]
+    assert len(model) <= 75
+    assert "\n" not in model
     cell = plan.cell_of(["seed=1"], config, folder=tmp_path, fixed=[])
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", cell.folder.name)
     assert cell.folder.name.startswith(label[:24])

@@ -49,9 +49,15 @@ VERBS = {
         takes_keys=True,
         answers=True,
     ),
+    "show": Verb(
+        "a network's stages, blocks, shapes and costs, printed and drawn",
+        takes_keys=True,
+        answers=True,
+    ),
     "export": Verb(
         "a run's network as a file for other programs: ONNX, torch, safetensors", answers=True
     ),
+    "keys": Verb("every key that a run has: type, range, default, meaning", answers=True),
     "schema": Verb("a JSON Schema of the config, with which editors complete keys", answers=True),
     "info": Verb("versions, devices, threads, data root", answers=True),
 }
@@ -85,6 +91,10 @@ def skiplab_command(arguments: Sequence[str]) -> int:
         return run_train(words)
     from skiplab import locations
 
+    if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        from skiplab.cli import completion
+
+        return completion.command(arguments[1:])
     if not arguments or all(argument in ("--help", "-h", "--version") for argument in arguments):
         parser, _ = make_parsers()
         parser.parse_args(list(arguments))
@@ -124,7 +134,8 @@ def make_parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="skiplab",
         description="Make runs, and look at them.",
-        epilog="skiplab train is another spelling of the command train.",
+        epilog="skiplab train is another spelling of the command train. "
+        'Tab completion: eval "$(skiplab -sc install=bash)"; also zsh and fish.',
     )
     parser.add_argument("--version", action="version", version=f"skiplab {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -30,7 +30,7 @@ def text_for(topics: Sequence[str]) -> str:
 def explain(topic: str) -> str:
     """Return the help on one group, section or key."""
     options = groups().get(topic, [])
-    section = dict(_sections()).get(topic)
+    section = dict(sections()).get(topic)
     if options or section:
         paragraphs = [_describe_options(topic, options)] if options else []
         paragraphs += _describe_keys(topic, section or ())
@@ -61,7 +61,7 @@ def _describe_keys(section: str, schemas: Sequence[type]) -> Iterator[str]:
     """Yield a paragraph for each class of keys that a section can have."""
     for schema in schemas:
         known = [f for f in fields(schema) if f.name != "name"]
-        names = _names_of(section, schema, schemas)
+        names = names_of(section, schema, schemas)
         if not names and len(schemas) > 1:
             names = ["FILE.py:NAME"]
         owner = f" of {' '.join(names)}" if names else ""
@@ -73,7 +73,7 @@ def _describe_keys(section: str, schemas: Sequence[type]) -> Iterator[str]:
 def _describe_key(path: str) -> str:
     """Return the help on one key, and when it may change."""
     section, _, leaf = path.rpartition(".")
-    schemas = dict(_sections())[section] if section else (Config,)
+    schemas = dict(sections())[section] if section else (Config,)
     # The names of the options that say the same of the key.
     owners: dict[str, list[str]] = {}
     metadata = keys.leaves()[path].metadata
@@ -81,7 +81,7 @@ def _describe_key(path: str) -> str:
         for f in fields(schema):
             if f.name == leaf:
                 owners.setdefault(_meaning(schema, f), []).extend(
-                    _names_of(section, schema, schemas)
+                    names_of(section, schema, schemas)
                 )
     lines = []
     for text, names in owners.items():
@@ -94,7 +94,7 @@ def _describe_key(path: str) -> str:
     return "\n".join(lines)
 
 
-def _sections() -> Iterator[tuple[str, tuple[type, ...]]]:
+def sections() -> Iterator[tuple[str, tuple[type, ...]]]:
     """Yield each key of the config that holds keys, with the classes that it can be of."""
     for name, kind in keys.hints(Config).items():
         schemas = tuple(v for v in keys.variants(kind) if is_dataclass(v) and isinstance(v, type))
@@ -102,7 +102,7 @@ def _sections() -> Iterator[tuple[str, tuple[type, ...]]]:
             yield name, schemas
 
 
-def _names_of(group: str, schema: type, schemas: Sequence[type]) -> list[str]:
+def names_of(group: str, schema: type, schemas: Sequence[type]) -> list[str]:
     """Return the names of a group that have the keys of one class; none if there is only one."""
     if len(schemas) == 1:
         return []
@@ -114,10 +114,10 @@ def _names_of(group: str, schema: type, schemas: Sequence[type]) -> list[str]:
 
 def _meaning(schema: type, f: "Field[object]") -> str:
     """Return what a key means, with its type and range in brackets."""
-    return f"{f.metadata['meaning']} ({_values(keys.hints(schema)[f.name], f)})"
+    return f"{f.metadata['meaning']} ({values_in_words(keys.hints(schema)[f.name], f)})"
 
 
-def _values(kind: object, f: "Field[object]") -> str:
+def values_in_words(kind: object, f: "Field[object]") -> str:
     """Return which values a key takes, in words."""
     variants, word = keys.variants(kind), f.metadata["word"]
     # A key with a word for a number has the type `int | str`.

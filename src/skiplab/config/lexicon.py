@@ -10,8 +10,8 @@ from skiplab.config import vocabulary
 
 # The verbs of `skiplab`.
 VERBS = (
-    *("compare", "draw", "evaluate", "export", "info", "list", "predict", "schema", "search"),
-    "verify",
+    *("compare", "draw", "evaluate", "export", "info", "keys", "list", "predict"),
+    *("schema", "search", "show", "verify"),
 )
 # The most names that an answer holds.
 FEW = 3

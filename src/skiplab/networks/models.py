@@ -177,7 +177,9 @@ def initialize(model: nn.Module, init: str) -> None:
 
     `he` draws convolutions from N(0, 2 / fan_out), and zeroes their biases and the linear layer's.
     """
-    if init == "torch":
+    # Weights on the meta device have no values. Drawing them would import torch's compiler, which
+    # takes seconds.
+    if init == "torch" or any(parameter.is_meta for parameter in model.parameters()):
         return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -21,6 +21,16 @@ class Summary:
     stages: dict[str, tuple[tuple[int, ...], int]]
 
 
+def macs_of(module: nn.Module, output: Tensor) -> int:
+    """Return a layer's multiply-accumulates for one image, from its output for a batch."""
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        return output[0].numel() * module.in_channels * height * width
+    if isinstance(module, nn.Linear):
+        return output[0].numel() * module.in_features
+    return 0
+
+
 def summarize(model: nn.Sequential, *, channels: int, size: tuple[int, int]) -> Summary:
     """Count parameters, and the multiply-accumulates of convolutions and linear layers.
 
@@ -31,11 +41,7 @@ def summarize(model: nn.Sequential, *, channels: int, size: tuple[int, int]) -> 
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal macs
-        if isinstance(module, nn.Conv2d):
-            height, width = module.kernel_size
-            macs += output[0].numel() * module.in_channels * height * width
-        elif isinstance(module, nn.Linear):
-            macs += output[0].numel() * module.in_features
+        macs += macs_of(module, output)
 
     def shape_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda _module, _inputs, output: shapes.__setitem__(name, tuple(output.shape[1:]))

@@ -117,11 +117,16 @@ def in_order(found: Iterable[str]) -> list[Path]:
 
 def started(folder: Path) -> tuple[float, str]:
     """Return when the run began, by its config's time of writing, and the folder's name."""
+    return modified(folder / CONFIG), folder.name
+
+
+def modified(path: Path) -> float:
+    """Return a file's time of writing, in seconds since 1970; 0 if it is not there."""
     try:
-        return os.stat(f"{folder}/{CONFIG}").st_mtime, folder.name
-    # The folder may be removed while others are looked at.
+        return os.stat(path).st_mtime
+    # A folder may be removed while others are looked at.
     except (OSError, ValueError):
-        return 0.0, folder.name
+        return 0.0
 
 
 def unfinished(root: Path, identity: str) -> Path | None:

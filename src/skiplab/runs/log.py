@@ -156,6 +156,8 @@ class Log:
         self.metrics.write(
             b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
         )
+        # A study that runs this shows how far it is.
+        self.metrics.flush()
 
     def metrics_size(self) -> int:
         """Return how many bytes metrics.jsonl holds."""

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from skiplab.config import rules
 from skiplab.machine.signals import hang_up
 from skiplab.runs import status
 from skiplab.study import supervisor
@@ -34,6 +36,50 @@ class Best:
     accuracy: float
 
 
+@dataclass
+class Pace:
+    """How fast a running cell goes, as its log points tell."""
+
+    # When it was looked at first, and the step that it stood at.
+    began: float
+    first: int
+    num_steps: int
+    batch_size: int
+    # The last log point, and when it was seen.
+    step: int
+    seen: float
+    num_points: int = 0
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the pace is measured between log points, without the start."""
+        return self.num_points > 1
+
+    @property
+    def seconds_per_step(self) -> float:
+        return (self.seen - self.began) / (self.step - self.first)
+
+    def rest(self, now: float) -> float:
+        """Return the seconds until the last step."""
+        left = (self.num_steps - self.step) * self.seconds_per_step
+        return max(0.0, left - (now - self.seen))
+
+    def note(self, step: int, now: float) -> None:
+        """Take in a log point.
+
+        A run that went back to a save begins again there. The first log point comes late, since a
+        start takes seconds; from the second on, the time between log points counts.
+        """
+        if step < self.step:
+            self.began, self.first, self.step, self.seen = now, step, step, now
+            self.num_points = 0
+        elif step > self.step:
+            self.num_points += 1
+            if self.num_points == 2:
+                self.began, self.first = self.seen, self.step
+            self.step, self.seen = step, now
+
+
 class Progress:
     """What both views know of the jobs.
 
@@ -44,6 +90,8 @@ class Progress:
         self.slots = slots
         self.total = total
         self.best: Best | None = None
+        # Of the cells that run, by their folders and attempts.
+        self.paces: dict[tuple[str, int], Pace] = {}
         # The state of a finished cell is read once. The keys are run folders.
         self.states: dict[str, status.Status] = {}
 
@@ -75,18 +123,48 @@ class Progress:
             words += f"; best on validation so far {percent(self.best.accuracy)}: {self.best.label}"
         return words
 
-    def left(self, jobs: Sequence[Job]) -> float | None:
-        """Return the seconds until the end; None before the first cell of this call has ended.
+    def pace(self, job: Job) -> Pace | None:
+        """Return how fast a running cell goes; None before its first log point."""
+        key, now = (str(job.cell.folder), job.attempts), time.monotonic()
+        step = supervisor.step_of(job) or 0
+        if key not in self.paces:
+            config = job.cell.config
+            num_steps = config.steps or config.epochs * rules.steps_per_epoch(config)
+            num_steps = min(num_steps, config.trainer.limit_steps or num_steps)
+            self.paces[key] = Pace(job.began, step, num_steps, config.batch_size, step, job.began)
+        pace = self.paces[key]
+        pace.note(step, now)
+        return pace if pace.step > pace.first else None
 
-        Each cell is taken to last as long as the mean of those that this call has finished.
+    def left(self, jobs: Sequence[Job]) -> float | None:
+        """Return the seconds until the end; None before the second log point of a cell.
+
+        A running cell goes on at its pace. A waiting one lasts as long as the mean of those that
+        this call has finished, or else as the mean of those that run.
         """
-        took = [job.seconds for job in jobs if job.state == "finished" and not job.before]
-        if not took or all(job.is_over for job in jobs):
+        if all(job.is_over for job in jobs):
             return None
-        mean, now = sum(took) / len(took), time.monotonic()
-        ahead = sum(mean for job in jobs if job.state == "waiting")
-        ahead += sum(max(0.0, mean - (now - job.began)) for job in jobs if job.state == "running")
-        return ahead / self.slots
+        took = [job.seconds for job in jobs if job.state == "finished" and not job.before]
+        now = time.monotonic()
+        # Of running cells: the seconds until the end, and those of their whole runs.
+        rests: list[float] = []
+        expected: list[float] = []
+        for job in jobs:
+            if job.state != "running":
+                continue
+            spent, pace = now - job.began, self.pace(job)
+            if pace is not None and pace.is_steady:
+                rests.append(pace.rest(now))
+                expected.append(spent + rests[-1])
+            elif took:
+                rests.append(max(0.0, sum(took) / len(took) - spent))
+        took = took or expected
+        if not took:
+            return None
+        mean = sum(took) / len(took)
+        ahead = mean * sum(job.state == "waiting" for job in jobs) + sum(rests)
+        # The last cell is nobody's to share.
+        return max([ahead / self.slots, *rests])
 
 
 class Lines(Progress):
@@ -169,7 +247,7 @@ class Live(Lines):
             box=None,
             padding=(0, 2, 0, 0),
         )
-        for heading in ("state", "cell", "step", "validation", "time"):
+        for heading in ("state", "cell", "step", "val", "img/s", "time"):
             table.add_column(heading, overflow="fold")
         running = [job for job in jobs if job.state == "running"]
         styles = {"running": "green", "failed": "red", "finished": "dim"}
@@ -181,12 +259,18 @@ class Live(Lines):
         """Return the texts of one job's row."""
         label = job.cell.label
         if job.state == "running":
-            stood = supervisor.step_of(job)
-            step = f"{stood[0]:,}" if stood else "-"
-            return job.state, label, step, "-", duration(time.monotonic() - job.began)
+            pace, spent = self.pace(job), duration(time.monotonic() - job.began)
+            if pace is None:
+                return job.state, label, "-", "-", "-", spent
+            step = f"{pace.step:,} of {pace.num_steps:,}"
+            speed = "-"
+            if pace.is_steady:
+                speed = f"{pace.batch_size / pace.seconds_per_step:,.0f}"
+            return job.state, label, step, "-", speed, spent
         found = self.state(job)
         step = "-" if found.step is None else f"{found.step:,}"
-        return job.state, label, step, percent(found.val_accuracy), duration(job.seconds)
+        spent = duration(job.seconds)
+        return job.state, label, step, percent(found.val_accuracy), "-", spent
 
     def close(self) -> None:
         """Remove the table."""
@@ -200,27 +284,46 @@ def make_view(*, slots: int, total: int | None = None) -> Lines:
 
 
 def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], status.Status]) -> str:
-    """Return the table of every cell: state, accuracies, seconds of training, and its folder.
+    """Return the table of cells: state, accuracies, seconds of training, and its folder.
 
-    A failed cell has its log and its reason in place of its folder.
+    A key that tells the cells apart has a column of its own. The folder that all lie in is named
+    once, above the table. A failed cell has its log and its reason in place of its folder.
     """
-    rows = [("state", "cell", "validation", "test", "training, s", "run folder, or log")]
-    for job in jobs:
+    parent = os.path.commonpath([job.cell.folder.parent for job in jobs])
+    keys, values = by_key([job.cell.label for job in jobs])
+    heading = ("state", *keys, "val %", "test %", "seconds", "run folder, or log")
+    rows = [heading]
+    for job, labels in zip(jobs, values, strict=True):
         found = state_of(job)
         state = "done" if job.state == "finished" else job.state
-        where = shlex.quote(str(job.cell.folder))
+        where = shlex.quote(os.path.relpath(job.cell.folder, parent))
         if job.state == "failed":
-            where = f"{shlex.quote(str(job.cell.log))}: {shorten(job.reason)}"
+            log = shlex.quote(os.path.relpath(job.cell.log, parent))
+            where = f"{log}: {shorten(job.reason)}"
         row = (
             "done before" if job.before else state,
-            job.cell.label,
-            percent(found.val_accuracy),
-            percent(found.test_accuracy),
+            *labels,
+            percent(found.val_accuracy).removesuffix(" %"),
+            percent(found.test_accuracy).removesuffix(" %"),
             "-" if found.seconds is None else f"{found.seconds:.1f}",
             where,
         )
         rows.append(row)
-    return align(rows)
+    place = f"in {shlex.quote(parent)}:\n" if parent else ""
+    return place + align(rows)
+
+
+def by_key(labels: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the keys of cells' labels, and of each label its values in their order.
+
+    Labels without the same keys are one column, `cell`.
+    """
+    parts = [[part.split("=", 1) for part in label.split(" ")] for label in labels]
+    keys = [pair[0] for pair in parts[0]]
+    alike = all([pair[0] for pair in pairs] == keys for pairs in parts)
+    if not alike or any(len(pair) < 2 for pairs in parts for pair in pairs):
+        return ["cell"], [[label] for label in labels]
+    return keys, [[pair[1] for pair in pairs] for pairs in parts]
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from skiplab.config import stored
 from skiplab.errors import UsageError
 from skiplab.machine.decisions import SAVE, Decision
 from skiplab.machine.signals import EXIT_CODES
-from skiplab.runs import folders
+from skiplab.runs import contents, folders
 from skiplab.study import workers
 from skiplab.study.plan import Cell
 from skiplab.study.slots import Slot
@@ -32,6 +32,8 @@ STOP_CODES = (*EXIT_CODES.values(), -signal.SIGTERM)
 FINAL_CODES = (2, 4, 5)
 # An error is looked for in this many bytes at the end of a log.
 LOG_TAIL = 4_000
+# A cell's last row of metrics is looked for in this many bytes at the end of their file.
+ROWS_TAIL = 20_000
 
 
 @dataclass
@@ -285,15 +287,16 @@ def send_signal(jobs: Sequence[Job], number: signal.Signals) -> None:
                 os.kill(job.process.pid, number)
 
 
-def step_of(job: Job) -> tuple[int, float] | None:
-    """Return optimizer steps and seconds of training at a running cell's last evaluation.
-
-    None before the first evaluation.
-    """
+def step_of(job: Job) -> int | None:
+    """Return the optimizer step of a running cell's last log point; None before the first."""
     try:
-        with (job.cell.folder / "timing.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 300))
-            row = json.loads(file.read().splitlines()[-1])
-            return int(row["step"]), float(row["seconds"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        with (job.cell.folder / contents.METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - ROWS_TAIL))
+            rows = file.read().split(b"\n")[:-1]
+    except OSError:
         return None
+    for row in reversed(rows):
+        # The first of them may be cut, and a row of an evaluation or a probe has its step too.
+        with suppress(ValueError, KeyError, TypeError):
+            return int(json.loads(row)["step"])
+    return None

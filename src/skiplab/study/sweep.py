@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import os
 import shlex
 import shutil
 import sys
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 HydraMain = Callable[[Sequence[str], Callable[["DictConfig"], None]], int]
 # A study of more cells needs force=true.
 MAX_CELLS = 1_000
+# `train -v` sets this variable to 1.
+VERBOSE = "SKIPLAB_VERBOSE"
 
 
 @dataclass(frozen=True)
@@ -303,9 +306,18 @@ def print_comparison(folder: Path, *, missing: int, of: int) -> int:
 
 
 def print_closing_table(jobs: Sequence[Job], *, stopped: int) -> int:
-    """Print the table of all cells and a line below it; return the exit code."""
-    print(f"\n{progress_view.closing_table(jobs, lambda job: status.read(job.cell.folder))}\n")
-    print(progress_view.closing_line(jobs))
+    """Print a line on all cells, and the table of those that are not done; return the exit code.
+
+    With `train -v`, or where no comparison follows, the table has all cells.
+    """
+    done = sum(job.state == "finished" for job in jobs)
+    is_whole = done < 2 or os.environ.get(VERBOSE) == "1"
+    shown = [job for job in jobs if is_whole or job.state != "finished"]
+    if shown:
+        print(f"\n{progress_view.closing_table(shown, lambda job: status.read(job.cell.folder))}")
+    print(f"\n{progress_view.closing_line(jobs)}")
+    if len(shown) < len(jobs):
+        print("each cell: train -v, or skiplab list study=NAME".replace("NAME", name_of(jobs)))
     states = {job.state for job in jobs}
     if states - {"finished"}:
         print(
@@ -317,3 +329,8 @@ def print_closing_table(jobs: Sequence[Job], *, stopped: int) -> int:
     if "failed" in states:
         return 1
     return 7 if states & {"stopped", "not begun"} else 0
+
+
+def name_of(jobs: Sequence[Job]) -> str:
+    """Return the name of a study, whose folder holds the logs of its cells."""
+    return jobs[0].cell.log.parent.parent.name
