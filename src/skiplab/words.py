@@ -6,11 +6,12 @@ import time
 
 # With this variable in the environment a run prints more: `train -v` sets it.
 WANTS_MORE = "SKIPLAB_VERBOSE"
-# A command to copy, which is never broken: `train` or `skiplab VERB`, and what looks like its
-# arguments. Those are flags, KEY=VALUE, paths, words in quotes, and placeholders in capitals.
+# What is never broken: a percentage, and a command, since it is there to be copied. A command is
+# `train` or `skiplab VERB` with what looks like its arguments: flags, KEY=VALUE, paths, words in
+# quotes, and placeholders in capitals.
 ARGUMENT = r"""(?:'[^']*'|-[^\s;,]+|[\w.]+=(?:'[^']*'|[^\s;])+|[^\s;']*/[^\s;']*|[A-Z]+\b)"""
-COMMAND = re.compile(rf"\b(?:train|skiplab [a-z]+)(?: {ARGUMENT})+")
-# Stands for a space within a command while lines are broken.
+WHOLE = re.compile(rf"\b(?:train|skiplab [a-z]+)(?: {ARGUMENT})+|(?<=\d) %")
+# Stands for a space within them while lines are broken.
 TIED = "\0"
 INDENT = "  "
 
@@ -47,7 +48,7 @@ def duration(seconds: float) -> str:
 def joined(whole: int, unit: str, rest: int, small: str) -> str:
     """Return two units of time, the smaller one in two digits under an hour or a minute."""
     digits = "" if small == "h" else "02"
-    return f"{whole} {unit}" + (f" {rest:{digits}} {small}" if rest else "")
+    return f"{whole:,} {unit}" + (f" {rest:{digits}} {small}" if rest else "")
 
 
 def estimated(seconds: float) -> str:
@@ -84,7 +85,7 @@ def _wrapped_line(line: str, width: int) -> str:
     """Break one line."""
     if len(line) <= width or "  " in line:
         return line
-    tied = COMMAND.sub(lambda found: found[0].replace(" ", TIED), line)
+    tied = WHOLE.sub(lambda found: found[0].replace(" ", TIED), line)
     parts = textwrap.wrap(
         tied, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
     )

@@ -63,6 +63,13 @@ def test_the_chosen_epoch_is_told_with_what_the_end_would_have_given() -> None:
     assert of_curve(curve(0.5, 0.8, 0.9), best=30) == [
         "the last epoch, 3, was the best on validation: 90.00 %, against 80.00 % before"
     ]
+    assert of_curve(curve(0.5, 0.8, 0.8), best=20) == [
+        "epoch 2 of 3 was the best on validation: 80.00 %, as at the end, where the loss was larger"
+    ]
+    assert of_curve(curve(0.8, 0.7, 0.8), best=30) == [
+        "the last epoch, 3, was the best on validation: 80.00 %, as before, where the loss was "
+        "larger"
+    ]
     assert of_curve(curve(0.5), best=10) == [
         "the only evaluation, at epoch 1, has 50.00 % on validation"
     ]
@@ -170,7 +177,11 @@ def test_two_classes_have_one_pair_only() -> None:
 
 def test_a_network_that_says_one_class_is_told_so() -> None:
     assert on([[0, 20, 0], [0, 30, 0], [0, 20, 0]]) == [
-        "42.86 % is no better than always saying dog, the most frequent class (42.86 %)"
+        "an accuracy of 42.86 % is no better than always saying dog, the most frequent class "
+        "(42.86 %)"
+    ]
+    assert on([[0, 20], [0, 20]]) == [
+        "an accuracy of 50.00 % is no better than always saying the same class (50.00 %)"
     ]
 
 

@@ -31,6 +31,7 @@ from skiplab.words import duration, estimated, with_millions, wrapped
         (86_369, "23 h 59 min"),
         (86_371, "1 d"),
         (273_600, "3 d 4 h"),
+        (100_000_000, "1,157 d 10 h"),
     ],
 )
 def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
@@ -121,6 +122,10 @@ def test_a_command_stays_on_one_line(command: str, after: str) -> None:
 def test_rows_of_a_table_stay_as_they_are() -> None:
     row = f"{'a class with a long name ' * 4}  0.5000    0.5000"
     assert wrapped(row, 80) == row
+
+
+def test_a_percent_sign_stays_with_its_number() -> None:
+    assert wrapped("accuracy is 98.61 % today", 18) == "accuracy is\n  98.61 % today"
 
 
 def test_words_alone_are_no_command() -> None:

@@ -86,15 +86,14 @@ def choice(rows: Sequence[Row], chosen: Row) -> str:
     if len(rows) == 1:
         return f"the only evaluation, at epoch {epoch}, has {best} on validation"
     if chosen is last:
-        before = max(row["val_accuracy"] for row in rows[:-1])
-        return (
-            f"the last epoch, {epoch}, was the best on validation: {best}, "
-            f"against {percent(before)} before"
-        )
-    return (
-        f"epoch {epoch} of {last['epoch']:.4g} was the best on validation: {best}, "
-        f"against {percent(last['val_accuracy'])} at the end"
-    )
+        said = f"the last epoch, {epoch}, was the best on validation: {best}"
+        other, when = percent(max(row["val_accuracy"] for row in rows[:-1])), "before"
+    else:
+        said = f"epoch {epoch} of {last['epoch']:.4g} was the best on validation: {best}"
+        other, when = percent(last["val_accuracy"]), "at the end"
+    if other == best:
+        return f"{said}, as {when}, where the loss was larger"
+    return f"{said}, against {other} {when}"
 
 
 def rising(rows: Sequence[Row], *, num_held: int) -> str:
@@ -172,10 +171,12 @@ def no_better_than_one_class(figures: Mapping[str, Any], names: Sequence[str]) -
     share = max(support) / sum(support)
     if len(names) < 2 or share < figures["accuracy_95"][0]:
         return ""
-    common = names[support.index(max(support))]
+    common = f"{names[support.index(max(support))]}, the most frequent class"
+    if min(support) == max(support):
+        common = "the same class"
     return (
-        f"{percent(figures['accuracy'])} is no better than always saying {common}, "
-        f"the most frequent class ({percent(share)})"
+        f"an accuracy of {percent(figures['accuracy'])} is no better than always saying {common} "
+        f"({percent(share)})"
     )
 
 

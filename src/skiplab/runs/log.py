@@ -23,6 +23,8 @@ from skiplab.runs.epochs import WIDTH, Evaluated, lines
 tqdm.set_lock(threading.RLock())
 # Seconds after which a run without a bar shows that it lives.
 QUIET = 30
+# The bar of a run: without the rate, so that the losses fit into 80 columns.
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 @contextmanager
@@ -111,6 +113,7 @@ class Log:
                 dynamic_ncols=True,
                 mininterval=0.2,
                 leave=False,
+                bar_format=BAR,
             )
 
     def advance(self) -> None:
@@ -128,7 +131,9 @@ class Log:
         a line in any case.
         """
         if self.bar is not None:
-            self.bar.set_postfix(values, refresh=False)
+            # The bar has the step itself, and the table the speed.
+            shown = {name: values[name] for name in values if name not in ("step", "img/s")}
+            self.bar.set_postfix(shown, refresh=False)
         if always or (self.bar is None and time.monotonic() - self.last_line >= QUIET):
             self.line("  ".join(f"{name} {value}" for name, value in values.items()))
 
