@@ -71,6 +71,12 @@ def run_in_folder(config: Config, folder: Path, stop_signal: StopSignal) -> int:
     """Run in a folder whose lock is held. A finished run prints its report."""
     if folders.is_finished(folder):
         streams.say(f"{folder} is finished; its report:\n\n{read_report(folder)}")
+        # NumPy takes long to import.
+        from skiplab.runs import findings
+
+        said = findings.of_folder(folder, config.dataset.classes, split=config.evaluator.split)
+        if said:
+            streams.say("\n".join(said))
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"
     try:

@@ -228,6 +228,12 @@ def test_the_run_and_evaluate_say_the_same(call: Cli) -> None:
     assert "\n".join(["", "", *said, "", "training took "]) in out
     code, text, _ = call("evaluate", "run", command="skiplab")
     assert text.rstrip().endswith("\n\n" + "\n".join(said))
+    # So does the command of a finished run, and a damaged folder says nothing.
+    code, text, _ = call("resume=run")
+    assert text.endswith("\n\n" + "\n".join(said) + "\n")
+    Path("run/predictions.npz").write_bytes(Path("run/predictions.npz").read_bytes()[:-100])
+    code, text, _ = call("resume=run")
+    assert (code, said[0] in text) == (0, False)
     # What is said of the epoch is of the best weights only.
     code, text, _ = call("evaluate", "run", "--checkpoint", "last", command="skiplab")
     assert "on validation" not in text.partition("\nloss ")[2]

@@ -5,16 +5,18 @@ Each sentence has its number, and a threshold keeps it back where chance alone w
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skiplab import regular
-from skiplab.runs import contents
+from skiplab.runs import contents, report, result
 from skiplab.runs.report import wilson_interval
 from skiplab.words import counted, percent
 
@@ -58,6 +60,28 @@ def of_run(
     split = list(on_split(figures, confusion))
     training = list(on_training(rows, best_step=best_step, num_held=num_held))
     return [*training[:1], *split[:1], *training[1:], *split[1:]][:MOST]
+
+
+def of_folder(folder: Path, classes: Sequence[str], *, split: str) -> list[str]:
+    """Return the sentences on a finished run, from what its folder holds; none if that is damaged.
+
+    `split` is the one that it reports on, test or val.
+    """
+    try:
+        with (
+            regular.opened(folder / contents.PREDICTIONS) as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            found = report.Predictions(arrays[f"{split}_labels"], arrays[f"{split}_probabilities"])
+            num_held = len(arrays["val_labels"]) if "val_labels" in arrays else 0
+        ended = result.read(folder)
+        figures = report.metrics(found, classes, loss=0.0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, BadZipFile, zlib.error):
+        return []
+    if ended is None or ended.best_step is None:
+        return []
+    rows = evaluations(folder)
+    return of_run(rows, figures, found.confusion, best_step=ended.best_step, num_held=num_held)
 
 
 def of_split(figures: Mapping[str, Any], confusion: NDArray[np.int64]) -> list[str]:
