@@ -6,11 +6,11 @@ import time
 
 # With this variable in the environment a run prints more: `train -v` sets it.
 WANTS_MORE = "SKIPLAB_VERBOSE"
-# What is never broken: a percentage, and a command, since it is there to be copied. A command is
-# `train` or `skiplab VERB` with what looks like its arguments: flags, KEY=VALUE, paths, words in
-# quotes, and placeholders in capitals.
+# What is never broken: a percentage, and a command, since it is there to be copied. A command is in
+# backticks, or `train` or `skiplab VERB` with what looks like its arguments: flags, KEY=VALUE,
+# paths, words in quotes, and placeholders in capitals.
 ARGUMENT = r"""(?:'[^']*'|-[^\s;,]+|[\w.]+=(?:'[^']*'|[^\s;])+|[^\s;']*/[^\s;']*|[A-Z]+\b)"""
-WHOLE = re.compile(rf"\b(?:train|skiplab [a-z]+)(?: {ARGUMENT})+|(?<=\d) %")
+WHOLE = re.compile(rf"\b(?:train|skiplab [a-z]+)(?: {ARGUMENT})+|`[^`]*`|(?<=\d) %")
 # Stands for a space within them while lines are broken.
 TIED = "\0"
 INDENT = "  "

@@ -128,6 +128,10 @@ def test_a_percent_sign_stays_with_its_number() -> None:
     assert wrapped("accuracy is 98.61 % today", 18) == "accuracy is\n  98.61 % today"
 
 
+def test_what_is_in_backticks_stays_whole() -> None:
+    assert wrapped("and `skiplab list` shows all", 16) == "and\n  `skiplab list`\n  shows all"
+
+
 def test_words_alone_are_no_command() -> None:
     text = "train longer than before on images of the same kind"
     assert wrapped(text, 20).split("\n")[0] == "train longer than"

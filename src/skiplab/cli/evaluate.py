@@ -93,6 +93,6 @@ def answer_of(options: argparse.Namespace, evaluation: "Evaluation", *, run: Pat
         # The report has it above ten classes alone.
         "top5_accuracy": None,
     }
-    said = "".join(f"{line}\n" for line in evaluation.findings)
+    said = "\n".join(evaluation.findings)
     text = f"{evaluation.text}\n{said}" if said else evaluation.text
     return Answer(document | evaluation.figures, streams.fitted(text, sys.stdout))

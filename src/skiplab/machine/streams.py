@@ -134,8 +134,8 @@ def fitted(text: str, stream: TextIO) -> str:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a text at once, on stdout unless told otherwise, with its lines broken to fit."""
-    stream = stream or sys.stdout
-    print(fitted(text, stream), file=stream, flush=True)
+    target: TextIO = sys.stdout if stream is None else stream
+    print(fitted(text, target), file=target, flush=True)
 
 
 def to_log(path: Path | str) -> None:
