@@ -95,4 +95,4 @@ def answer_of(options: argparse.Namespace, evaluation: "Evaluation", *, run: Pat
     }
     said = "\n".join(evaluation.findings)
     text = f"{evaluation.text}\n{said}" if said else evaluation.text
-    return Answer(document | evaluation.figures, streams.fitted(text, sys.stdout))
+    return Answer(document | evaluation.figures, text)
