@@ -1,5 +1,6 @@
 """A run in words: its network, and what the log says before it trains."""
 
+import os
 from collections.abc import Iterator
 
 from skiplab.config import rules
@@ -8,7 +9,7 @@ from skiplab.machine import devices
 from skiplab.networks.summary import Summary
 from skiplab.runs.log import Log
 from skiplab.training.trainer import Trainer
-from skiplab.words import counted
+from skiplab.words import WANTS_MORE, counted, with_millions
 
 # The share of initial weights in the final average from which on a note warns of it.
 NOTED_INITIAL_SHARE = 0.1
@@ -28,28 +29,49 @@ def describe_network(config: Config) -> str:
 
 def describe_weights(config: Config) -> str:
     """Return what a checkpoint's weights fit: network, style and data set."""
+    return f"{describe_network(config)}{describe_departures(config)}, on {config.dataset.name}"
+
+
+def describe_departures(config: Config) -> str:
+    """Return `, norm=none, shortcut=false` as far as the config has them; presets have neither."""
     norm = ", norm=none" if config.norm == "none" else ""
     shortcut = "" if config.shortcut else ", shortcut=false"
-    return f"{describe_network(config)}{norm}{shortcut}, on {config.dataset.name}"
+    return norm + shortcut
+
+
+def describe_size(summary: Summary) -> str:
+    """Return what a network costs: parameters, and multiply-accumulates of one image."""
+    parameters = with_millions(summary.parameters, "parameter")
+    return f"{parameters}, {summary.macs / 1e6:,.2f} million MACs an image"
+
+
+def describe_stages(summary: Summary) -> Iterator[str]:
+    """Yield a line per stage: its name, the shape that comes out of it, its parameters."""
+    rows = [("stage", "output", "parameters")]
+    for name, (shape, parameters) in summary.stages.items():
+        rows.append((name, "x".join(map(str, shape)), f"{parameters:,}"))
+    names, shapes, counts = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, shape, parameters in rows:
+        yield f"  {name:<{names}}  {shape:<{shapes}}  {parameters:>{counts}}"
 
 
 def log_start(config: Config, trainer: Trainer, summary: Summary, log: Log) -> None:
     """Log what is about to be trained, on what, with notes that a reader should know.
 
-    `summary` has the parameters, costs and shapes of the config's network.
+    `summary` has the parameters, costs and shapes of the config's network. The shapes go to
+    run.log only, unless `train -v` asks for them.
     """
     training = trainer.evaluator.training
-    log.line(
-        f"{describe_network(config)}: {summary.parameters:,} parameters, "
-        f"{summary.macs / 1e6:,.2f} M MACs = {summary.flops / 1e6:,.2f} MFLOPs an image"
-    )
-    shapes = [f"{name} {'x'.join(map(str, shape))}" for name, (shape, _) in summary.stages.items()]
-    log.line("  ".join(shapes))
+    log.line(f"{describe_network(config)}{describe_departures(config)}")
+    log.line(describe_size(summary))
+    for line in describe_stages(summary):
+        (log.line if os.environ.get(WANTS_MORE) else log.record)(line)
     device = devices.describe(trainer.context.device, processes=trainer.context.ranks.size)
     log.line(
         f"{config.dataset.name}: {len(training):,} training, {num_held_out(trainer):,} validation, "
-        f"{config.dataset.test_images:,} test images; {describe_steps(config, trainer)} on {device}"
+        f"{config.dataset.test_images:,} test images"
     )
+    log.line(f"{describe_steps(config, trainer)} on {device}")
     for note in notes(config, trainer):
         log.line(f"note: {note}")
     if training.images.device != trainer.context.device:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from skiplab import build, provenance, regular
+from skiplab.config import rules
 from skiplab.config.schema import Config
 from skiplab.data.splits import Split
 from skiplab.describe import name_network, note_few_images
 from skiplab.errors import FolderError, UsageError
 from skiplab.machine import devices
-from skiplab.runs import contents, report
+from skiplab.runs import contents, findings, report
 from skiplab.trained import Trained, open_trained
 from skiplab.training.evaluation import Predictor, predict
 from skiplab.words import now
@@ -32,6 +33,8 @@ class Evaluation:
     figures: dict[str, Any]
     # The report, with line ends.
     text: str
+    # What stands out, in sentences.
+    findings: list[str]
 
 
 def evaluate_run(
@@ -69,7 +72,17 @@ def evaluate_run(
     if split == "val":
         few = note_few_images(len(chosen), len(config.dataset.classes))
         text += f"note: {few}\n" if few else ""
-    return Evaluation(step, str(device), found, text)
+    if checkpoint_name == "best":
+        said = findings.of_run(
+            findings.evaluations(folder),
+            found,
+            tested.confusion,
+            best_step=step,
+            num_held=rules.num_held_out(config),
+        )
+    else:
+        said = findings.of_split(found, tested.confusion)
+    return Evaluation(step, str(device), found, text, said)
 
 
 def as_evaluated(

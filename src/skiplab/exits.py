@@ -87,7 +87,7 @@ def complain(error: SkiplabError) -> int:
     # The terminal may be closed.
     with suppress(OSError):
         for line in str(error).split("\n"):
-            print(f"{prefix}{line}", file=sys.stderr)
+            streams.say(f"{prefix}{line}", sys.stderr)
     return error.exit_code
 
 

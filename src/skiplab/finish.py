@@ -4,6 +4,7 @@ import io
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from skiplab.errors import CheckpointError, FolderError
 from skiplab.evaluate import heading_of, open_test_set, predictions_on
 from skiplab.machine import devices
 from skiplab.pictures import End
-from skiplab.runs import atomic, checkpoint, contents, folders, report
+from skiplab.runs import atomic, checkpoint, contents, findings, folders, report
 from skiplab.runs.log import Log
 from skiplab.runs.result import RunResult
 from skiplab.training.rollback import as_changes
@@ -74,10 +75,26 @@ def finish(
     )
     atomic.write(folder / folders.RESULT, result.dump())
     log.line(f"\n{text}")
-    speed = f"{images_per_second(trainer):,.0f} img/s"
-    log.line(f"{chosen}; training time {duration(trainer.seconds)}, {speed}")
+    said = findings.of_run(
+        findings.evaluations(folder),
+        found,
+        predictions[reported].confusion,
+        best_step=trainer.progress.best_step,
+        num_held=num_held,
+    )
+    log_end(trainer, said, log)
     log.line(f"run folder {folder}\n{describe_next(config, folder)}")
     return result, End(splits[reported], predictions[reported])
+
+
+def log_end(trainer: Trainer, said: Sequence[str], log: Log) -> None:
+    """Log what stands out in a run, and how long it took."""
+    for line in said:
+        log.line(line)
+    if said:
+        log.line("")
+    speed = f"{images_per_second(trainer):,.0f} img/s"
+    log.line(f"training took {duration(trainer.seconds)}, {speed}")
 
 
 def load_best(config: Config, trainer: Trainer, folder: Path) -> None:

@@ -70,7 +70,13 @@ def launch(
 def run_in_folder(config: Config, folder: Path, stop_signal: StopSignal) -> int:
     """Run in a folder whose lock is held. A finished run prints its report."""
     if folders.is_finished(folder):
-        print(f"{folder} is finished; its report:\n\n{read_report(folder)}")
+        streams.say(f"{folder} is finished; its report:\n\n{read_report(folder)}")
+        # NumPy takes long to import.
+        from skiplab.runs import findings
+
+        said = findings.of_folder(folder, config.dataset.classes, split=config.evaluator.split)
+        if said:
+            streams.say("\n".join(said))
         return 0
     go_on = f"train resume={shlex.quote(str(folder))}"
     try:
@@ -152,7 +158,7 @@ def resolve_machine(config: Config) -> Config:
 
     if config.match != "none":
         config = budget.solve_width(config)
-        print(budget.describe(config))
+        streams.say(budget.describe(config))
     options = config.trainer
     count = devices.num_devices(
         config.device, options.devices, started=torchrun.place(), sync_bn=options.sync_bn
@@ -295,10 +301,7 @@ def go_on_in(config: Config, folder: Path, *, hint: str = "") -> None:
     provenance.check(folder, stored)
     if folders.has_state(folder):
         stood = status.of_last_save(folder)
-        print(
-            f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}{hint}",
-            flush=True,
-        )
+        streams.say(f"going on with {folder} at step {stood.step:,} of {stood.num_steps:,}{hint}")
     if config.name is not None and config.name != stored.name:
         write_config(folder, dump(replace(stored, name=config.name)))
 

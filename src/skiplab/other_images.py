@@ -19,7 +19,7 @@ from skiplab.describe import name_network
 from skiplab.errors import UsageError
 from skiplab.evaluate import Evaluation, as_evaluated, predictions_on
 from skiplab.machine import memory
-from skiplab.runs import report
+from skiplab.runs import findings, report
 from skiplab.trained import Trained
 from skiplab.words import counted
 
@@ -52,7 +52,8 @@ def evaluate_on(
     missing = [name for name in trained.classes if name not in {*map(plain, classes), *classes}]
     if missing:
         text += f"note: no images of {listed(missing)}\n"
-    return Evaluation(trained.step, str(trained.device), figures, text)
+    said = findings.of_split(figures, tested.confusion)
+    return Evaluation(trained.step, str(trained.device), figures, text, said)
 
 
 def of_dataset(

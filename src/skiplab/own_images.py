@@ -18,6 +18,7 @@ from skiplab.data import own
 from skiplab.data.decoding import Advance
 from skiplab.errors import UsageError
 from skiplab.families import size_in_words
+from skiplab.machine import streams
 from skiplab.runs import log
 from skiplab.words import counted
 
@@ -115,7 +116,7 @@ def resolve(config: Config) -> Config:
 
 def print_line(text: str) -> None:
     """Print a line at once."""
-    print(text, flush=True)
+    streams.say(text)
 
 
 @contextmanager

@@ -655,7 +655,7 @@ def test_list_shows_runs_of_every_state_without_torch() -> None:
     assert rows.pop(told) == ["broken"]
     assert rows == {
         "outputs/one": ["finished", *common, "1,200", "50.00 %", "25.00 %", "3.2 s", "-"],
-        "outputs/halfway": ["stopped", *common, "600 of 1,200", "75.00 %", "-", "0:01:12", "-"],
+        "outputs/halfway": ["stopped", *common, "600 of 1,200", "75.00 %", "-", "1 min 12 s", "-"],
         "'outputs/a b'": ["stopped", *common, "-", "-", "-", "-", "-"],
     }
     assert not modules & {"torch", "hydra", "numpy"}

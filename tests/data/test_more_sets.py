@@ -264,7 +264,7 @@ def test_a_run_on_stl10_goes_to_its_end(call: Cli, monkeypatch: pytest.MonkeyPat
         "trainer.class_weights=balanced", "batch_size=10", "epochs=1", "out=run",
     )  # fmt: skip
     assert (code, err) == (0, "")
-    assert "stl10: 20 training, 3 validation, 12 test images; 2 steps of 10 images" in out
+    assert "stl10: 20 training, 3 validation, 12 test images\n2 steps of 10 images on" in out
 
 
 # --------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_validation_and_checksum_are_those_of_the_whole() -> None:
 def test_a_run_takes_the_steps_of_its_part_and_tests_on_the_whole_test_set(call: Cli) -> None:
     code, out, err = call(*SMALL, "dataset.per_class=30", "batch_size=100", "out=run")
     assert (code, err) == (0, "")
-    assert "digits: 300 training, 144 validation, 360 test images; 9 steps of 100 images" in out
+    assert "digits: 300 training, 144 validation, 360 test images\n9 steps of 100 images on" in out
     assert "note: dataset.per_class=30: 300 of 1,293 training images are used" in out
     assert "(360 images)" in out
     assert json.loads(Path("run/result.json").read_text())["steps"] == 9

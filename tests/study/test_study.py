@@ -325,7 +325,7 @@ def test_bad_sweeps_get_one_line(call: Cli, tmp_path: Path) -> None:
         return err
 
     assert re.match(
-        r"error: 100,000 cells would take about [\d,.]+ hours here, .*; "
+        r"error: 100,000 cells would take about [\d,]+ d( [\d]+ h)? here, .*; "
         r"with more than 1,000, add force=true to run them all the same",
         refusal("seed=range(0,10000)", "depth=range(1,11)"),
     )

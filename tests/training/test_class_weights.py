@@ -210,8 +210,10 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_a_run_records(tmp_path: Path, call: Cli) -> None:
+def test_what_a_run_records(tmp_path: Path, call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train_loss` is what is minimised; `train_plain_loss` and `val_loss` are unweighted."""
+    # A wide terminal has a column of either.
+    monkeypatch.setenv("COLUMNS", "120")
     texts = (*SMALL, "trainer.class_weights=balanced", "trainer.limit_steps=1")
     code, out, err = call(*texts, "out=run")
     assert (code, err) == (0, "")
@@ -222,7 +224,9 @@ def test_what_a_run_records(tmp_path: Path, call: Cli) -> None:
         plain, _ = by_torch(trainer, Loss(), 0)
         assert row["train_loss"] == pytest.approx(weighted.item(), rel=1e-5)
         assert row["train_plain_loss"] == pytest.approx(plain.item(), rel=1e-5)
-        assert f"train loss {plain:.4f} (weighted {weighted:.4f})" in out
+        heading, line = out.partition("\nepoch ")[2].splitlines()[:2]
+        assert "train loss  weighted accuracy" in heading
+        assert f"{plain:.4f}    {weighted:.4f}" in line
         trainer.step.update(0)
         held = trainer.evaluator.validation
         assert held is not None

@@ -108,7 +108,7 @@ def test_a_part_for_validation_is_used_and_none_for_the_test_is_told(
     assert code == 0, err
     assert f"{root} has no test images, so the report is of the validation set" in out
     assert "so val_fraction=0.1 holds out nothing" in out
-    assert "folder: 18 training, 18 validation, 0 test images; 3 steps of 8 images" in out
+    assert "folder: 18 training, 18 validation, 0 test images\n3 steps of 8 images on" in out
     folder = run_folder(out.partition("\n\n")[0])
     assert "folder validation set" in (folder / "report.txt").read_text()
     assert not (folder / "test_reads.jsonl").exists()

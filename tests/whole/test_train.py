@@ -73,7 +73,8 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     assert lines[0] == f"run folder {folder}"
     assert f"run folder {folder}" in lines[-2]
     assert lines[-1] == f"again from the folder alone: skiplab evaluate {folder}"
-    assert sum(line.startswith("epoch ") for line in lines) == 2
+    at = next(i for i, line in enumerate(lines) if line.startswith("epoch "))
+    assert [line.split()[0] for line in lines[at + 1 : at + 3]] == ["1", "2"]
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr == ""
     checkpoints = "last.safetensors last.prev.safetensors best.safetensors best.prev.safetensors"
@@ -121,7 +122,8 @@ def test_a_run_leaves_a_whole_folder_that_evaluates_itself(train: Train, call: C
     code, out, _ = call("evaluate", str(folder), command="skiplab")
     assert code == 0
     # Compare all but the heading.
-    assert out.splitlines()[1:] == [*report.splitlines()[1:], ""]
+    said = out.splitlines()[1 : len(report.splitlines())]
+    assert said == report.splitlines()[1:]
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 2
     code, out, _ = call(
         "evaluate", str(folder), "--split", "val", "--checkpoint", "last", command="skiplab"
@@ -313,7 +315,8 @@ def test_train_alone_is_a_run(tmp_path: Path) -> None:
     process = start(cwd=tmp_path)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    assert next(line for line in lines if line.startswith("epoch")).startswith("epoch 1 ")
+    assert next(line for line in lines if line.startswith("epoch ")).split()[1] == "step"
+    assert next(lines).split()[:2] == ["1", "21"]
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
@@ -358,9 +361,12 @@ def test_a_checkpoint_of_another_network_is_refused(call: Cli) -> None:
 
 def test_what_makes_a_figure_say_little_is_told_at_the_start_and_in_the_report(call: Cli) -> None:
     """An average that is still the initial weights, and a validation set of an image."""
-    code, out, err = call(*SMALL, "trainer.ema=0.999", "val_fraction=0.001", "epochs=1", "out=run")
+    average = ("trainer=default", "trainer.ema=0.999")
+    code, out, err = call(*SMALL, *average, "val_fraction=0.001", "epochs=1", "out=run")
     assert (code, err) == (0, "")
-    notes = [line for line in out.partition("epoch 1")[0].splitlines() if line.startswith("note: ")]
+    notes = [
+        line for line in out.partition("\nepoch ")[0].splitlines() if line.startswith("note: ")
+    ]
     assert notes == [
         "note: trainer.ema=0.999: after 6 steps the average, which is what is evaluated, "
         "is still 99 % initial weights; take a smaller trainer.ema, or trainer.ema_warmup=true",
@@ -378,10 +384,11 @@ def test_what_makes_a_figure_say_little_is_told_at_the_start_and_in_the_report(c
     assert (code, err) == (0, "")
     assert "note: " not in out
     assert "note: " not in Path("warm/report.txt").read_text()
-    code, _, err = call(*SMALL, "trainer.ema_warmup=true", "out=none")
+    code, _, err = call(*SMALL, "trainer=default", "trainer.ema_warmup=true", "out=none")
     assert (code, err) == (
         2,
-        "error: trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0\n",
+        "error: trainer.ema_warmup=true: there is no average to warm up; "
+        "set trainer.ema above 0, or trainer=default\n",
     )
 
 

@@ -47,7 +47,7 @@ def give(command: Command, options: argparse.Namespace) -> int:
         if not isinstance(found, Answer):
             return found or 0
         if found.text is not None:
-            print(found.text)
+            streams.say(found.text)
         return found.code
     with redirect_stdout(sys.stderr):
         found = command(options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from skiplab.cli.answer import Answer
 from skiplab.cli.options import path, trust_option
 from skiplab.errors import NotDrawn
+from skiplab.machine import streams
 
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 
@@ -35,7 +36,7 @@ def command(options: argparse.Namespace) -> Answer:
             draw_run(folder, trust_code=options.trust_code)
         # The other runs are drawn all the same.
         except NotDrawn as error:
-            print(f"error: {folder}: {error}", file=sys.stderr)
+            streams.say(f"error: {folder}: {error}", sys.stderr)
             pictures, problem = [], str(error)
             code = 1
         else:

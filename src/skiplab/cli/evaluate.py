@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from skiplab.cli.answer import Answer
 from skiplab.cli.options import checkpoint_option, device_option, one_of, path, trust_option
+from skiplab.machine import streams
 
 if TYPE_CHECKING:
     from skiplab.evaluate import Evaluation
@@ -42,16 +43,16 @@ def command(options: argparse.Namespace) -> Answer:
 
     folder = folders.of_path(options.run)
     if options.split == "test" and provenance.load(folder).evaluator.split == "val":
-        print(
+        streams.say(
             f"note: {folder} left the test set sealed; "
             "this reading is recorded, but is no part of its result",
-            file=sys.stderr,
+            sys.stderr,
         )
     elif options.split == "test" and not folders.is_finished(folder):
-        print(
+        streams.say(
             f"note: {folder} is not finished: the test set is for its end, and this reading is "
             "recorded; --split val shows how the run stands",
-            file=sys.stderr,
+            sys.stderr,
         )
     from skiplab.evaluate import evaluate_run
 
@@ -88,7 +89,10 @@ def answer_of(options: argparse.Namespace, evaluation: "Evaluation", *, run: Pat
         "checkpoint": options.checkpoint,
         "step": evaluation.step,
         "device": evaluation.device,
+        "findings": evaluation.findings,
         # The report has it above ten classes alone.
         "top5_accuracy": None,
     }
-    return Answer(document | evaluation.figures, evaluation.text)
+    said = "\n".join(evaluation.findings)
+    text = f"{evaluation.text}\n{said}" if said else evaluation.text
+    return Answer(document | evaluation.figures, text)

@@ -45,7 +45,8 @@ STUDIES: several values with -m, or a preset sweep=NAME
   jobs=auto|N    runs at once; also retries=N on_error=continue|stop force=true
   --cfg job      shows the study's runs and how long they take, and runs none
 
-FLAGS: -m sweeps, --cfg job shows the config, -sc install=bash tab completion
+FLAGS: -m sweeps, --cfg job shows the config, -v prints the shape of each stage,
+  -sc install=bash tab completion
 VARIABLES: SKIPLAB_OUTPUTS names the folder of runs, SKIPLAB_DATA that of data
 EXIT CODES: 0 done, 2 bad command line, config or data, 3 no usable checkpoint,
   4 output folder, 5 diverged, 6 out of memory, 7 stopped by trainer.max_time,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from skiplab.cli.options import checkpoint_option, device_option, number, path, trust_option
 from skiplab.errors import UsageError
+from skiplab.machine import streams
 from skiplab.words import counted, printable
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Problems:
                 continue
             self.number += 1
             if self.number <= MOST_LISTED:
-                print(f"error: {printable(answer.problem)}", file=sys.stderr)
+                streams.say(f"error: {printable(answer.problem)}", sys.stderr)
 
     def report(self) -> int:
         """Say how many there were, and return the exit code."""

@@ -14,6 +14,7 @@ from skiplab.config.stored import dump, effect_on_schedule, flat, identity
 from skiplab.config.values import nearest
 from skiplab.errors import CheckpointError, UsageError
 from skiplab.launch import launch, resolve_machine, write_config
+from skiplab.machine import streams
 from skiplab.machine.signals import StopSignal
 from skiplab.runs import folders, lock, status
 
@@ -133,7 +134,7 @@ def update_config(folder: Path, texts: Sequence[str], answers: Answers) -> Confi
     if not folders.is_finished(folder):
         is_as_long = length_of(before) == length_of(after)
         of = f" of {stood.num_steps:,}" if is_as_long and stood.num_steps else ""
-        print(f"going on with {folder} at step {stood.step:,}{of}")
+        streams.say(f"going on with {folder} at step {stood.step:,}{of}")
     return after
 
 
@@ -175,16 +176,16 @@ def begin_change(folder: Path, before: Config, after: Config) -> None:
     check_data(after)
     check_weights(folder, before, after)
     if is_finished and identity(after) != identity(before):
-        print(f"{folder} was finished; it goes on because the command changes it")
+        streams.say(f"{folder} was finished; it goes on because the command changes it")
         (folder / folders.RESULT).unlink()
     old, new = flat(before), flat(after)
     for name, value in new.items():
         if old[name] != value:
-            print(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
+            streams.say(f"{name}={value} (was {old[name]}){effect_on_schedule(name)}")
     for now, was in zip(after.code, before.code, strict=True):
         if now != was:
             digests = f"{now.sha256[:8]} (was {was.sha256[:8]})"
-            print(f"{now.group}={now.name}: your changed file, SHA-256 {digests}")
+            streams.say(f"{now.group}={now.name}: your changed file, SHA-256 {digests}")
 
 
 def check_weights(folder: Path, before: Config, after: Config) -> None:

@@ -14,7 +14,10 @@ from skiplab import __version__
 from skiplab.errors import UsageError
 from skiplab.machine import torchrun
 from skiplab.machine.signals import StopSignal
+from skiplab.words import WANTS_MORE
 
+# Flags that ask a run to print more.
+VERBOSE = ("--verbose", "-v")
 # With this variable in the environment, Hydra raises its errors.
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -28,6 +31,9 @@ def train_command(arguments: Sequence[str]) -> int:
     from skiplab.cli.flags import check_flags, choose_config_dir
 
     choose_config_dir(arguments)
+    if any(argument in VERBOSE for argument in arguments):
+        os.environ[WANTS_MORE] = "1"
+        arguments = [argument for argument in arguments if argument not in VERBOSE]
     if any(argument in ("--help", "-h") for argument in arguments):
         print(help_text(arguments))
         return 0

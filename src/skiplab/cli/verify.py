@@ -29,7 +29,7 @@ from skiplab.machine.signals import StopSignal, let_through
 from skiplab.runs import atomic, checkpoint, folders, status
 from skiplab.runs.folders import BEST, LAST
 from skiplab.study import workers
-from skiplab.words import counted
+from skiplab.words import counted, duration
 
 COMPARED = (LAST, BEST, "metrics.jsonl", "report.txt", "predictions.npz")
 # Saves of a shortened run, which is evaluated as often.
@@ -354,12 +354,12 @@ def as_json(verdict: Verdict) -> dict[str, object]:
 
 def describe(verdict: Verdict) -> str:
     """Describe the verdict: what was killed when, a digest of each file, and what differs."""
-    killed = verdict.killed
+    killed, took = verdict.killed, duration(verdict.killed.seconds)
     different = verdict.different
     lines = [
-        f"straight   {verdict.straight_seconds:.1f} s",
+        f"straight   {duration(verdict.straight_seconds)}",
         f"killed     {counted(len(killed.steps), 'time')}, {killed.inside_save} of them while a "
-        f"checkpoint was written, in {counted(verdict.num_runs, 'run')}, {killed.seconds:.1f} s",
+        f"checkpoint was written, in {counted(verdict.num_runs, 'run')}, {took}",
     ]
     if killed.steps:
         steps = ["none yet" if step < 0 else str(step) for step in killed.steps[:12]]

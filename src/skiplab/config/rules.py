@@ -153,7 +153,10 @@ def _run_problems(config: Config) -> Iterable[str]:
             "which then choose the width"
         )
     if trainer.ema_warmup and trainer.ema == 0:
-        yield "trainer.ema_warmup=true: there is no average to warm up; set trainer.ema above 0"
+        yield (
+            "trainer.ema_warmup=true: there is no average to warm up; "
+            "set trainer.ema above 0, or trainer=default"
+        )
     has_validation = config.val_fraction > 0 or has_own_validation(config) or is_unread(config)
     if trainer.early_stop is not None and not has_validation:
         yield (

@@ -36,6 +36,8 @@ FLAGS = (
     "--multirun",
     "-m",
     "--resolve",
+    "--verbose",
+    "-v",
     "--shell-completion",
     "-sc",
     "--hydra-help",

@@ -11,7 +11,9 @@ import select
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+from skiplab.words import wrapped
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -107,6 +109,33 @@ def reopen(before: io.TextIOWrapper | None, raw: Patient) -> io.TextIOWrapper:
         line_buffering=before.line_buffering,
         write_through=before.write_through,
     )
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream writes to; None if it is no terminal.
+
+    $COLUMNS says so for any stream, if it is a number above zero.
+    """
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    # A stream without a descriptor is none of a terminal.
+    except (OSError, ValueError):
+        return None
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return a text with its lines broken for the terminal that a stream writes to."""
+    width = columns(stream)
+    return text if width is None else wrapped(text, width)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a text at once, on stdout unless told otherwise, with its lines broken to fit."""
+    target: TextIO = sys.stdout if stream is None else stream
+    print(fitted(text, target), file=target, flush=True)
 
 
 def to_log(path: Path | str) -> None:

@@ -16,12 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from skiplab.machine import signals
+from skiplab.machine import signals, streams
+from skiplab.runs.epochs import WIDTH, Evaluated, lines
 
 # By default tqdm's lock is a semaphore of the system, which a killed run would leave behind.
 tqdm.set_lock(threading.RLock())
 # Seconds after which a run without a bar shows that it lives.
 QUIET = 30
+# The bar of a run: without the rate, so that the losses fit into 80 columns.
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 @contextmanager
@@ -55,6 +58,8 @@ class Log:
         self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
         self.bar: tqdm[Any] | None = None
         self.last_line = time.monotonic()
+        # Columns of the table of evaluations, once its heading is written.
+        self.width: int | None = None
 
     def record(self, text: str) -> None:
         """Write a line to run.log only.
@@ -66,13 +71,16 @@ class Log:
             self.file.flush()
 
     def line(self, text: str) -> None:
-        """Write a line to run.log and to the console, above the progress bar if there is one."""
+        """Write a line to run.log and to the console, above the progress bar if there is one.
+
+        The console's is broken where the terminal ends.
+        """
         self.last_line = time.monotonic()
         self.record(text)
         if not self.console:
             return
         try:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(streams.fitted(text, sys.stdout), file=sys.stdout)
             sys.stdout.flush()
         except OSError:
             self.hang_up()
@@ -85,32 +93,13 @@ class Log:
         self.console, self.bar = False, None
         signals.hang_up()
 
-    def evaluation(
-        self,
-        row: Mapping[str, Any],
-        *,
-        lr: float,
-        images_per_second: float,
-        is_best: bool,
-        loss_name: str,
-    ) -> None:
-        """Write the line of an evaluation, from its row of metrics.jsonl.
-
-        `loss_name` says what the training loss is where that is not the plain one: smoothed, say.
-        """
-        percent = {name: f"{100 * row[name]:.2f} %" for name in row if name.endswith("accuracy")}
-        loss = row["train_loss"]
-        minimised = validation = ""
-        if "train_plain_loss" in row:
-            minimised = f" ({loss_name} {loss:.4f})"
-            loss = row["train_plain_loss"]
-        if "val_loss" in row:
-            validation = f" val loss {row['val_loss']:.4f} accuracy {percent['val_accuracy']:<8}"
-        self.line(
-            f"epoch {row['epoch']:<5.4g} step {row['step']:<7,} lr {lr:<8.3g} "
-            f"train loss {loss:.4f}{minimised} accuracy {percent['train_accuracy']:<8}"
-            f"{validation} {images_per_second:,.0f} img/s" + ("  best so far" if is_best else "")
-        )
+    def evaluation(self, shown: Evaluated) -> None:
+        """Write the line of an evaluation, and before the first one of this session the heading."""
+        if self.width is None:
+            self.width = streams.columns(sys.stdout) or WIDTH
+            # A terminal breaks a line that fills its last column.
+            self.line(lines(shown, width=self.width - 1)[0])
+        self.line(lines(shown, width=self.width - 1)[1])
 
     def start_bar(self, *, step: int, num_steps: int) -> None:
         """Show a bar of optimizer steps, only on a terminal. NO_COLOR keeps it plain."""
@@ -124,6 +113,7 @@ class Log:
                 dynamic_ncols=True,
                 mininterval=0.2,
                 leave=False,
+                bar_format=BAR,
             )
 
     def advance(self) -> None:
@@ -141,7 +131,9 @@ class Log:
         a line in any case.
         """
         if self.bar is not None:
-            self.bar.set_postfix(values, refresh=False)
+            # The bar has the step itself, and the table the speed.
+            shown = {name: values[name] for name in values if name not in ("step", "img/s")}
+            self.bar.set_postfix(shown, refresh=False)
         if always or (self.bar is None and time.monotonic() - self.last_line >= QUIET):
             self.line("  ".join(f"{name} {value}" for name, value in values.items()))
 
@@ -203,6 +195,7 @@ class Silence(Log):
     def __init__(self) -> None:
         self.console = False
         self.bar = None
+        self.width = None
         self.last_line = time.monotonic()
 
     def record(self, text: str) -> None: ...

@@ -11,6 +11,7 @@ from skiplab import build
 from skiplab.config import rules
 from skiplab.config.schema import Config
 from skiplab.machine.cpu import num_cores
+from skiplab.words import estimated
 
 # The machine is measured by a matrix product of this size, this many times.
 SIZE, TIMES = 1024, 5
@@ -25,7 +26,7 @@ OVERHEAD = 2.0
 def in_words(
     configs: Sequence[Config], *, number: int | None = None, jobs: int | str = "auto"
 ) -> str:
-    """Return how long these runs take here: `3.4 hours here, by an estimate`.
+    """Return how long these runs take here: `3 h 25 min here, by an estimate`.
 
     `jobs` run at a time (auto: one per core or GPU). With `number`, there are that many runs like
     the first one. Times a matrix product.
@@ -48,14 +49,7 @@ def in_words(
         )
         / at_once
     )
-    return f"{rounded(seconds)} here, {how}"
-
-
-def rounded(seconds: float) -> str:
-    """Return a time as `3.4 hours`, `12 minutes` or `45 s`."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{estimated(seconds)} here, {how}"
 
 
 def flops_of(config: Config) -> float:

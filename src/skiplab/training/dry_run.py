@@ -8,6 +8,7 @@ import time
 from skiplab.runs.checkpoint import snapshot
 from skiplab.training.evaluation import first_batch
 from skiplab.training.trainer import Trainer
+from skiplab.words import duration
 
 # Calls after which nothing is left to compile: CUDA graphs are recorded in the second.
 COMPILED_AFTER = 3
@@ -44,5 +45,5 @@ def dry_run(trainer: Trainer) -> None:
     trainer.load(tensors, facts)
     if compiled:
         trainer.context.log.line(
-            f"compiled in {time.monotonic() - began:.1f} s, which are not counted as training"
+            f"compiled in {duration(time.monotonic() - began)}, which are not counted as training"
         )

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from skiplab.runs.log import Log
+from skiplab.words import estimated
 
 # Seconds of training from which a run says how long it takes.
 LONG = 600
@@ -66,10 +67,10 @@ class Pace:
         left = (self.stop_at - step) * per_step
         if left < LONG:
             return
-        line = f"about {in_words(left)} to go, evaluations not counted"
+        line = f"about {estimated(left)} to go, evaluations not counted"
         per_epoch = per_step * self.steps_per_epoch
         if self.epochs is not None and first == 1 and (offer := self.fewer_epochs(per_epoch)):
-            line += f"; epochs={offer} would take about {in_words(offer * per_epoch)}"
+            line += f"; epochs={offer} would take about {estimated(offer * per_epoch)}"
         self.log.line(line)
 
     def fewer_epochs(self, per_epoch: float) -> int | None:
@@ -104,7 +105,7 @@ class Pace:
                 "waits for no other thread"
             )
         self.log.line(
-            f"slow: {share:.0%} of the last {wall:.0f} s went by waiting for a core, "
+            f"slow: {100 * share:.0f} % of the last {wall:.0f} s went by waiting for a core, "
             f"since other processes use them; {advice}"
         )
 
@@ -119,19 +120,3 @@ class Pace:
         except (OSError, ValueError, IndexError):
             waited = 0.0
         return time.monotonic(), time.process_time(), waited
-
-
-def in_words(seconds: float) -> str:
-    """Return a time such as `6 h 30 min` or `12 min`: in steps of five minutes from an hour on."""
-    minutes = max(1, round(seconds / 60))
-    if minutes >= 60:
-        minutes = 5 * round(minutes / 5)
-    hours, rest = divmod(minutes, 60)
-    if hours >= 24:
-        return f"{hours / 24:.1f} days"
-    parts = []
-    if hours:
-        parts.append(f"{hours} h")
-    if rest or not hours:
-        parts.append(f"{rest} min")
-    return " ".join(parts)

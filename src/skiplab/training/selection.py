@@ -19,6 +19,7 @@ from skiplab.runs.checkpoint import not_finite
 from skiplab.training.losses import Loss
 from skiplab.training.optimizers import Optimizer
 from skiplab.training.schedules import Schedule
+from skiplab.words import duration
 
 # The proxy is trained in every fourth step, and only evaluates in the others.
 EVERY = 4
@@ -121,7 +122,7 @@ class Selection:
         return (
             f"a network of {parameters:,} parameters has selected {self.proxy.count:,} "
             f"of {self.proxy.batches.batch_size:,} images a step "
-            f"in {time.monotonic() - began:.1f} s, counted as training"
+            f"in {duration(time.monotonic() - began)}, counted as training"
         )
 
     def dry_run(self, times: int) -> None:

@@ -15,6 +15,7 @@ from skiplab.machine import devices
 from skiplab.machine.decisions import GO_ON, Decision, stop_with
 from skiplab.machine.ranks import Ranks
 from skiplab.runs import checkpoint
+from skiplab.runs.epochs import Evaluated
 from skiplab.runs.facts import Facts, History
 from skiplab.runs.folders import BEST, LAST
 from skiplab.training import state
@@ -217,13 +218,17 @@ class Trainer:
             self.is_best |= progress.note_score(row["val_accuracy"], row["val_loss"])
         log.metric([row])
         log.time(step=progress.step, seconds=round(self.seconds, 3), images=self.images)
-        log.evaluation(
-            row,
+        done = progress.step
+        shown = Evaluated(
+            row=row,
             lr=lr,
             images_per_second=self.images / max(self.seconds, 1e-9),
-            is_best=evaluator.validation is not None and progress.best_step == progress.step,
+            seconds=self.seconds,
+            left=self.seconds / done * (self.settings.stop_at - done),
+            is_best=evaluator.validation is not None and progress.best_step == done,
             loss_name=self.step.loss.name,
         )
+        log.evaluation(shown)
 
     def save(self) -> None:
         """Write `last`, and before it `best` if these weights are the best so far.
