@@ -42,9 +42,10 @@ ONLY_IN = {
     "matplotlib": {
         "runs.canvas",
         "runs.plots",
+        "runs.curves",
+        "runs.layers",
         "study.compare.drawing",
         "study.compare.pictures",
-        "study.compare.layer_plots",
         "study.compare.search_picture",
     },
     "optuna": {"study.search", "study.search_report", "study.search_space"},
