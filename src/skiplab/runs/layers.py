@@ -187,7 +187,7 @@ def dress(axes: Axes, title: str) -> None:
     axes.yaxis.set_major_formatter(Powers())
     axes.yaxis.set_minor_formatter(Powers(labelOnlyBase=False))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 

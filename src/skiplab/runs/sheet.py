@@ -80,7 +80,8 @@ def draw(
             at = (x + width * scale / 2, y - 8 - LINE * i)
             pen.text(at, line, font=small, fill=INK, anchor="ms")
     buffer = io.BytesIO()
-    sheet.save(buffer, format="png")
+    # The usual level 6 takes longer, and training waits for samples.png.
+    sheet.save(buffer, format="png", compress_level=1)
     atomic.write(target, buffer.getvalue())
 
 
