@@ -49,6 +49,8 @@ def run(config: Config, folder: Path, stop_signal: StopSignal) -> RunResult:
                     folder=folder, device=device, log=log, stop_signal=stop_signal, ranks=ranks
                 )
                 trainer, checksum = prepare(config, context)
+                if config.pictures != "never":
+                    pictures.draw_start(config, trainer.step.batches, folder, log)
                 with stop_signal.heeded():
                     fit(config, trainer, go_on)
         except RankFailed as error:

@@ -253,10 +253,11 @@ def test_compare(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_draw(call: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(folder: Path, *, trust_code: bool) -> None:
+    def draw(folder: Path, *, trust_code: bool) -> list[Path]:
         assert not trust_code
         if folder.name == "b":
             raise NotDrawn("curves.png not drawn (no font)")
+        return [folder / "curves.png"]
 
     monkeypatch.setattr("skiplab.pictures.draw_run", draw)
     for name in "ab":

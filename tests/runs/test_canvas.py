@@ -19,10 +19,10 @@ import pytest
 
 from helpers import SMALL, Cli
 from skiplab import pictures
-from skiplab.runs import canvas, plots
+from skiplab.runs import canvas, plots, report
 
 # The fixture `call` leaves the pictures out.
-DRAW = pictures.draw
+DRAW, DRAW_START = pictures.draw, pictures.draw_start
 HOSTILE: Any = {
     "text.usetex": True,
     "savefig.dpi": 5000,
@@ -179,12 +179,67 @@ def test_pictures_without_matplotlib_are_one_line(
     monkeypatch.delattr("skiplab.runs.plots")
     # An import that fails finds this.
     monkeypatch.setitem(sys.modules, "skiplab.runs.plots", None)
+    monkeypatch.delattr("skiplab.runs.curves", raising=False)
+    monkeypatch.delitem(sys.modules, "skiplab.runs.curves", raising=False)
     code, out, err = call(*SMALL, "trainer.limit_steps=4", "out=run", "pictures=always")
     assert (code, err) == (0, "")
     (told,) = (line for line in out.splitlines() if line.startswith("warning: "))
-    assert told.startswith(
-        "warning: curves.png, confusion.png, mistakes.png, samples.png not drawn ("
-    )
+    assert told.startswith("warning: curves.png, confusion.png not drawn (")
+
+
+def test_a_run_has_its_samples_before_it_trains(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "draw_start", DRAW_START)
+    code, out, err = call(*SMALL, "trainer.limit_steps=4", "out=run", "pictures=always")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    told = lines.index("the first images, as the network is fed them: run/samples.png")
+    assert told < next(i for i, line in enumerate(lines) if line.startswith("epoch "))
+    assert (tmp_path / "run/samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_probed_run_has_its_pictures_and_draw_makes_the_same(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "draw", DRAW)
+    monkeypatch.setattr(pictures, "draw_start", DRAW_START)
+    probe = ("trainer.probe='gradients,updates'", "trainer.probe_every=2")
+    words = (*SMALL, "trainer.limit_steps=4", *probe, "out=run", "pictures=always")
+    assert call(*words)[0] == 0
+    run = tmp_path / "run"
+    drawn = {path.name: path.read_bytes() for path in run.glob("*.png")}
+    names = {"curves", "confusion", "mistakes", "samples", "gradient_flow", "update_flow"}
+    assert set(drawn) == {f"{name}.png" for name in names}
+    for path in run.glob("*.png"):
+        path.unlink()
+    code, out, err = call("draw", "run", command="skiplab")
+    assert (code, err) == (0, "")
+    assert {path.name: path.read_bytes() for path in run.glob("*.png")} == drawn
+    assert all(f"run/{name}" in out for name in drawn)
+
+
+def test_samples_that_cannot_be_drawn_are_one_line_and_the_run_goes_on(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "draw_start", DRAW_START)
+    monkeypatch.setattr("skiplab.runs.sheet.font", lambda size: [][size])
+    code, out, err = call(*SMALL, "trainer.limit_steps=4", "out=run", "pictures=always")
+    assert (code, err) == (0, "")
+    (told,) = (line for line in out.splitlines() if line.startswith("warning: "))
+    assert told.startswith("warning: samples.png not drawn (IndexError")
+    assert not (tmp_path / "run/samples.png").exists()
+
+
+def test_mistakes_are_four_of_a_pair_at_most() -> None:
+    labels = np.array([0] * 9 + [1] * 2 + [2])
+    shares = np.full((12, 3), 0.01, np.float32)
+    # Images 0 to 8 are 0 as 1, 9 and 10 are 1 as 0, ever less confidently; 11 is right.
+    for i in range(12):
+        shares[i, 1 if i < 9 else 0 if i < 11 else 2] = 0.9 - 0.05 * i
+    chosen = pictures.worst_mistakes(report.Predictions(labels, shares))
+    assert chosen.tolist() == [0, 1, 2, 3, 9, 10]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,21 @@ import pytest
 from finished import IMAGES, Make, answers, found, maker
 from helpers import Cli
 from skiplab.errors import UsageError
-from skiplab.runs import folders
-from skiplab.study import sweep
+from skiplab.runs import folders, layers, plots
+from skiplab.study import record, sweep
 from skiplab.study.compare import (
+    colours,
+    comparison,
+    drawing,
     layer_plots,
+    page,
     pictures,
     results,
+    search_picture,
     statistics as verdict,
     tables,
 )
+from skiplab.study.compare.groups import main_axis
 
 
 @pytest.fixture
@@ -41,6 +48,10 @@ def study(make: Make, shares: dict[str, float], *, seeds: Sequence[int] = (0, 1,
             make(
                 f"block={block}", right=answers(share + 0.005 * seed, seed=seed, flips=4), seed=seed
             )
+
+
+def looks(made: comparison.Comparison) -> drawing.Styles:
+    return drawing.Styles(made.groups, made.keys, main_axis(made.groups, made.keys))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -371,13 +382,13 @@ def test_a_run_that_got_its_probe_on_the_way_has_no_first_step(make: Make) -> No
                 for step in steps
             )
     made = found()
-    picture = layer_plots.flow(made.groups, made.keys, "gradient_norm")
+    picture = layer_plots.flow(made.groups, made.keys, looks(made), "gradient_norm")
     assert picture is not None
     drawn = {
         line.get_label(): np.asarray(line.get_ydata()).tolist()
         for line in picture.figure.axes[0].lines
     }
-    assert drawn == {"all, last record": pytest.approx([101, 1])}
+    assert drawn == {"step 101": pytest.approx([101, 1])}
 
 
 def test_keys_that_some_runs_lack_or_that_are_null_are_compared_too(make: Make, call: Cli) -> None:
@@ -619,10 +630,15 @@ def test_the_page_needs_nothing_else_and_links_to_the_runs(make: Make, call: Cli
     study(make, {"conv": 0.5, "residual": 0.9})
     assert call("compare", "study", command="skiplab")[0] == 0
     text = Path("study/compare.html").read_text()
-    assert not re.search(
-        r"(?:src|href)=[\"'](?:https?:)?//",
-        re.sub(r"xmlns[^ >]*|http://www\.w3\.org/\S+", "", text),
-    )
+    # Names of XML's namespaces are no requests; nothing else may name a host.
+    without_names = re.sub(r'xmlns(?::\w+)?="[^"]*"', "", text)
+    assert not re.search(r"https?:|(?:src|href|url\()=?[\"'(]*//|@import|<link", without_names)
+    assert text.index("<table>") < text.index('id="verdict"') < text.index("<figure")
+    told = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert told["runs"] == "6 runs in 2 groups"
+    assert told["data"] == "digits: 1,437 training and 360 test images"
+    assert told["hardware"] == "not recorded"
+    assert re.match(r"\d{4}-\d\d-\d\dT", told["compared"])
     tips = json.loads(re.search(r'id="tips">(.*?)</script>', text, re.DOTALL)[1])  # pyright: ignore[reportOptionalSubscript]
     assert all(f'id="{name}"' in text for name in tips)
     assert any("block=residual: " in tip and "n = 3" in tip for tip in tips.values())
@@ -630,6 +646,174 @@ def test_the_page_needs_nothing_else_and_links_to_the_runs(make: Make, call: Cli
         assert all(
             (Path("study") / target).is_dir() for target in re.findall(r'href="([^"]+)"', link)
         )
+
+
+def test_the_page_names_command_and_hardware(make: Make) -> None:
+    for seed, threads in ((0, 1), (1, 2)):
+        make(
+            "block=conv",
+            seed=seed,
+            hardware="AMD EPYC",
+            threads=threads,
+            versions={"torch": "2.14.1"},
+            finished=f"2026-11-2{seed}T10:00:00+0000",
+        )
+    record.write(Path("study"), command="train -m seed=0,1 'name=<b>'")
+    made = found()
+    told = dict(page.facts(Path("study"), made.groups))
+    assert told["command"] == "train -m seed=0,1 'name=<b>'"
+    assert told["hardware"] == (
+        "AMD EPYC, 1 thread, torch 2.14.1; AMD EPYC, 2 threads, torch 2.14.1"
+    )
+    assert told["trained"] == "2026-11-20 to 2026-11-21"
+    text = page.as_html(Path("study"), made.groups, [["a"], ["b"]], [["b"]], [], [], {})
+    assert "name=&lt;b&gt;" in text
+
+
+def test_the_figures_of_the_page_have_its_colours_and_the_width_of_their_place(make: Make) -> None:
+    """Every colour is a variable of the page, which has another value on a dark ground."""
+    for block, depth, seed in itertools.product(("conv", "residual"), (2, 6), (0, 1)):
+        make(f"block={block}", f"depth={depth}", seed=seed)
+    made = found()
+    options: Any = {"metric": "test.accuracy", "x": None}
+    for make_one, again in zip(
+        *(pictures.makers(made.groups, made.keys, **options) for _ in range(2)), strict=True
+    ):
+        if (picture := make_one()) is None:
+            continue
+        svg, repeated = picture.svg(), again()
+        assert repeated is not None
+        assert repeated.svg() == svg
+        head = svg[: svg.index(">")]
+        assert "viewBox=" in head
+        assert not re.search(r"\s(width|height)=", head)
+        assert not re.search(r"(?:fill|stroke): (?:#|white|black)", svg)
+        assert "<metadata" not in svg
+        named = set(re.findall(r"var\((--[\w]+)\)", svg))
+        assert {"--ink", "--grid", "--group0", "--group1"} <= named
+        assert all(page.STYLE.count(f"{name}:") == 2 for name in named)
+    assert "prefers-color-scheme: dark" in page.STYLE
+
+
+def test_colours_can_be_seen_on_their_ground() -> None:
+    """Lines and marks by WCAG 2.2 1.4.11, and what is written in them by 1.4.3."""
+    assert plots.contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert plots.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+    for dark, groups in ((False, colours.COLOURS), (True, colours.ON_DARK)):
+        for colour in (*groups, colours.TEXT[dark]):
+            assert plots.contrast(colour, colours.GROUND[dark]) >= 4.5, colour
+    for colour in (plots.BLUE, plots.ORANGE, plots.INK):
+        assert plots.contrast(colour, "#ffffff") >= 4.5
+
+
+def test_a_group_has_one_colour_in_all_pictures_and_lines_differ_in_more(make: Make) -> None:
+    for block, depth, seed in itertools.product(("conv", "residual"), (2, 6), (0, 1)):
+        path = make(f"block={block}", f"depth={depth}", seed=seed)
+        with (path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 1, "gradient_norm": {"a": 1.0, "b": 2.0}}) + "\n")
+    made = found()
+    seen: dict[str, set[str]] = {}
+    for make_one in pictures.makers(made.groups, made.keys, metric="test.accuracy", x=None):
+        picture = make_one()
+        if picture is None:
+            continue
+        # Each mark with a tip is a group's.
+        for axes in picture.figure.axes:
+            for line in axes.lines:
+                if (tip := picture.tips.get(line.get_gid() or "")) is not None:
+                    label = re.split("[:,]", tip)[0]
+                    seen.setdefault(label, set()).add(str(line.get_color()))
+    assert {label: len(found_) for label, found_ in seen.items()} == {
+        group.label: 1 for group in made.groups
+    }
+    styles = [drawing.style_of(number, number, number) for number in range(12)]
+    assert len({(style["color"], style["linestyle"]) for style in styles}) == 12
+    for one, other in itertools.pairwise(styles):
+        assert one["linestyle"] != other["linestyle"]
+        assert one["marker"] != other["marker"]
+
+
+def test_marks_have_values_seeds_are_dots_and_bars_do_not_overlap(make: Make) -> None:
+    for block, depth, seed in itertools.product(("conv", "residual"), (2, 6), (0, 1, 2)):
+        make(
+            f"block={block}",
+            f"depth={depth}",
+            seed=seed,
+            right=answers(0.9 + 0.004 * seed, seed=seed),
+        )
+    made = found()
+    picture = pictures.against_x(
+        made.groups, made.keys, looks(made), metric="test.accuracy", x="depth"
+    )
+    (axes,) = picture.figure.axes
+    picture.figure.draw_without_rendering()
+    assert "test accuracy against depth" in axes.get_title(loc="left")
+    assert "n = 3; dots: seeds" in axes.get_title(loc="left")
+    assert [text.get_text() for text in axes.texts] == 4 * [f"{100 * made.groups[0].mean:.2f}"]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    dots = [line for line in axes.lines if line.get_markersize() == pictures.DOT["markersize"]]
+    assert len(dots) == 4
+    assert all(len(np.asarray(line.get_ydata())) == 3 for line in dots)
+    bars = [line.get_window_extent() for line in axes.lines if line.get_marker() == "_"]
+    assert len(bars) == 4
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(bars, 2))
+    (legend,) = picture.figure.legends
+    box = legend.get_window_extent()
+    assert box.width < picture.figure.bbox.width / 3
+    assert box.x0 >= axes.get_window_extent().x1
+
+
+@pytest.mark.slow
+def test_a_legend_of_long_names_leaves_two_thirds_to_the_data(make: Make) -> None:
+    for block, norm, optimizer in itertools.product(
+        ("residual_down", "airbench_residual"), ("batch", "none"), ("sgd", "adamw")
+    ):
+        for depth in (2, 6):
+            make(f"block={block}", f"norm={norm}", f"optimizer={optimizer}", f"depth={depth}")
+    made = found()
+    for make_one in pictures.makers(made.groups, made.keys, metric="test.accuracy", x=None):
+        if (picture := make_one()) is not None:
+            picture.figure.draw_without_rendering()
+            (legend,) = picture.figure.legends
+            box = legend.get_window_extent()
+            assert box.width <= picture.figure.bbox.width / 3
+            assert box.y0 >= 0
+            assert not any(box.overlaps(axes.bbox) for axes in picture.figure.axes)
+
+
+def test_one_evaluation_is_no_curve(make: Make) -> None:
+    for block in ("conv", "residual"):
+        path = make(f"block={block}")
+        text = (path / "metrics.jsonl").read_text()
+        (path / "metrics.jsonl").write_text(text.splitlines()[0] + "\n")
+    made = found()
+    assert pictures.learning_curves(made.groups, looks(made)) is None
+
+
+def test_a_search_is_drawn_over_each_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [
+        search_picture.Trial(
+            i, 0.5 + 0.01 * i, i != 9, {"optimizer.lr": 10.0 ** -(i % 4), "block": "ab"[i % 2]}
+        )
+        for i in range(10)
+    ]
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, *_, **__: figures.append(figure))
+    search_picture.draw(tmp_path / "a.png", trials, {"block": 0.75})
+    order, block, lr = figures[0].axes
+    assert [each.get_title(loc="left") for each in (order, block, lr)] == [
+        "trials, in order",
+        "block, importance 0.75",
+        "optimizer.lr",
+    ]
+    assert lr.get_xscale() == "log"
+    assert [tick.get_text() for tick in block.get_xticklabels()] == ["a", "b"]
+    # Trial 9 was pruned, so trial 8 is best.
+    for axes, place in ((order, 8), (block, 0), (lr, 1.0)):
+        (star,) = (line for line in axes.lines if line.get_marker() == "*")
+        assert (star.get_xdata()[0], star.get_ydata()[0]) == (place, pytest.approx(58))
+    assert figures[0].get_suptitle() == "best: trial 8, 58.00 %, optimizer.lr=1, block=a"
 
 
 def test_the_pareto_front() -> None:
@@ -645,15 +829,19 @@ def test_axes_are_logarithmic_where_it_helps(make: Make) -> None:
     for depth, seed in itertools.product((2, 6, 18), (0, 1)):
         make(f"depth={depth}", seed=seed)
     made = found()
-    picture = pictures.against_x(made.groups, made.keys, metric="test.accuracy", x="depth")
+    picture = pictures.against_x(
+        made.groups, made.keys, looks(made), metric="test.accuracy", x="depth"
+    )
     (axes,) = picture.figure.axes
     assert axes.get_xscale() == "log"
     assert list(axes.get_xticks()) == [2, 6, 18]
-    costs = pictures.against_x(made.groups, made.keys, metric="test.accuracy", x="params")
+    costs = pictures.against_x(
+        made.groups, made.keys, looks(made), metric="test.accuracy", x="params"
+    )
     assert costs.figure.axes[0].get_xlabel() == "parameters"
 
 
-@pytest.mark.parametrize("kind", list(layer_plots.FLOWS))
+@pytest.mark.parametrize("kind", list(layers.FLOWS))
 def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
     """Without what is exactly 0, for which a logarithmic axis has no place."""
     for block, factor in (("conv", 0.1), ("residual", 1.0)):
@@ -666,16 +854,18 @@ def test_what_a_probe_records_is_drawn(make: Make, kind: str) -> None:
         with (path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     made = found()
-    picture = layer_plots.flow(made.groups, made.keys, kind)
+    picture = layer_plots.flow(made.groups, made.keys, looks(made), kind)
     assert picture is not None
     assert [
-        each.name for make_one in layer_plots.makers(made.groups, made.keys) if (each := make_one())
+        each.name
+        for make_one in layer_plots.makers(made.groups, made.keys, looks(made))
+        if (each := make_one())
     ] == [picture.name]
     (axes,) = picture.figure.axes
     assert axes.get_yscale() == "log"
     drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
-    assert drawn["block=conv, first step"] == pytest.approx([1, 0.1, 0.01, 0.001])
-    assert drawn["block=residual, first step"] == pytest.approx([math.nan, 1, 1, 1], nan_ok=True)
+    assert drawn["conv"] == pytest.approx([1, 0.1, 0.01, 0.001])
+    assert drawn["residual"] == pytest.approx([math.nan, 1, 1, 1], nan_ok=True)
     assert [tip.partition(", first step: ")[2] for tip in picture.tips.values()] == [
         "1 in the first layer, 0.001 in the last",
         "0 in the first layer, 1 in the last",

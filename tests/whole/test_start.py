@@ -50,7 +50,7 @@ seen["end"] = now()
 with open("seen.json", "w") as file:
     json.dump(seen, file)
 """
-FOR_THE_END = {"matplotlib", "PIL"}
+FOR_THE_END = {"matplotlib"}
 NEVER = {"torchvision", "sklearn", "pandas", "scipy", "torch._dynamo", "torch._inductor", "triton"}
 
 

@@ -1,4 +1,4 @@
-"""`skiplab draw RUN ...`: the four pictures of finished runs."""
+"""`skiplab draw RUN ...`: the pictures of finished runs."""
 
 import argparse
 import sys
@@ -9,8 +9,6 @@ from skiplab.cli.answer import Answer
 from skiplab.cli.options import path, trust_option
 from skiplab.errors import NotDrawn
 from skiplab.machine import streams
-
-PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +28,14 @@ def command(options: argparse.Namespace) -> Answer:
     drawn: list[dict[str, object]] = []
     code = 0
     for folder in runs:
-        pictures = [str(folder / name) for name in PICTURES]
+        pictures: list[str] = []
         problem = None
         try:
-            draw_run(folder, trust_code=options.trust_code)
+            pictures += map(str, draw_run(folder, trust_code=options.trust_code))
         # The other runs are drawn all the same.
         except NotDrawn as error:
             streams.say(f"error: {folder}: {error}", sys.stderr)
-            pictures, problem = [], str(error)
+            problem = str(error)
             code = 1
         else:
             print(f"written: {', '.join(pictures)}")

@@ -187,12 +187,12 @@ class Sheet:
             return
         import numpy as np
 
-        from skiplab.runs import plots
+        from skiplab.runs import sheet
 
         captions = []
         for answer in self.kept:
             ((name, share),) = answer.best(self.classes, 1)
             captions.append(f"{name} {100 * share:.0f} %\n{Path(answer.name).name[-30:]}")
         pixels = np.stack([answer.pixels for answer in self.kept])
-        plots.images(pixels, captions, self.target, title=counted(len(self.kept), "image"))
+        sheet.draw(pixels, captions, self.target, title=counted(len(self.kept), "image"))
         print(f"written: {self.target}", file=sys.stderr)

@@ -34,7 +34,7 @@ VERBS = {
     "evaluate": Verb("the report of a run's checkpoint, from its folder alone", answers=True),
     "predict": Verb("what a trained network says of images"),
     "list": Verb("the runs under a folder, and the command that goes on with each", answers=True),
-    "draw": Verb("the four pictures of finished runs, which a sweep leaves out", answers=True),
+    "draw": Verb("the pictures of finished runs, which a sweep leaves out", answers=True),
     "compare": Verb(
         "runs in groups, averaged over seeds: a table, what can be told apart, pictures, a page",
         answers=True,

@@ -261,7 +261,7 @@ class Config:
         "a label: in the run folder's name, the report and `skiplab list`", changes_numbers=False
     )
     pictures: Literal["auto", "always", "never"] = key(
-        "the four pictures of a run; auto: of single runs, not of a sweep's, "
+        "the pictures of a run; auto: of single runs, not of a sweep's, "
         "where `skiplab draw RUN` makes them later",
         changes_numbers=False,
         neutral="auto",

@@ -31,6 +31,12 @@ CHECKPOINTS = tuple(
     for generation in ("", ".prev")
 )
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "samples.png")
+# The picture of each kind that a probe records.
+FLOWS = {
+    "gradients": "gradient_flow.png",
+    "activations": "activation_flow.png",
+    "updates": "update_flow.png",
+}
 # Names that must be files, and names that must be folders, in the folder of a run or a study.
 FILES = {
     CONFIG,

@@ -141,13 +141,17 @@ def draw(
 
     A failure is a warning, and None.
     """
-    history = [
-        (trial.number, trial.value, trial.state.name) for trial in trials if trial.value is not None
-    ]
     try:
         # matplotlib takes half a second to import.
         from skiplab.study.compare import search_picture
 
+        history = [
+            search_picture.Trial(
+                trial.number, trial.value, trial.state.name == "COMPLETE", trial.params
+            )
+            for trial in trials
+            if trial.value is not None and trial.state.name in ("COMPLETE", "PRUNED")
+        ]
         picture = search_picture.draw(folder / PICTURE, history, importances)
     # The search is done, whatever becomes of its picture.
     except Exception as error:

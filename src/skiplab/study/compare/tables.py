@@ -146,12 +146,12 @@ def draw(made: Comparison, *, x: str | None) -> "tuple[list[Picture], list[str]]
     warnings: list[str] = []
     try:
         # matplotlib takes half a second to import, and may fail.
-        from skiplab.study.compare import layer_plots, pictures
+        from skiplab.study.compare import pictures
     except Exception as error:
         return [], [f"no picture drawn ({in_words(error)})"]
     groups = made.groups[: pictures.MAX_GROUPS]
     makers = pictures.makers(groups, made.keys, metric=made.metric, x=x)
-    for make in (*makers, *layer_plots.makers(groups, made.keys)):
+    for make in makers:
         try:
             if (picture := make()) is not None:
                 drawn.append(picture)
