@@ -122,7 +122,7 @@ class Listed:
         where, config, stood = printable(shlex.quote(self.folder)), self.config, self.status
         began = folders.started(Path(self.folder))[0]
         if config is None or stood is None:
-            cells = dict.fromkeys(("state", "status"), "broken")
+            cells: dict[str, str] = {"state": "broken", "status": "broken"}
             return list_table.Row(began, cells, f"{where} ({printable(self.problem)})")
         if self.is_edited:
             where += "  (config.yaml was edited by hand)"
@@ -181,7 +181,7 @@ class ListedStudy:
         began = max((folders.started(Path(run.folder))[0] for run in own), default=0.0)
         began = began or folders.modified(Path(self.folder) / record.RECORD)
         if self.problem is not None:
-            cells = dict.fromkeys(("state", "status"), "study")
+            cells: dict[str, str] = {"state": "study", "status": "study"}
             return list_table.Row(began, cells, where, notes=[printable(self.problem)])
         configs = [run.config for run in own if run.config is not None]
         stood = [run.status for run in own if run.status and run.status.val_accuracy is not None]
@@ -271,7 +271,7 @@ def read_studies(found: Sequence[Path], states: Mapping[str, str]) -> Iterator[L
         try:
             noted = record.read(study)
         except UsageError as error:
-            none = dict.fromkeys(STATES, 0)
+            none: dict[str, int] = dict.fromkeys(STATES, 0)
             members = frozenset(runs)
             yield ListedStudy(str(study), problem=str(error), states=none, members=members)
             continue

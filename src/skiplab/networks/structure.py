@@ -35,6 +35,11 @@ JOINS = {
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "__imul__", "multiply"), "product"),
     **dict.fromkeys(("cat", "concat", "concatenate"), "concatenation"),
 }
+ATTENTION = (
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+    "_native_multi_head_attention",
+)
 MATRIX_PRODUCTS = ("matmul", "__matmul__", "mm", "bmm", "addmm", "einsum")
 
 
@@ -295,7 +300,7 @@ def layer_of(
         return Layer(words, is_heavy=True)
     if name == "linear":
         return Layer(f"linear {made.shape[-1]}", is_heavy=True)
-    if name == "scaled_dot_product_attention":
+    if name in ATTENTION:
         return Layer("attention", is_heavy=True)
     if name in MATRIX_PRODUCTS:
         return Layer("matrix product", is_heavy=True)

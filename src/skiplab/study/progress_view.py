@@ -292,7 +292,7 @@ def closing_table(jobs: Sequence[Job], state_of: Callable[[Job], status.Status])
     parent = os.path.commonpath([job.cell.folder.parent for job in jobs])
     keys, values = by_key([job.cell.label for job in jobs])
     heading = ("state", *keys, "val %", "test %", "seconds", "run folder, or log")
-    rows = [heading]
+    rows: list[tuple[str, ...]] = [heading]
     for job, labels in zip(jobs, values, strict=True):
         found = state_of(job)
         state = "done" if job.state == "finished" else job.state
