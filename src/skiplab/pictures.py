@@ -165,7 +165,8 @@ def draw(
                 f"{', '.join(names)} not drawn ({reason})" for reason, names in failed.items()
             )
         )
-    return [folder / name for name in makers]
+    # A run without a record of its probe has no picture of it.
+    return [folder / name for name in makers if (folder / name).is_file()]
 
 
 def probed_kinds(config: Config) -> list[str]:

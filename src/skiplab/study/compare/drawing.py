@@ -36,7 +36,7 @@ DODGE, WIDEST, BESIDE = 7.0, 28.0, 6.0
 
 
 # The ground of a text, so that no line strikes it through.
-BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.3}
 
 
 class LineStyle(TypedDict):
