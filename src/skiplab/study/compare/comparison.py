@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from skiplab.errors import UsageError
 from skiplab.study.compare import pooling, protocol, results, sentences, statistics
-from skiplab.study.compare.groups import Group, distinguishing, partition, varying
+from skiplab.study.compare.groups import Group, distinguishing, numeric_keys, partition, varying
 from skiplab.study.compare.results import Found
 from skiplab.study.compare.statistics import Difference
 
@@ -28,6 +28,8 @@ class Comparison:
     found: Found
     # What single keys and their interactions do; None for less than two keys.
     effects: pooling.Grid | None = None
+    # Of a grid: the options of each key that is no number, over all settings of the others.
+    pooled: Sequence[pooling.Pooled] = ()
 
     @property
     def is_pooled(self) -> bool:
@@ -35,8 +37,18 @@ class Comparison:
         return any(group.seed_means is not None for group in self.groups)
 
     def lines(self) -> list[str]:
-        """Return the verdict, then the notes on the runs."""
-        lines = sentences.sentences(self.groups, self.differences, metric=self.metric)
+        """Return the verdict, then the notes on the runs.
+
+        Of a grid, matched pairs say what a key does, in place of one sentence per pair of groups.
+        """
+        lines = [
+            line
+            for each in self.pooled
+            for line in sentences.of_matched(each.groups, each.differences, metric=self.metric)
+        ]
+        lines += sentences.sentences(
+            self.groups, self.differences, metric=self.metric, of_pairs=not self.pooled
+        )
         lines += sentences.trends(self.groups, self.keys, self.differences, metric=self.metric)
         ends = [
             (members[-1], members[0])
@@ -71,7 +83,17 @@ def compare(found: Found, *, by: Sequence[str] | None, metric: str) -> Compariso
         _, trained = partition(found.results, metric="train.accuracy", by=keys)
     differences = statistics.differences(groups, keys, metric=metric)
     effects = pooling.effects(found.results, keys, metric=metric)
-    return Comparison(metric, keys, groups, differences, found.notes, trained, everything, effects)
+    pooled: list[pooling.Pooled] = []
+    if effects is not None:
+        numbers = numeric_keys(groups, keys)
+        named = [key for key in keys if key not in numbers]
+        for key in named:
+            others = [each for each in all_keys if each != key]
+            one = pooling.pool(found.results, by=[key], others=others, metric=metric)
+            pooled += [one] if one is not None else []
+    return Comparison(
+        metric, keys, groups, differences, found.notes, trained, everything, effects, pooled
+    )
 
 
 def compare_pooled(

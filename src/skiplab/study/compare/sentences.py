@@ -31,20 +31,30 @@ TWO_SEEDS = (
 COMMAND = "more seeds: "
 
 
-def sentences(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:
-    """Say what the differences come to: the best group against each other one, then cautions."""
+def sentences(
+    groups: Sequence[Group], found: Sequence[Difference], *, metric: str, of_pairs: bool = True
+) -> list[str]:
+    """Say what the differences come to: the best group against each other one, then cautions.
+
+    With `of_pairs` and few groups, pairs without the best that differ in one key come between.
+    """
     if len(groups) < 2:
         return [f"one group alone: {groups[0].label}; nothing to compare"]
     best = rank(groups, metric)[0]
     against, pairs = with_best(groups, found, metric=metric), others(best, found, metric=metric)
     lines = about_best(against, metric)
-    if len(groups) > MOST_IN_PAIRS:
+    if len(groups) > MOST_IN_PAIRS or not of_pairs:
         pairs = []
     lines += about_others(pairs, metric)
     cautioned = cautions(groups, best, metric=metric)
     # A sentence on two seeds that has said it is enough.
     is_said = any("two seeds prove it only if" in line for line in lines)
     return [*lines, *(line for line in cautioned if not (is_said and line == TWO_SEEDS))]
+
+
+def of_matched(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:
+    """Say what one key does over all settings of the others, in matched pairs."""
+    return about_best(with_best(groups, found, metric=metric), metric) if len(groups) > 1 else []
 
 
 def seeds_line(groups: Sequence[Group], found: Sequence[Difference], *, metric: str) -> list[str]:

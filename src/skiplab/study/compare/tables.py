@@ -16,7 +16,7 @@ from skiplab.study.compare import documents, page, runs_table
 from skiplab.study.compare.comparison import Comparison, compare
 from skiplab.study.compare.groups import numeric_keys
 from skiplab.study.compare.results import FIGURES, Found
-from skiplab.study.compare.texts import effects_table, sort_keys, table, text, wrapped
+from skiplab.study.compare.texts import effects_table, sort_keys, table, text
 from skiplab.words import printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def command(
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror}); --out names another"
         ) from None
-    files = wrapped(f"written: {', '.join(map(str, written))}", columns)
+    first, *more = written
+    files = f"written: {first}" + (f" and {len(more)} more" if more else "")
     print(f"\n{files}", file=console)
     if warnings:
         what = "it" if len(warnings) == 1 else "them"
