@@ -20,6 +20,8 @@ from skiplab.config import stored
 # a run does not.
 PROBE = """
 import gc, json, sys
+# Python 3.12 is born with some frozen objects.
+born = gc.get_freeze_count()
 import torch
 own = sorted({"torch._inductor"} & set(sys.modules))
 from skiplab.cli import main
@@ -29,7 +31,7 @@ from skiplab.training.trainer import Trainer
 def now():
     loaded = {name.split(".")[0] for name in sys.modules}
     loaded |= {"torch._dynamo", "torch._inductor"} & set(sys.modules)
-    frozen = gc.get_freeze_count() > 0
+    frozen = gc.get_freeze_count() > born
     return {"loaded": sorted(loaded), "collects": gc.isenabled(), "frozen": frozen}
 
 def update(self, step, of_old=Step.update, **options):

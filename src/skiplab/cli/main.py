@@ -9,7 +9,7 @@ from skiplab.machine import streams, threads, torchrun
 
 
 def train() -> None:
-    """Run `train` and exit with a code that the README lists."""
+    """Run `train` and exit with a code that docs/runs.md lists."""
     streams.prepare()
     threads.wait_asleep()
     # What a start makes stays, and looking for garbage in it takes a tenth of the start. The
@@ -21,7 +21,7 @@ def train() -> None:
 
 
 def skiplab() -> None:
-    """Run `skiplab` and exit with a code that the README lists."""
+    """Run `skiplab` and exit with a code that docs/runs.md lists."""
     streams.prepare()
     threads.wait_asleep()
     from skiplab.cli.skiplab import skiplab_command, words_of_train
