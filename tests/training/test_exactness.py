@@ -26,6 +26,7 @@ SMALL = (
     "epochs=3",
     "trainer.log_every=4",
     "trainer.threads=1",
+    "trainer=default",
 )
 STEPS = 18
 # Stops after the first step, in an epoch, exactly at the end of one and of two, and in the last.

@@ -299,6 +299,7 @@ def test_digits_as_png_files_give_the_run_of_digits(call: Cli, tmp_path: Path) -
     folder = tmp_path / "pngs"
     folder.mkdir()
     net = ("epochs=1", "trainer.limit_steps=4", "depth=0", "width=4", "augment=none")
+    net = ("trainer=default", *net)
     assert_same_as_built_in(call, tmp_path, "digits", folder, net=net)
 
 
