@@ -90,7 +90,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     With `as_typed` a key may be given twice; otherwise only its last value is passed on.
     """
-    monkeypatch.setattr("skiplab.pictures.draw", lambda *_, **__: None)
+    monkeypatch.setattr("skiplab.pictures.draw", lambda *_, **__: [])
     monkeypatch.setattr("skiplab.pictures.draw_start", lambda *_: None)
 
     def run(

@@ -49,7 +49,7 @@ def test_several_options_compose_as_hydra_composes_them() -> None:
         (("model=resnet", "dataset=cifar10"), {}),
         (("model=resnet110", "dataset=cifar10", "augment=none"), {"augment": "none"}),
         (("model=resnet20", "dataset=cifar10", "depth=8"), {"depth": 8}),
-        (("trainer.ema=0.9", "epochs=3"), {"epochs": 3, "trainer.ema": 0.9}),
+        (("trainer.ema=0.8", "epochs=3"), {"epochs": 3, "trainer.ema": 0.8}),
         (("trainer=debug",), {"trainer": "debug"}),
         (("experiment=resnet_mnist",), {
             "optimizer": "adam", "scheduler": "constant", "trainer": "unshuffled", "epochs": 60,

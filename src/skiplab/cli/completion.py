@@ -20,7 +20,7 @@ from skiplab.study import record
 BASH = """_skiplab_complete() {{
     local IFS=$'\\n'
     COMPREPLY=($(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" \\
-        COMP_WORDBREAKS="$COMP_WORDBREAKS" skiplab -sc query={shell} 2>/dev/null))
+        COMP_WORDBREAKS="$COMP_WORDBREAKS" skiplab -sc query={name} 2>/dev/null))
 }}
 complete -o nospace -o default -F _skiplab_complete skiplab
 """
@@ -31,8 +31,8 @@ end
 complete -c skiplab -a '(_skiplab_complete)'
 """
 INSTALL = {
-    "bash": BASH.format(shell="bash"),
-    "zsh": f"autoload -U +X bashcompinit && bashcompinit\n{BASH.format(shell='zsh')}",
+    "bash": BASH.format(name="bash"),
+    "zsh": f"autoload -U +X bashcompinit && bashcompinit\n{BASH.format(name='zsh')}",
     "fish": FISH,
 }
 UNINSTALL = {
