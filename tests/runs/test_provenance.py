@@ -143,7 +143,8 @@ def test_a_stretched_run_is_neither_adopted_nor_averaged(call: Cli) -> None:
     assert checkpoint.peek(first / folders.LAST)["run"]["config"]["changed"] == history
     assert stretched["identity"] == folders.identity_of(first)
 
-    listed = [line for line in call("list", command="skiplab")[1].splitlines() if "changed" in line]
+    out = call("list", "study=x", command="skiplab")[1]
+    listed = [line for line in out.splitlines() if "changed" in line]
     assert [line.partition("  (")[2] for line in listed] == ["changed: epochs 1 -> 2 at step 6)"]
 
     assert call(*study, "seed=0,1", "epochs=2")[0] == 0
