@@ -177,6 +177,9 @@ class ListedStudy:
         The command of a finished study is shown where it `is_open`.
         """
         own = [run for run in runs if os.path.abspath(run.folder) in self.members]
+        # With out= all runs may lie elsewhere, where the list does not look.
+        begun = [] if own else [each for each in map(Path, self.members) if record.is_begun(each)]
+        own += map(read_run, begun)
         where = printable(shlex.quote(self.folder))
         began = max((folders.started(Path(run.folder))[0] for run in own), default=0.0)
         began = began or folders.modified(Path(self.folder) / record.RECORD)
