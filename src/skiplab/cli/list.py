@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from skiplab.config import standard, stored
 from skiplab.config.keys import leaves
 from skiplab.config.schema import Config
 from skiplab.errors import UsageError
+from skiplab.machine import streams
 from skiplab.runs import folders, status
 from skiplab.runs.status import Status
 from skiplab.study import record
@@ -255,7 +257,7 @@ def describe(
         return f"no runs under {printable(root)}"
     rows.sort(key=lambda row: row.began)
     shown = rows if most is None else rows[-most:]
-    lines = list_table.render(shown, width=list_table.width_of_terminal())
+    lines = list_table.render(shown, width=streams.columns(sys.stdout))
     if hidden := len(rows) - len(shown):
         lines.append(f"{hidden} older: skiplab list --all")
     if any(run.state == "stopped" for run in single):

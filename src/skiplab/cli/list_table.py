@@ -1,9 +1,6 @@
 """The table of `skiplab list`: a row for each run and study, within the terminal's width."""
 
 import json
-import os
-import shutil
-import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -69,16 +66,6 @@ def in_words(value: object) -> str:
     else:
         text = printable(value) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def width_of_terminal() -> int | None:
-    """Return the columns of the terminal that is written to; None if it is none.
-
-    COLUMNS in the environment stands for a terminal of that width.
-    """
-    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return None
 
 
 def render(rows: Sequence[Row], *, width: int | None, now: float | None = None) -> list[str]:

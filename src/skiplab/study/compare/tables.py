@@ -4,13 +4,13 @@ Imports no torch.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from skiplab.errors import FolderError, UsageError, in_words
+from skiplab.machine import streams
 from skiplab.runs import atomic
 from skiplab.study.compare import documents, page, runs_table
 from skiplab.study.compare.comparison import Comparison, compare
@@ -45,7 +45,7 @@ def command(
     made = compare(found, by=by, metric=metric)
     if x is not None and x not in FIGURES:
         x = check_x(x, made)
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    columns = streams.columns(sys.stdout)
     console = show(made, output, columns=columns)
     try:
         folder.mkdir(parents=True, exist_ok=True)
